@@ -1,0 +1,176 @@
+//! What a committed mutation tells the rest of the system.
+//!
+//! An [`Outgoing`] entry is written to the outbox in the transaction of the mutation and appended
+//! to its topic after the commit. [`Change`] is the part that every replica's memory follows; the
+//! other topics are the published wire streams (spec: audit-and-streams §2).
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{DelegationId, RecordId, SessionId, ZoneId};
+
+/// A stream. Names are wire names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Topic {
+    /// Evidence events; signed with the audit key, not with `_sig`.
+    #[serde(rename = "caracal.audit.events")]
+    AuditEvents,
+    /// Irreversible ends: authority records, Sessions, Delegations.
+    #[serde(rename = "caracal.sessions.revoke")]
+    SessionsRevoke,
+    /// A zone's active policy changed.
+    #[serde(rename = "caracal.policy.invalidate")]
+    PolicyInvalidate,
+    /// A zone's signing keys changed.
+    #[serde(rename = "caracal.keys.invalidate")]
+    KeysInvalidate,
+    /// Sessions started, suspended, resumed, ended.
+    #[serde(rename = "caracal.agents.lifecycle")]
+    AgentsLifecycle,
+    /// Delegations created, revoked, expired, with the zone's epoch.
+    #[serde(rename = "caracal.delegations.invalidate")]
+    DelegationsInvalidate,
+    /// Ours alone: everything that replicas hold in memory follows this one.
+    #[serde(rename = "caracal.view.changes")]
+    ViewChanges,
+}
+
+impl Topic {
+    /// Every topic.
+    pub const ALL: [Self; 7] = [
+        Self::AuditEvents,
+        Self::SessionsRevoke,
+        Self::PolicyInvalidate,
+        Self::KeysInvalidate,
+        Self::AgentsLifecycle,
+        Self::DelegationsInvalidate,
+        Self::ViewChanges,
+    ];
+
+    /// The stream's name on the wire.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::AuditEvents => "caracal.audit.events",
+            Self::SessionsRevoke => "caracal.sessions.revoke",
+            Self::PolicyInvalidate => "caracal.policy.invalidate",
+            Self::KeysInvalidate => "caracal.keys.invalidate",
+            Self::AgentsLifecycle => "caracal.agents.lifecycle",
+            Self::DelegationsInvalidate => "caracal.delegations.invalidate",
+            Self::ViewChanges => "caracal.view.changes",
+        }
+    }
+
+    /// The topic of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|topic| topic.name() == name)
+    }
+
+    /// Revocations overtake everything else on their way out of the outbox.
+    pub const fn is_urgent(self) -> bool {
+        matches!(self, Self::SessionsRevoke | Self::ViewChanges)
+    }
+}
+
+/// Fields of a stream entry. Absent values are left out, never sent as `null` or as empty text.
+pub type Fields = BTreeMap<String, String>;
+
+/// An entry on its way to a topic, without envelope (`outbox_id`, `_sig`), which the relay adds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outgoing {
+    /// Where it goes.
+    pub topic: Topic,
+    /// The zone that it is about.
+    pub zone: ZoneId,
+    /// What is said, `zone_id` included.
+    pub fields: Fields,
+}
+
+impl Outgoing {
+    /// An entry about `zone` with these further fields; pairs with `None` are left out.
+    pub fn new<'a>(
+        topic: Topic,
+        zone: &ZoneId,
+        fields: impl IntoIterator<Item = (&'a str, Option<String>)>,
+    ) -> Self {
+        let mut all: Fields = fields
+            .into_iter()
+            .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+            .collect();
+        all.insert("zone_id".to_owned(), zone.to_string());
+        Self { topic, zone: zone.clone(), fields: all }
+    }
+}
+
+/// A change that the memory of every replica follows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Applications, resources, providers, policy, keys or the zone itself changed: reload it.
+    Zone(ZoneId),
+    /// A Session was suspended, resumed, started or moved its lease: forget what is held of it.
+    Session(ZoneId, SessionId),
+    /// A Delegation was created or changed: forget what is held of it.
+    Delegation(ZoneId, DelegationId),
+    /// The zone's graph epoch rose to this.
+    Epoch(ZoneId, u64),
+    /// An authority record changed: forget what is held of it.
+    Record(ZoneId, RecordId),
+}
+
+impl Change {
+    /// As an entry of [`Topic::ViewChanges`].
+    pub fn outgoing(&self) -> Outgoing {
+        let (zone, kind, id) = match self {
+            Self::Zone(zone) => (zone, "zone", None),
+            Self::Session(zone, id) => (zone, "session", Some(id.to_string())),
+            Self::Delegation(zone, id) => (zone, "delegation", Some(id.to_string())),
+            Self::Epoch(zone, epoch) => (zone, "epoch", Some(epoch.to_string())),
+            Self::Record(zone, id) => (zone, "record", Some(id.to_string())),
+        };
+        Outgoing::new(
+            Topic::ViewChanges,
+            zone,
+            [("kind", Some(kind.to_owned())), ("id", id)],
+        )
+    }
+
+    /// Reads an entry of [`Topic::ViewChanges`]; `None` when it says nothing that we know.
+    pub fn parse(fields: &Fields) -> Option<Self> {
+        let zone = ZoneId::parse(fields.get("zone_id")?).ok()?;
+        let id = || fields.get("id").map(String::as_str);
+        Some(match fields.get("kind")?.as_str() {
+            "zone" => Self::Zone(zone),
+            "session" => Self::Session(zone, SessionId::parse(id()?).ok()?),
+            "delegation" => Self::Delegation(zone, DelegationId::parse(id()?).ok()?),
+            "epoch" => Self::Epoch(zone, id()?.parse().ok()?),
+            "record" => Self::Record(zone, RecordId::parse(id()?).ok()?),
+            _ => return None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_survive_the_wire() {
+        let zone = ZoneId::trusted("z1");
+        for change in [
+            Change::Zone(zone.clone()),
+            Change::Session(zone.clone(), SessionId::trusted("s1")),
+            Change::Delegation(zone.clone(), DelegationId::trusted("e1")),
+            Change::Epoch(zone.clone(), 7),
+            Change::Record(zone, RecordId::trusted("r1")),
+        ] {
+            assert_eq!(Change::parse(&change.outgoing().fields), Some(change));
+        }
+    }
+
+    #[test]
+    fn topics_have_names_both_ways() {
+        for topic in Topic::ALL {
+            assert_eq!(Topic::from_name(topic.name()), Some(topic));
+        }
+    }
+}
