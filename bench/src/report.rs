@@ -1,0 +1,354 @@
+//! The report: one structure, three forms.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::args::{Format, Step};
+use crate::evidence::Evidence;
+use crate::latency::{Latency, Tally};
+
+/// A whole run.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    pub mode: &'static str,
+    pub identities: usize,
+    pub processors: usize,
+    pub client_threads: usize,
+    pub upstream_bytes: usize,
+    pub policy_loaded_ms: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start_to_ready_ms: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop_ms: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_peak_rss_bytes: Option<u64>,
+    pub steps: Vec<StepReport>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<Evidence>,
+    pub upstream_requests: u64,
+}
+
+/// One counted step.
+#[derive(Debug, Serialize)]
+pub struct StepReport {
+    pub workers: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate: Option<u32>,
+    pub seconds: f64,
+    pub calls: u64,
+    pub per_second: f64,
+    pub latency_ms: Percentiles,
+    pub mint_ms: Percentiles,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gateway_ms: Option<Percentiles>,
+    pub errors: BTreeMap<String, u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server: Option<ServerCost>,
+    /// Share of the client's threads that it used.
+    pub client_busy: f64,
+}
+
+/// What the server spent.
+#[derive(Debug, Serialize)]
+pub struct ServerCost {
+    pub cpu_seconds: f64,
+    pub cpu_us_per_call: f64,
+    pub calls_per_cpu_second: f64,
+}
+
+/// Milliseconds.
+#[derive(Debug, Serialize)]
+pub struct Percentiles {
+    pub p50: f64,
+    pub p90: f64,
+    pub p95: f64,
+    pub p99: f64,
+    pub p999: f64,
+    pub max: f64,
+}
+
+impl From<&Latency> for Percentiles {
+    fn from(all: &Latency) -> Self {
+        Self {
+            p50: all.ms(50.0),
+            p90: all.ms(90.0),
+            p95: all.ms(95.0),
+            p99: all.ms(99.0),
+            p999: all.ms(99.9),
+            max: all.ms(100.0),
+        }
+    }
+}
+
+/// What was measured around a step.
+pub struct Around {
+    pub seconds: f64,
+    pub server_cpu_seconds: Option<f64>,
+    pub client_cpu_seconds: f64,
+    pub client_threads: usize,
+}
+
+impl StepReport {
+    #[expect(clippy::cast_precision_loss, reason = "counts of a run fit 52 bits")]
+    pub fn new(step: Step, tally: &Tally, around: &Around) -> Self {
+        let calls = tally.calls.count();
+        let per = calls as f64;
+        let server = around.server_cpu_seconds.map(|cpu_seconds| ServerCost {
+            cpu_seconds,
+            cpu_us_per_call: if calls == 0 {
+                0.0
+            } else {
+                cpu_seconds * 1e6 / per
+            },
+            calls_per_cpu_second: if cpu_seconds > 0.0 {
+                per / cpu_seconds
+            } else {
+                0.0
+            },
+        });
+        Self {
+            workers: step.workers,
+            rate: step.rate,
+            seconds: around.seconds,
+            calls,
+            per_second: per / around.seconds,
+            latency_ms: (&tally.calls).into(),
+            mint_ms: (&tally.mints).into(),
+            gateway_ms: (tally.gateway.count() > 0).then(|| (&tally.gateway).into()),
+            errors: tally.errors.clone(),
+            server,
+            client_busy: around.client_cpu_seconds
+                / (around.seconds * around.client_threads as f64),
+        }
+    }
+
+    fn load(&self) -> String {
+        self.rate.map_or_else(
+            || format!("{} workers", self.workers),
+            |rate| format!("{rate}/s"),
+        )
+    }
+
+    fn cells(&self) -> Vec<String> {
+        let ms = |value: f64| format!("{value:.2}");
+        let server = self.server.as_ref();
+        vec![
+            self.load(),
+            format!("{:.0}", self.seconds),
+            self.calls.to_string(),
+            format!("{:.0}", self.per_second),
+            ms(self.latency_ms.p50),
+            ms(self.latency_ms.p95),
+            ms(self.latency_ms.p99),
+            ms(self.latency_ms.max),
+            ms(self.mint_ms.p50),
+            self.gateway_ms
+                .as_ref()
+                .map_or_else(|| "-".to_owned(), |gateway| ms(gateway.p50)),
+            server.map_or_else(
+                || "-".to_owned(),
+                |cost| format!("{:.0}", cost.cpu_us_per_call),
+            ),
+            format!("{:.0} %", self.client_busy * 100.0),
+            self.errors.values().sum::<u64>().to_string(),
+        ]
+    }
+}
+
+const HEADS: [&str; 13] = [
+    "load",
+    "s",
+    "calls",
+    "per s",
+    "p50 ms",
+    "p95 ms",
+    "p99 ms",
+    "max ms",
+    "mint p50",
+    "gateway p50",
+    "server µs/call",
+    "client",
+    "errors",
+];
+
+impl Report {
+    /// The report in the form asked for.
+    pub fn render(&self, format: Format) -> anyhow::Result<String> {
+        Ok(match format {
+            Format::Json => serde_json::to_string_pretty(self)?,
+            Format::Table => self.text(&table(&self.rows(), false), "  "),
+            Format::Markdown => self.text(&table(&self.rows(), true), "- "),
+        })
+    }
+
+    /// Whether every call succeeded and left its evidence.
+    pub fn is_clean(&self) -> bool {
+        self.steps.iter().all(|step| step.errors.is_empty())
+            && self
+                .evidence
+                .as_ref()
+                .is_none_or(|evidence| evidence.complete)
+    }
+
+    fn rows(&self) -> Vec<Vec<String>> {
+        let heads = HEADS.iter().map(|&head| head.to_owned()).collect();
+        std::iter::once(heads)
+            .chain(self.steps.iter().map(StepReport::cells))
+            .collect()
+    }
+
+    fn text(&self, table: &str, bullet: &str) -> String {
+        let mut out = format!("{table}\n");
+        for fact in self.facts() {
+            out.extend([bullet, fact.as_str(), "\n"]);
+        }
+        out.truncate(out.trim_end().len());
+        out
+    }
+
+    fn facts(&self) -> Vec<String> {
+        let mut facts = vec![format!(
+            "{}, {} identities, {} processors here, {} client thread(s)",
+            self.mode, self.identities, self.processors, self.client_threads
+        )];
+        if let Some(ready) = self.start_to_ready_ms {
+            facts.push(format!("server: start to ready {ready:.0} ms"));
+        }
+        if let Some(bytes) = self.server_peak_rss_bytes {
+            facts.push(format!("server: peak memory {} MiB", bytes / (1024 * 1024)));
+        }
+        facts.push(format!(
+            "policy loaded {:.0} ms after its activation",
+            self.policy_loaded_ms
+        ));
+        for (what, count) in self.errors() {
+            facts.push(format!("error: {what}: {count}"));
+        }
+        if self.steps.iter().any(|step| step.client_busy > 0.8) {
+            facts.push(
+                "the client was busy above 80 %: the true figures are better; try --client-threads"
+                    .to_owned(),
+            );
+        }
+        if let Some(evidence) = &self.evidence {
+            facts.push(format!(
+                "evidence: token_exchange {} of {}, gateway_resource_request {} of {}: {} after {:.1} s",
+                evidence.found.token_exchange,
+                evidence.expected.token_exchange,
+                evidence.found.gateway_resource_request,
+                evidence.expected.gateway_resource_request,
+                if evidence.complete { "complete" } else { "INCOMPLETE" },
+                evidence.settled_seconds,
+            ));
+        }
+        facts
+    }
+
+    fn errors(&self) -> BTreeMap<&str, u64> {
+        let mut all = BTreeMap::new();
+        for (what, count) in self.steps.iter().flat_map(|step| &step.errors) {
+            *all.entry(what.as_str()).or_default() += count;
+        }
+        all
+    }
+}
+
+/// Columns lined up; with bars and a rule for Markdown.
+fn table(rows: &[Vec<String>], markdown: bool) -> String {
+    let columns = rows.first().map_or(0, Vec::len);
+    let widths: Vec<usize> = (0..columns)
+        .map(|n| {
+            rows.iter()
+                .filter_map(|row| row.get(n))
+                .map(|cell| cell.chars().count())
+                .max()
+        })
+        .map(Option::unwrap_or_default)
+        .collect();
+    let mut out = String::new();
+    for (n, row) in rows.iter().enumerate() {
+        let cells: Vec<String> = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, &width)| format!("{cell:>width$}"))
+            .collect();
+        if markdown {
+            out.push_str(&format!("| {} |\n", cells.join(" | ")));
+            if n == 0 {
+                out.push_str(&format!("|{}\n", "---:|".repeat(columns)));
+            }
+        } else {
+            out.push_str(&format!("  {}\n", cells.join("  ")));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn report() -> Report {
+        let mut tally = Tally::new().unwrap();
+        for ms in 1..=10 {
+            tally.calls.note(Duration::from_millis(ms));
+            tally.mints.note(Duration::from_millis(1));
+        }
+        tally.failed("mint 429 provider_rate_limited".to_owned());
+        let step = Step {
+            workers: 4,
+            rate: None,
+            lasts: Duration::from_secs(1),
+        };
+        let around = Around {
+            seconds: 1.0,
+            server_cpu_seconds: Some(0.002),
+            client_cpu_seconds: 0.9,
+            client_threads: 1,
+        };
+        Report {
+            mode: "governed calls",
+            identities: 16,
+            processors: 2,
+            client_threads: 1,
+            upstream_bytes: 13,
+            policy_loaded_ms: 3.0,
+            start_to_ready_ms: None,
+            stop_ms: None,
+            server_peak_rss_bytes: None,
+            steps: vec![StepReport::new(step, &tally, &around)],
+            evidence: None,
+            upstream_requests: 10,
+        }
+    }
+
+    #[test]
+    fn a_report_with_errors_is_not_clean_and_names_them() {
+        let report = report();
+        assert!(!report.is_clean());
+        let text = report.render(Format::Table).unwrap();
+        assert!(text.contains("mint 429 provider_rate_limited: 1"), "{text}");
+        assert!(text.contains("busy above 80 %"), "{text}");
+    }
+
+    #[test]
+    fn markdown_has_a_rule_below_its_heads() {
+        let text = report().render(Format::Markdown).unwrap();
+        assert!(text.lines().nth(1).unwrap().starts_with("|---:|"), "{text}");
+    }
+
+    #[test]
+    fn json_carries_the_cost_of_a_call() {
+        let json: serde_json::Value =
+            serde_json::from_str(&report().render(Format::Json).unwrap()).unwrap();
+        let cost = json
+            .pointer("/steps/0/server/cpu_us_per_call")
+            .unwrap()
+            .as_f64()
+            .unwrap();
+        assert!((cost - 200.0).abs() < 1.0, "{cost}");
+    }
+}
