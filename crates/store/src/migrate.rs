@@ -1,0 +1,159 @@
+//! Migrations: embedded, each in one transaction, safe to run from several processes at once.
+//!
+//! A released file never changes: its hash is recorded, and another text under the same version is
+//! refused rather than guessed at.
+
+use caracal_crypto::digest::sha256_hex;
+use rusqlite::Connection;
+
+use crate::error::StoreError;
+use crate::lite::{Lite, statement};
+use crate::pg::{self, Pg};
+use crate::store::{Engine, Store};
+
+struct Migration {
+    version: u32,
+    name: &'static str,
+    text: &'static str,
+}
+
+const MIGRATIONS: &[Migration] = &[Migration {
+    version: 1,
+    name: "foundation",
+    text: include_str!("../migrations/0001_foundation.sql"),
+}];
+
+/// Serialises migrations of every process that shares a Postgres.
+const ADVISORY_LOCK: &str = "SELECT pg_advisory_xact_lock(4732518903281471)";
+
+const TABLE: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (
+    version BIGINT PRIMARY KEY,
+    name TEXT NOT NULL,
+    sha256 TEXT NOT NULL,
+    applied_at BIGINT NOT NULL
+)";
+
+crate::statements! { pub(crate) mod sql {
+    FIND = "SELECT sha256 FROM schema_migrations WHERE version = $1";
+    RECORD = "INSERT INTO schema_migrations (version, name, sha256, applied_at)
+              VALUES ($1, $2, $3, $4)";
+} }
+
+pub(crate) async fn run(store: &Store) -> Result<Vec<u32>, StoreError> {
+    apply_all(store, MIGRATIONS).await
+}
+
+async fn apply_all(
+    store: &Store,
+    migrations: &'static [Migration],
+) -> Result<Vec<u32>, StoreError> {
+    let mut applied = Vec::new();
+    for migration in migrations {
+        let at = store.clock().now().unix_micros();
+        let done = match store.engine() {
+            Engine::Lite(lite) => on_lite(lite, migration, at).await?,
+            Engine::Pg(pg) => Box::pin(on_pg(pg, migration, at)).await?,
+        };
+        if done {
+            tracing::info!(
+                version = migration.version,
+                name = migration.name,
+                "schema migrated"
+            );
+            applied.push(migration.version);
+        }
+    }
+    Ok(applied)
+}
+
+/// Whether a recorded migration is the one that we hold.
+fn compare(migration: &Migration, recorded: &str) -> Result<(), StoreError> {
+    if recorded == sha256_hex(migration.text.as_bytes()) {
+        return Ok(());
+    }
+    Err(StoreError::Migration {
+        version: migration.version,
+        why: "was applied with another text; released migrations never change".into(),
+    })
+}
+
+async fn on_lite(lite: &Lite, migration: &'static Migration, at: i64) -> Result<bool, StoreError> {
+    let doing = "migrating";
+    lite.writer
+        .exclusive(doing, move |connection| {
+            let fails = |connection: &Connection, error| statement::error(connection, error, doing);
+            let done = connection
+                .execute_batch("BEGIN IMMEDIATE")
+                .map_err(|error| fails(connection, error))
+                .and_then(|()| within_lite(connection, migration, at));
+            let end = if matches!(done, Ok(true)) {
+                "COMMIT"
+            } else {
+                "ROLLBACK"
+            };
+            if connection.is_autocommit() {
+                return done;
+            }
+            let ended = connection.execute_batch(end);
+            let done = done?;
+            ended.map_err(|error| fails(connection, error))?;
+            Ok(done)
+        })
+        .await
+}
+
+fn within_lite(
+    connection: &Connection,
+    migration: &Migration,
+    at: i64,
+) -> Result<bool, StoreError> {
+    let fails = |error| statement::error(connection, error, migration.name);
+    connection.execute_batch(TABLE).map_err(fails)?;
+    let recorded = connection
+        .prepare(sql::FIND.lite)
+        .and_then(|mut find| {
+            let mut rows = find.query([migration.version])?;
+            rows.next()?.map(|row| row.get::<_, String>(0)).transpose()
+        })
+        .map_err(fails)?;
+    if let Some(recorded) = recorded {
+        return compare(migration, &recorded).map(|()| false);
+    }
+    connection.execute_batch(migration.text).map_err(fails)?;
+    let sha256 = sha256_hex(migration.text.as_bytes());
+    connection
+        .execute(
+            sql::RECORD.lite,
+            (migration.version, migration.name, sha256, at),
+        )
+        .map_err(fails)?;
+    Ok(true)
+}
+
+async fn on_pg(pg: &Pg, migration: &Migration, at: i64) -> Result<bool, StoreError> {
+    let fails = |error| pg::error(error, "migrating");
+    let mut client = pg.client("migrating").await?;
+    let tx = client.transaction().await.map_err(fails)?;
+    // Waiting for another runner, and building an index, may take longer than a statement should.
+    tx.batch_execute("SET LOCAL statement_timeout = 0")
+        .await
+        .map_err(fails)?;
+    tx.batch_execute(ADVISORY_LOCK).await.map_err(fails)?;
+    tx.batch_execute(TABLE).await.map_err(fails)?;
+    let version = i64::from(migration.version);
+    if let Some(row) = tx
+        .query_opt(sql::FIND.pg, &[&version])
+        .await
+        .map_err(fails)?
+    {
+        let recorded: String = row.try_get(0).map_err(fails)?;
+        return compare(migration, &recorded).map(|()| false);
+    }
+    tx.batch_execute(migration.text).await.map_err(fails)?;
+    let sha256 = sha256_hex(migration.text.as_bytes());
+    tx.execute(sql::RECORD.pg, &[&version, &migration.name, &sha256, &at])
+        .await
+        .map_err(fails)?;
+    tx.commit().await.map_err(fails)?;
+    Ok(true)
+}

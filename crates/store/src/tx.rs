@@ -1,0 +1,249 @@
+//! Transactions: statements, and the news that goes out with them.
+//!
+//! **Rules.** A failed statement abandons the transaction on both engines: Postgres would anyway,
+//! so SQLite must too. A transaction that is dropped is rolled back. Its owner waits for nothing
+//! but the store between its statements: on SQLite everybody else waits for it (`lite::writer`).
+
+use std::sync::mpsc::Sender;
+
+use caracal_model::{Change, Outgoing, ZoneId};
+use rusqlite::types::Value as LiteValue;
+use tokio::sync::oneshot;
+use tokio_postgres::types::ToSql;
+
+use crate::error::StoreError;
+use crate::lite::writer::Command;
+use crate::outbox;
+use crate::param::Param;
+use crate::pg::{Mode, PgTx, dynamic};
+use crate::row::Row;
+use crate::sql::Sql;
+use crate::store::{Engine, Store, check};
+
+/// A transaction that may write.
+pub struct Tx {
+    store: Store,
+    doing: &'static str,
+    engine: Running,
+    outgoing: Vec<Outgoing>,
+    /// Set while a statement runs, and left so when it fails or its caller goes away.
+    abandoned: bool,
+}
+
+enum Running {
+    /// Queued for the writer with the first statement.
+    Lite(Option<Sender<Command>>),
+    Pg(Box<PgTx>),
+}
+
+impl Tx {
+    pub(crate) async fn begin(store: Store, doing: &'static str) -> Result<Self, StoreError> {
+        let engine = match store.engine() {
+            Engine::Lite(_) => Running::Lite(None),
+            Engine::Pg(pg) => Running::Pg(Box::new(Box::pin(pg.begin(doing, Mode::Write)).await?)),
+        };
+        Ok(Self {
+            store,
+            doing,
+            engine,
+            outgoing: Vec::new(),
+            abandoned: false,
+        })
+    }
+
+    /// Runs a statement that answers with rows.
+    pub async fn query(&mut self, sql: &Sql, params: &[Param<'_>]) -> Result<Vec<Row>, StoreError> {
+        self.enter(sql, params)?;
+        let rows = match &mut self.engine {
+            Running::Pg(tx) => Box::pin(tx.query(sql, params)).await,
+            Running::Lite(_) => {
+                self.ask(|reply| Command::Query(*sql, to_lite(params), reply))
+                    .await
+            }
+        }?;
+        self.abandoned = false;
+        Ok(rows)
+    }
+
+    /// Runs a statement that answers with one row, the first when there are several.
+    pub async fn query_opt(
+        &mut self,
+        sql: &Sql,
+        params: &[Param<'_>],
+    ) -> Result<Option<Row>, StoreError> {
+        Ok(self.query(sql, params).await?.into_iter().next())
+    }
+
+    /// Runs a statement; answers with the number of rows that it changed.
+    pub async fn execute(&mut self, sql: &Sql, params: &[Param<'_>]) -> Result<u64, StoreError> {
+        self.enter(sql, params)?;
+        let changed = match &mut self.engine {
+            Running::Pg(tx) => Box::pin(tx.execute(sql, &dynamic(params))).await,
+            Running::Lite(_) => {
+                self.ask(|reply| Command::Execute(*sql, to_lite(params), reply))
+                    .await
+            }
+        }?;
+        self.abandoned = false;
+        Ok(changed)
+    }
+
+    /// Runs a statement for many rows at once. Its Postgres text takes one array a column
+    /// (`SELECT * FROM unnest($1::text[], $2::bigint[])`), its SQLite text one row (`VALUES
+    /// ($1, $2)`).
+    pub async fn execute_rows(
+        &mut self,
+        sql: &Sql,
+        rows: &[Vec<Param<'_>>],
+    ) -> Result<u64, StoreError> {
+        if rows.is_empty() {
+            return Ok(0);
+        }
+        for row in rows {
+            self.enter(sql, row)?;
+            self.abandoned = false;
+        }
+        self.abandoned = true;
+        let changed = match &mut self.engine {
+            Running::Pg(tx) => {
+                let columns = columns(rows);
+                Box::pin(tx.execute(sql, &as_params(&columns))).await
+            }
+            Running::Lite(_) => {
+                let rows = rows.iter().map(|row| to_lite(row)).collect();
+                self.ask(|reply| Command::ExecuteRows(*sql, rows, reply))
+                    .await
+            }
+        }?;
+        self.abandoned = false;
+        Ok(changed)
+    }
+
+    /// Sends an entry to a topic when, and only when, this transaction commits.
+    pub fn announce(&mut self, entry: Outgoing) {
+        self.outgoing.push(entry);
+    }
+
+    /// Tells every replica's memory of a change when this transaction commits.
+    pub fn change(&mut self, change: &Change) {
+        self.announce(change.outgoing());
+    }
+
+    /// The transaction within one zone.
+    pub fn zone<'t>(&'t mut self, zone: &'t ZoneId) -> ZoneTx<'t> {
+        ZoneTx { tx: self, zone }
+    }
+
+    /// Makes everything durable, the news included, and rings [`Store::outbox_wake`].
+    pub async fn commit(mut self) -> Result<(), StoreError> {
+        if self.abandoned {
+            return Err(StoreError::Abandoned { doing: self.doing });
+        }
+        let outgoing = std::mem::take(&mut self.outgoing);
+        if outgoing.is_empty() {
+            return self.end().await;
+        }
+        let rows = outbox::rows(&outgoing, self.store.ids(), self.store.clock().now());
+        match &mut self.engine {
+            Running::Pg(tx) => {
+                rows.iter()
+                    .flatten()
+                    .try_for_each(|param| param.check(self.doing))?;
+                let columns = columns(&rows);
+                let sql = &outbox::sql::INSERT;
+                Box::pin(tx.execute_and_commit(self.doing, sql, &as_params(&columns))).await?;
+            }
+            Running::Lite(_) => {
+                self.execute_rows(&outbox::sql::INSERT, &rows).await?;
+                self.end().await?;
+            }
+        }
+        self.store.outbox_wake().notify_one();
+        Ok(())
+    }
+
+    async fn end(&mut self) -> Result<(), StoreError> {
+        match &mut self.engine {
+            Running::Pg(tx) => tx.commit(self.doing).await,
+            Running::Lite(None) => Ok(()),
+            Running::Lite(Some(_)) => self.ask(Command::Commit).await,
+        }
+    }
+
+    /// Gives up. Dropping the transaction does the same.
+    pub async fn rollback(self) {
+        drop(self);
+    }
+
+    fn enter(&mut self, sql: &Sql, params: &[Param<'_>]) -> Result<(), StoreError> {
+        if self.abandoned {
+            return Err(StoreError::Abandoned { doing: self.doing });
+        }
+        self.abandoned = true;
+        check(sql, params)
+    }
+
+    async fn ask<T>(
+        &mut self,
+        command: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Command,
+    ) -> Result<T, StoreError> {
+        let (Running::Lite(sender), Engine::Lite(lite)) = (&mut self.engine, self.store.engine())
+        else {
+            return Err(StoreError::closed(self.doing));
+        };
+        let sender = match sender {
+            Some(sender) => sender,
+            None => sender.insert(lite.writer.begin(self.doing).await?),
+        };
+        let (reply, answer) = oneshot::channel();
+        let abandoned = || StoreError::Abandoned { doing: self.doing };
+        sender.send(command(reply)).map_err(|_| abandoned())?;
+        answer.await.map_err(|_| abandoned())?
+    }
+}
+
+impl std::fmt::Debug for Tx {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tx")
+            .field("doing", &self.doing)
+            .finish_non_exhaustive()
+    }
+}
+
+fn to_lite(params: &[Param<'_>]) -> Vec<LiteValue> {
+    params.iter().map(Param::to_lite).collect()
+}
+
+/// Rows turned into columns, which the driver sends as arrays.
+fn columns<'r, 'p>(rows: &'r [Vec<Param<'p>>]) -> Vec<Vec<&'r Param<'p>>> {
+    let width = rows.first().map_or(0, Vec::len);
+    (0..width)
+        .map(|at| rows.iter().filter_map(|row| row.get(at)).collect())
+        .collect()
+}
+
+fn as_params<'c, 'r, 'p>(columns: &'c [Vec<&'r Param<'p>>]) -> Vec<&'c (dyn ToSql + Sync)> {
+    columns
+        .iter()
+        .map(|column| column as &(dyn ToSql + Sync))
+        .collect()
+}
+
+/// A transaction within one zone.
+#[derive(Debug)]
+pub struct ZoneTx<'t> {
+    tx: &'t mut Tx,
+    zone: &'t ZoneId,
+}
+
+impl<'t> ZoneTx<'t> {
+    /// The zone.
+    pub fn id(&self) -> &'t ZoneId {
+        self.zone
+    }
+
+    /// The transaction, for what a repository of this crate does with it.
+    pub(crate) fn tx(&mut self) -> &mut Tx {
+        self.tx
+    }
+}
