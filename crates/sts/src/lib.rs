@@ -1,1 +1,5 @@
-//! Placeholder.
+//! The STS.
+
+pub mod form;
+mod lockout;
+mod secrets;

@@ -1,0 +1,153 @@
+//! Verifying client secrets (spec: sts §13; README decision 22).
+//!
+//! **Forces.** A secret that we generated is 256 random bits: one keyed hash settles it. One that
+//! a person chose is protected by Argon2id, which costs 64 MiB and tens of milliseconds, so a
+//! flood of wrong ones must not take the machine.
+//!
+//! **Choice.** Argon2id runs on the blocking pool, `STS_SECRET_VERIFY_CONCURRENCY` at a time, and
+//! a secret that verified is remembered for an hour as a MAC under a key of this process, bound to
+//! the stored verifier, so that a rotated secret is forgotten with its verifier.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use caracal_crypto::mac::HmacKey;
+use caracal_crypto::verifier::SecretVerifier;
+use caracal_model::{Clock, Rng, Secret, Ticks};
+use papaya::HashMap;
+use tokio::sync::Semaphore;
+
+/// How long a verified secret is remembered.
+const REMEMBERED: Duration = Duration::from_secs(3600);
+/// How many verified secrets are remembered.
+const MAX_REMEMBERED: usize = 8192;
+
+/// What comparing a secret told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is the secret.
+    Right,
+    /// It is not.
+    Wrong,
+    /// Only a slow comparison could tell, and the caller did not ask for one.
+    Unknown,
+}
+
+/// Verifies client secrets.
+pub struct Secrets {
+    pepper: Arc<HmacKey>,
+    /// Keys the digests below; made anew with each process.
+    memory_key: HmacKey,
+    verified: HashMap<[u8; 32], Ticks>,
+    slow: Arc<Semaphore>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Secrets {
+    /// `pepper` keys the verifiers of generated secrets; `concurrency` bounds Argon2id.
+    pub fn new(pepper: HmacKey, concurrency: usize, clock: Arc<dyn Clock>, rng: &dyn Rng) -> Self {
+        let mut key = vec![0; 32];
+        rng.fill(&mut key);
+        Self {
+            pepper: Arc::new(pepper),
+            memory_key: HmacKey::from_bytes(Secret::new(key)),
+            verified: HashMap::new(),
+            slow: Arc::new(Semaphore::new(concurrency.max(1))),
+            clock,
+        }
+    }
+
+    /// Compares at the cost of a hash, or says that this is not possible.
+    pub fn verify_cheaply(&self, verifier: &SecretVerifier, secret: &str) -> Verdict {
+        if !verifier.is_slow() {
+            return match verifier.verify(&self.pepper, secret) {
+                true => Verdict::Right,
+                false => Verdict::Wrong,
+            };
+        }
+        let verified = self.verified.pin();
+        let known = verified.get(&self.digest(verifier, secret));
+        let fresh = known.is_some_and(|at| self.clock.ticks().since(*at) < REMEMBERED);
+        if fresh { Verdict::Right } else { Verdict::Unknown }
+    }
+
+    /// Compares, however long it takes.
+    pub async fn verify(&self, verifier: &SecretVerifier, secret: &Secret<String>) -> bool {
+        match self.verify_cheaply(verifier, secret.expose()) {
+            Verdict::Right => true,
+            Verdict::Wrong => false,
+            Verdict::Unknown => self.verify_slowly(verifier, secret).await,
+        }
+    }
+
+    async fn verify_slowly(&self, verifier: &SecretVerifier, secret: &Secret<String>) -> bool {
+        let Ok(turn) = Arc::clone(&self.slow).acquire_owned().await else {
+            return false;
+        };
+        let stored = verifier.clone();
+        let presented = Secret::new(secret.expose().clone());
+        let pepper = Arc::clone(&self.pepper);
+        let work = tokio::task::spawn_blocking(move || {
+            let right = stored.verify(&pepper, presented.expose());
+            drop(turn);
+            right
+        });
+        let right = work.await.unwrap_or(false);
+        if right {
+            self.remember(verifier, secret.expose());
+        }
+        right
+    }
+
+    fn remember(&self, verifier: &SecretVerifier, secret: &str) {
+        let now = self.clock.ticks();
+        let verified = self.verified.pin();
+        if verified.len() >= MAX_REMEMBERED {
+            verified.retain(|_, at| now.since(*at) < REMEMBERED);
+        }
+        if verified.len() < MAX_REMEMBERED {
+            verified.insert(self.digest(verifier, secret), now);
+        }
+    }
+
+    fn digest(&self, verifier: &SecretVerifier, secret: &str) -> [u8; 32] {
+        let bound = Secret::new(format!("{verifier}\n{secret}"));
+        self.memory_key.sign(bound.expose().as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use caracal_crypto::os::OsRng;
+    use caracal_model::TestClock;
+
+    fn pepper() -> HmacKey {
+        HmacKey::from_bytes(Secret::new(vec![7; 32]))
+    }
+
+    #[tokio::test]
+    async fn a_chosen_secret_is_compared_slowly_once_and_cheaply_for_an_hour() {
+        let clock = Arc::new(TestClock::default());
+        let secrets = Secrets::new(pepper(), 1, clock.clone(), &OsRng);
+        let stored = SecretVerifier::argon2id(&OsRng, "chosen by a person, and long").unwrap();
+        let right = Secret::new(String::from("chosen by a person, and long"));
+        let wrong = Secret::new(String::from("guessed"));
+
+        assert_eq!(secrets.verify_cheaply(&stored, right.expose()), Verdict::Unknown);
+        assert!(!secrets.verify(&stored, &wrong).await);
+        assert!(secrets.verify(&stored, &right).await);
+        assert_eq!(secrets.verify_cheaply(&stored, right.expose()), Verdict::Right);
+        assert_eq!(secrets.verify_cheaply(&stored, wrong.expose()), Verdict::Unknown);
+        clock.advance(REMEMBERED);
+        assert_eq!(secrets.verify_cheaply(&stored, right.expose()), Verdict::Unknown);
+    }
+
+    #[tokio::test]
+    async fn a_generated_secret_is_always_settled_cheaply() {
+        let secrets = Secrets::new(pepper(), 1, Arc::new(TestClock::default()), &OsRng);
+        let stored = SecretVerifier::for_generated(&pepper(), "cs_right");
+        assert_eq!(secrets.verify_cheaply(&stored, "cs_right"), Verdict::Right);
+        assert_eq!(secrets.verify_cheaply(&stored, "cs_wrong"), Verdict::Wrong);
+    }
+}

@@ -1,0 +1,3 @@
+//! End-to-end tests: the real binary, over the wire, in both deployments.
+
+mod workspace;
