@@ -1,0 +1,179 @@
+//! Claims, counters, leadership and boards in memory.
+//!
+//! **Forces.** A claim must have one winner among all threads, and must not be forgotten before it
+//! expires: forgetting one makes a used mandate usable again. Yet memory is finite.
+//!
+//! **Choice.** Shards of a map with an expiry heap beside it; each use prunes what is due in its
+//! shard. When the bound is reached, a claim fails, which callers turn into a denial.
+//!
+//! **Rejected.** Evicting the oldest claim: that is the replay an attacker would wait for.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::time::Duration;
+
+use caracal_model::{Clock, Ticks};
+use parking_lot::Mutex;
+
+use crate::BusError;
+
+const SHARDS: usize = 64;
+
+pub(super) struct Keys {
+    clock: Arc<dyn Clock>,
+    hasher: RandomState,
+    shards: Vec<Mutex<Shard>>,
+    shard_bound: usize,
+    held: Mutex<HashMap<String, (String, Ticks)>>,
+    boards: Mutex<HashMap<String, Board>>,
+}
+
+/// What each member said, and until when it stands.
+type Board = BTreeMap<String, (String, Ticks)>;
+
+#[derive(Default)]
+struct Shard {
+    values: HashMap<Arc<str>, (u64, Ticks)>,
+    due: BinaryHeap<Reverse<(Ticks, Arc<str>)>>,
+}
+
+impl Shard {
+    fn prune(&mut self, now: Ticks) {
+        while self
+            .due
+            .peek()
+            .is_some_and(|Reverse((until, _))| *until <= now)
+        {
+            let Some(Reverse((_, key))) = self.due.pop() else {
+                return;
+            };
+            // The key may have been set again since: only its own end removes it.
+            if self
+                .values
+                .get(&key)
+                .is_some_and(|(_, until)| *until <= now)
+            {
+                self.values.remove(&key);
+            }
+        }
+    }
+}
+
+impl Keys {
+    pub fn new(clock: Arc<dyn Clock>, bound: usize) -> Self {
+        Self {
+            clock,
+            hasher: RandomState::new(),
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            shard_bound: bound.div_ceil(SHARDS),
+            held: Mutex::default(),
+            boards: Mutex::default(),
+        }
+    }
+
+    pub fn claim(&self, key: &str, ttl: Duration) -> Result<bool, BusError> {
+        Ok(self.add("claim", key, ttl)? == 1)
+    }
+
+    pub fn count(&self, key: &str, window: Duration) -> Result<u64, BusError> {
+        self.add("count", key, window)
+    }
+
+    /// One more of `key`, whose count ends `ttl` after its first.
+    fn add(&self, kind: &str, key: &str, ttl: Duration) -> Result<u64, BusError> {
+        let now = self.clock.ticks();
+        let hash = usize::try_from(self.hasher.hash_one((kind, key)) >> 32).unwrap_or(0);
+        let Some(shard) = self.shards.get(hash % SHARDS) else {
+            return Err(full());
+        };
+        let name = format!("{kind}:{key}");
+        let mut shard = shard.lock();
+        shard.prune(now);
+        if let Some((count, _)) = shard.values.get_mut(name.as_str()) {
+            *count = count.saturating_add(1);
+            return Ok(*count);
+        }
+        if shard.values.len() >= self.shard_bound {
+            return Err(full());
+        }
+        let name: Arc<str> = name.into();
+        let until = later(now, ttl);
+        shard.due.push(Reverse((until, name.clone())));
+        shard.values.insert(name, (1, until));
+        Ok(1)
+    }
+
+    pub fn lead(&self, name: &str, holder: &str, ttl: Duration) -> bool {
+        let now = self.clock.ticks();
+        let mut held = self.held.lock();
+        let free = held
+            .get(name)
+            .is_none_or(|(who, until)| who == holder || *until <= now);
+        if free {
+            held.insert(name.to_owned(), (holder.to_owned(), later(now, ttl)));
+        }
+        free
+    }
+
+    pub fn post(&self, board: &str, member: &str, note: &str, ttl: Duration) {
+        let until = later(self.clock.ticks(), ttl);
+        let mut boards = self.boards.lock();
+        let notes = boards.entry(board.to_owned()).or_default();
+        notes.insert(member.to_owned(), (note.to_owned(), until));
+    }
+
+    pub fn posts(&self, board: &str) -> Vec<(String, String)> {
+        let now = self.clock.ticks();
+        let mut boards = self.boards.lock();
+        let Some(notes) = boards.get_mut(board) else {
+            return Vec::new();
+        };
+        notes.retain(|_, (_, until)| *until > now);
+        notes
+            .iter()
+            .map(|(member, (note, _))| (member.clone(), note.clone()))
+            .collect()
+    }
+}
+
+fn later(now: Ticks, by: Duration) -> Ticks {
+    let micros = u64::try_from(by.as_micros()).unwrap_or(u64::MAX);
+    Ticks::from_micros(now.micros().saturating_add(micros))
+}
+
+fn full() -> BusError {
+    BusError::Full {
+        what: "the claims of this process".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use caracal_model::TestClock;
+
+    #[test]
+    fn a_full_table_refuses_and_never_forgets() {
+        let clock = Arc::new(TestClock::default());
+        let keys = Keys::new(clock.clone(), SHARDS);
+        let minute = Duration::from_secs(60);
+        let claimed: Vec<String> = (0..1_000)
+            .map(|n| format!("jti-{n}"))
+            .filter(|key| matches!(keys.claim(key, minute), Ok(true)))
+            .collect();
+        assert!(claimed.len() <= SHARDS);
+        assert!(
+            claimed
+                .iter()
+                .all(|key| matches!(keys.claim(key, minute), Ok(false)))
+        );
+        clock.advance(minute);
+        assert!(
+            claimed
+                .iter()
+                .all(|key| matches!(keys.claim(key, minute), Ok(true)))
+        );
+    }
+}

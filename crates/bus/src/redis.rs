@@ -1,0 +1,172 @@
+//! The bus on Redis Streams.
+//!
+//! **Forces.** One multiplexed connection carries two hundred thousand appends a second, but a
+//! blocking read on it would hold up every other caller. A server that is away must not hang a
+//! request, and must not be hammered when it returns.
+//!
+//! **Choice.** Everything that answers at once shares one connection that reconnects by itself
+//! with backoff; whatever blocks borrows a connection of its own. Every call has a time limit.
+//! What must be atomic (compare and renew, gap check and read, trim) is a script on the server.
+//!
+//! **Consequence.** A cut connection is an error of the calls that were on it; nothing is retried
+//! behind the caller's back, because only the caller knows whether twice is harmless.
+
+mod connection;
+mod groups;
+mod scripts;
+mod streams;
+
+use std::time::Duration;
+
+use caracal_model::Secret;
+use redis::FromRedisValue;
+use redis::aio::ConnectionManager;
+
+use self::connection::{Dedicated, shared};
+use self::scripts::Scripts;
+use crate::{BusError, RETENTION};
+
+/// How to talk to Redis.
+#[derive(Clone, Debug)]
+pub struct RedisOptions {
+    /// Stands before every key and topic; empty for the names of the wire.
+    pub prefix: String,
+    /// Longest time for one answer, or for connecting.
+    pub timeout: Duration,
+    /// Entries that a topic keeps, about; evidence topics keep all (spec: audit-and-streams §2.1).
+    pub retention: usize,
+}
+
+impl Default for RedisOptions {
+    fn default() -> Self {
+        Self {
+            prefix: String::new(),
+            timeout: Duration::from_secs(2),
+            retention: RETENTION,
+        }
+    }
+}
+
+pub(crate) struct Redis {
+    shared: ConnectionManager,
+    blocking: Dedicated,
+    scripts: Scripts,
+    options: RedisOptions,
+}
+
+impl Redis {
+    pub fn new(url: &Secret<String>, options: RedisOptions) -> Result<Self, BusError> {
+        let client =
+            redis::Client::open(url.expose().as_str()).map_err(|error| BusError::Address {
+                detail: error.category().to_owned(),
+            })?;
+        let shared = shared(client.clone(), options.timeout)?;
+        let blocking = Dedicated::new(client, options.timeout);
+        Ok(Self {
+            shared,
+            blocking,
+            scripts: Scripts::new(),
+            options,
+        })
+    }
+
+    fn key(&self, name: &str) -> String {
+        format!("{}{name}", self.options.prefix)
+    }
+
+    /// Sends one command on the shared connection.
+    async fn ask<T: FromRedisValue>(
+        &self,
+        doing: &'static str,
+        command: &redis::Cmd,
+    ) -> Result<T, BusError> {
+        let mut connection = self.shared.clone();
+        self.in_time(doing, command.query_async(&mut connection))
+            .await
+    }
+
+    /// Runs a script on the shared connection.
+    async fn run<T: FromRedisValue>(
+        &self,
+        doing: &'static str,
+        script: &redis::ScriptInvocation<'_>,
+    ) -> Result<T, BusError> {
+        let mut connection = self.shared.clone();
+        self.in_time(doing, script.invoke_async(&mut connection))
+            .await
+    }
+
+    /// The driver limits each answer; this also limits the time it spends on connecting again.
+    async fn in_time<T>(
+        &self,
+        doing: &'static str,
+        asking: impl Future<Output = redis::RedisResult<T>>,
+    ) -> Result<T, BusError> {
+        match tokio::time::timeout(self.options.timeout, asking).await {
+            Ok(answer) => answer.map_err(|error| connection::failed(doing, error)),
+            Err(late) => Err(BusError::Unreachable {
+                doing,
+                source: late.into(),
+            }),
+        }
+    }
+
+    pub async fn claim(&self, key: &str, ttl: Duration) -> Result<bool, BusError> {
+        let mut set = redis::cmd("SET");
+        set.arg(self.key(key))
+            .arg(1)
+            .arg("NX")
+            .arg("PX")
+            .arg(millis(ttl));
+        let answer: Option<String> = self.ask("claiming a key", &set).await?;
+        Ok(answer.is_some())
+    }
+
+    pub async fn count(&self, key: &str, window: Duration) -> Result<u64, BusError> {
+        let mut script = self.scripts.count.key(self.key(key));
+        self.run("counting", script.arg(millis(window))).await
+    }
+
+    pub async fn lead(&self, name: &str, holder: &str, ttl: Duration) -> Result<bool, BusError> {
+        let mut script = self.scripts.lead.key(self.key(name));
+        self.run("leading", script.arg(holder).arg(millis(ttl)))
+            .await
+    }
+
+    pub async fn post(
+        &self,
+        board: &str,
+        member: &str,
+        note: &str,
+        ttl: Duration,
+    ) -> Result<(), BusError> {
+        let mut script = self.scripts.post.key(self.key(board));
+        script.key(self.key(&format!("{board}:{member}")));
+        self.run("posting", script.arg(member).arg(note).arg(millis(ttl)))
+            .await
+    }
+
+    pub async fn posts(&self, board: &str) -> Result<Vec<(String, String)>, BusError> {
+        let script = self.scripts.posts.key(self.key(board));
+        self.run("reading posts", &script).await
+    }
+
+    pub async fn ping(&self) -> Result<(), BusError> {
+        self.ask("pinging", &redis::cmd("PING")).await
+    }
+
+    pub async fn incarnation(&self) -> Result<String, BusError> {
+        let mut info = redis::cmd("INFO");
+        info.arg("server");
+        let text: String = self.ask("asking who answers", &info).await?;
+        let run_id = text.lines().find_map(|line| line.strip_prefix("run_id:"));
+        Ok(run_id.unwrap_or_default().trim().to_owned())
+    }
+}
+
+/// At least one: Redis takes zero for an error, or for ever.
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis())
+        .unwrap_or(u64::MAX)
+        .clamp(1, i64::MAX.unsigned_abs())
+}

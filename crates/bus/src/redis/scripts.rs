@@ -1,0 +1,193 @@
+//! What has to happen on the server in one step.
+
+use redis::Script;
+
+pub(super) struct Scripts {
+    pub count: Script,
+    pub lead: Script,
+    pub post: Script,
+    pub posts: Script,
+    pub last: Script,
+    pub tail: Script,
+    pub trim: Script,
+    pub lag: Script,
+}
+
+impl Scripts {
+    pub fn new() -> Self {
+        Self {
+            count: Script::new(COUNT),
+            lead: Script::new(LEAD),
+            post: Script::new(POST),
+            posts: Script::new(POSTS),
+            last: Script::new(&format!("{FIELDS}{LAST}")),
+            tail: Script::new(&format!("{FIELDS}{BEFORE}{TAIL}")),
+            trim: Script::new(&format!("{FIELDS}{BEFORE}{TRIM}")),
+            lag: Script::new(&format!("{FIELDS}{LAG}")),
+        }
+    }
+}
+
+/// The window starts with the first count and is not moved by later ones.
+const COUNT: &str = r"
+local count = redis.call('INCR', KEYS[1])
+if count == 1 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
+return count
+";
+
+/// Only whoever leads may renew, and only nobody's lead may be taken.
+const LEAD: &str = r"
+local held = redis.call('GET', KEYS[1])
+if held and held ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+";
+
+/// The board is a sorted set of members by expiry; each note is a key that expires by itself.
+const POST: &str = r"
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
+redis.call('ZADD', KEYS[1], now + ARGV[3], ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+redis.call('PEXPIRE', KEYS[1], ARGV[3] * 10)
+return 'OK'
+";
+
+const POSTS: &str = r"
+local found = {}
+for _, member in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
+  local note = redis.call('GET', KEYS[1] .. ':' .. member)
+  if note then found[#found + 1] = {member, note} end
+end
+return found
+";
+
+/// Turns the flat name-value list of an XINFO answer into a table.
+const FIELDS: &str = r"
+local function fields(flat)
+  local named = {}
+  for at = 1, #flat, 2 do named[flat[at]] = flat[at + 1] end
+  return named
+end
+";
+
+/// Compares stream ids as pairs of numbers.
+const BEFORE: &str = r"
+local function parts(id)
+  local millis, seq = string.match(id, '^(%d+)-(%d+)$')
+  return tonumber(millis), tonumber(seq)
+end
+local function before(a, b)
+  local a_millis, a_seq = parts(a)
+  local b_millis, b_seq = parts(b)
+  return a_millis < b_millis or (a_millis == b_millis and a_seq < b_seq)
+end
+";
+
+/// The newest id that the topic ever had, also when its entry was removed since.
+const LAST: &str = r"
+if redis.call('EXISTS', KEYS[1]) == 0 then return '0-0' end
+return fields(redis.call('XINFO', 'STREAM', KEYS[1]))['last-generated-id']
+";
+
+/// INVARIANT (no silent gap): checks and reads in one step. KEYS are topics; ARGV is the limit,
+/// then a position for each topic. Answers {topic with a gap or '', entries or nil}.
+///
+/// A position has no gap after it when nothing came since; when its entry is still there (what is
+/// trimmed goes from the old end, so everything after it is there too); or, at the very start, when
+/// nothing was ever removed. In every other case entries may be missing, also when the server came
+/// back without the newest of its writes.
+const TAIL: &str = r"
+local read = {'XREAD', 'COUNT', ARGV[1], 'STREAMS'}
+for index, topic in ipairs(KEYS) do
+  local at = ARGV[index + 1]
+  local info = redis.pcall('XINFO', 'STREAM', topic)
+  if info.err then
+    if not string.find(info.err, 'no such key', 1, true) then return info end
+    if at ~= '0-0' then return {topic, false} end
+  else
+    local stream = fields(info)
+    local last = stream['last-generated-id']
+    if before(last, at) then return {topic, false} end
+    if last ~= at then
+      local whole
+      if at == '0-0' then
+        whole = stream['entries-added'] == stream['length']
+      else
+        whole = #redis.call('XRANGE', topic, at, at) == 1
+      end
+      if not whole then return {topic, false} end
+    end
+  end
+  read[#read + 1] = topic
+end
+for index = 1, #KEYS do read[#read + 1] = ARGV[index + 1] end
+return {'', redis.call(unpack(read))}
+";
+
+/// KEYS[1] is the topic; ARGV is the bound for stalled readers, then the groups that always hold.
+/// Answers how many entries went. The bound advances at most 1,000 entries a call.
+const TRIM: &str = r"
+local topic, bound = KEYS[1], tonumber(ARGV[1])
+if redis.call('EXISTS', topic) == 0 then return 0 end
+local missing, always = 0, {}
+for index = 2, #ARGV do
+  always[ARGV[index]] = true
+  missing = missing + 1
+end
+local required, others
+for _, flat in ipairs(redis.call('XINFO', 'GROUPS', topic)) do
+  local group = fields(flat)
+  local floor
+  if group['pending'] > 0 then
+    floor = redis.call('XPENDING', topic, group['name'], '-', '+', 1)[1][1]
+  else
+    local millis, seq = string.match(group['last-delivered-id'], '^(%d+)-(%d+)$')
+    floor = millis .. '-' .. string.format('%.0f', tonumber(seq) + 1)
+  end
+  if always[group['name']] then
+    missing = missing - 1
+    if not required or before(floor, required) then required = floor end
+  elseif group['consumers'] > 0 then
+    if not others or before(floor, others) then others = floor end
+  end
+end
+if missing > 0 then return 0 end
+local over = redis.call('XLEN', topic) - bound
+if others and over > 0 then
+  local oldest = redis.call('XRANGE', topic, '-', '+', 'COUNT', math.min(over, 1000) + 1)
+  local reached = oldest[#oldest][1]
+  if before(others, reached) then others = reached end
+end
+local floor = required or others
+if others and before(others, floor) then floor = others end
+if not floor then return 0 end
+return redis.call('XTRIM', topic, 'MINID', floor)
+";
+
+/// Answers {undelivered, pending, oldest pending or '', oldest undelivered or ''}, or nothing when
+/// there is no such group. Redis does not know the lag of a group once single entries were removed;
+/// it is then counted, up to 100,000.
+const LAG: &str = r"
+local topic = KEYS[1]
+if redis.call('EXISTS', topic) == 0 then return false end
+for _, flat in ipairs(redis.call('XINFO', 'GROUPS', topic)) do
+  local group = fields(flat)
+  if group['name'] == ARGV[1] then
+    local after = '(' .. group['last-delivered-id']
+    local undelivered = group['lag']
+    if not undelivered then
+      undelivered = #redis.call('XRANGE', topic, after, '+', 'COUNT', 100000)
+    end
+    local waiting, next = '', ''
+    if group['pending'] > 0 then
+      waiting = redis.call('XPENDING', topic, ARGV[1], '-', '+', 1)[1][1]
+    end
+    local fresh = redis.call('XRANGE', topic, after, '+', 'COUNT', 1)
+    if #fresh > 0 then next = fresh[1][1] end
+    return {undelivered, group['pending'], waiting, next}
+  end
+end
+return false
+";

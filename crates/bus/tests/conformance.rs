@@ -1,0 +1,397 @@
+//! One suite, both backends: what callers of the bus may rely on. The Redis half runs when
+//! `CARACAL_TEST_REDIS` names a server.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test may stop at once"
+)]
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use caracal_bus::{Bus, BusError, Entry, MemoryOptions, Position, RedisOptions};
+use caracal_crypto::os::SystemClock;
+use caracal_model::change::Fields;
+use caracal_model::{Clock, Secret};
+use tokio::task::JoinSet;
+
+const RETENTION: usize = 100;
+const TOPIC: &str = "caracal.sessions.revoke";
+const EVIDENCE: &str = "caracal.audit.events";
+const NO_WAIT: Duration = Duration::ZERO;
+const WAIT: Duration = Duration::from_secs(5);
+
+/// A bus of its own for each test.
+async fn redis() -> Option<Bus> {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    #[expect(clippy::disallowed_methods, reason = "where the test server is")]
+    let Ok(url) = std::env::var("CARACAL_TEST_REDIS") else {
+        eprintln!("skipped on Redis: CARACAL_TEST_REDIS is not set");
+        return None;
+    };
+    let run = SystemClock::default().now().unix_micros();
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let prefix = format!("test:{}:{run}:{number}:", std::process::id());
+    let options = RedisOptions {
+        prefix,
+        retention: RETENTION,
+        ..RedisOptions::default()
+    };
+    Some(Bus::redis(&Secret::new(url), options).await.unwrap())
+}
+
+fn memory() -> Bus {
+    let options = MemoryOptions {
+        retention: RETENTION,
+        ..MemoryOptions::default()
+    };
+    Bus::memory_with(Arc::new(SystemClock::default()), options)
+}
+
+macro_rules! on_both {
+    ($($(#[doc = $doc:literal])+ async fn $name:ident($bus:ident: Bus) $body:block)+) => {$(
+        mod $name {
+            use super::*;
+
+            async fn scenario($bus: Bus) $body
+
+            $(#[doc = $doc])+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn memory() {
+                scenario(super::memory()).await;
+            }
+
+            $(#[doc = $doc])+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn redis() {
+                if let Some(bus) = super::redis().await {
+                    scenario(bus).await;
+                }
+            }
+        }
+    )+};
+}
+
+fn say(number: usize) -> Fields {
+    Fields::from([("n".to_owned(), number.to_string())])
+}
+
+fn said(entries: &[Entry]) -> Vec<usize> {
+    entries
+        .iter()
+        .map(|entry| entry.fields["n"].parse().unwrap())
+        .collect()
+}
+
+async fn append(bus: &Bus, topic: &str, numbers: std::ops::Range<usize>) -> Vec<Position> {
+    let entries: Vec<Fields> = numbers.map(say).collect();
+    bus.append(topic, &entries).await.unwrap()
+}
+
+/// Reads on until `count` entries were seen.
+async fn follow(bus: &Bus, mut from: Position, count: usize) -> Vec<usize> {
+    let mut seen = Vec::new();
+    while seen.len() < count {
+        let entries = bus.tail(&[(TOPIC, from)], WAIT, 7).await.unwrap();
+        assert!(!entries.is_empty(), "only {seen:?} within {WAIT:?}");
+        from = entries.last().unwrap().position;
+        seen.extend(said(&entries));
+    }
+    seen
+}
+
+/// Asks again until the answer is yes.
+async fn eventually<F: Future<Output = bool>>(what: &str, mut ask: impl FnMut() -> F) {
+    let clock = SystemClock::default();
+    let start = clock.ticks();
+    while !ask().await {
+        assert!(clock.ticks().since(start) < WAIT, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+on_both! {
+    /// Positions rise, in the order of the batch, and `last` is the newest of them.
+    async fn entries_keep_their_order(bus: Bus) {
+        assert_eq!(bus.last(TOPIC).await.unwrap(), Position::START);
+        let mut positions = append(&bus, TOPIC, 0..20).await;
+        positions.extend(append(&bus, TOPIC, 20..40).await);
+        assert!(positions.is_sorted_by(|a, b| a < b), "{positions:?}");
+        assert_eq!(bus.last(TOPIC).await.unwrap(), positions[39]);
+        assert_eq!(follow(&bus, Position::START, 40).await, (0..40).collect::<Vec<_>>());
+        let refused = bus.append(TOPIC, &[Fields::new()]).await;
+        assert!(matches!(refused, Err(BusError::Refused { .. })), "{refused:?}");
+    }
+
+    /// From a position in the middle, everything after it comes once, and the rest not at all.
+    async fn a_tail_sees_what_comes_after_its_position_exactly_once(bus: Bus) {
+        let positions = append(&bus, TOPIC, 0..10).await;
+        let mut following = JoinSet::new();
+        let (tail, from) = (bus.clone(), positions[4]);
+        following.spawn(async move { follow(&tail, from, 25).await });
+        for start in (10..30).step_by(5) {
+            append(&bus, TOPIC, start..start + 5).await;
+        }
+        assert_eq!(following.join_next().await.unwrap().unwrap(), (5..30).collect::<Vec<_>>());
+        let rest = bus.tail(&[(TOPIC, bus.last(TOPIC).await.unwrap())], NO_WAIT, 10).await;
+        assert_eq!(rest.unwrap(), []);
+    }
+
+    /// Broadcast: nobody takes an entry away from anyone else.
+    async fn two_tails_both_see_everything(bus: Bus) {
+        append(&bus, TOPIC, 0..30).await;
+        let start = Position::START;
+        let (one, two) = tokio::join!(follow(&bus, start, 30), follow(&bus, start, 30));
+        assert_eq!(one, two);
+    }
+
+    /// One call follows several topics, each from its own position, with the names of the wire.
+    async fn a_tail_follows_several_topics(bus: Bus) {
+        let first = append(&bus, TOPIC, 0..3).await;
+        append(&bus, "caracal.keys.invalidate", 10..12).await;
+        let from = [
+            (TOPIC, first[1]),
+            ("caracal.keys.invalidate", Position::START),
+            ("caracal.policy.invalidate", Position::START),
+        ];
+        let found = bus.tail(&from, NO_WAIT, 10).await.unwrap();
+        assert_eq!(said(&found), [2, 10, 11]);
+        assert_eq!(&*found[0].topic, TOPIC);
+        assert_eq!(&*found[1].topic, "caracal.keys.invalidate");
+    }
+
+    /// The empty answer is what confirms a feed, so it must come, and it must come in time.
+    async fn a_quiet_tail_answers_with_nothing_after_its_wait(bus: Bus) {
+        let clock = SystemClock::default();
+        let asked = clock.ticks();
+        let wait = Duration::from_millis(60);
+        assert_eq!(bus.tail(&[(TOPIC, Position::START)], wait, 10).await.unwrap(), []);
+        let took = clock.ticks().since(asked);
+        assert!(took >= wait && took < WAIT, "{took:?}");
+    }
+
+    /// An append wakes a tail that waits, long before its wait is over.
+    async fn an_append_wakes_a_waiting_tail(bus: Bus) {
+        let clock = SystemClock::default();
+        let asked = clock.ticks();
+        let from = [(TOPIC, Position::START)];
+        let waiting = bus.tail(&from, Duration::from_secs(30), 10);
+        let appending = async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            append(&bus, TOPIC, 0..1).await;
+        };
+        let (found, ()) = tokio::join!(waiting, appending);
+        assert_eq!(said(&found.unwrap()), [0]);
+        assert!(clock.ticks().since(asked) < WAIT);
+    }
+
+    /// Whoever fell behind what is kept is told, on every topic that it follows.
+    async fn a_position_that_fell_off_is_a_gap(bus: Bus) {
+        let first = append(&bus, TOPIC, 0..1).await[0];
+        append(&bus, TOPIC, 1..RETENTION * 5).await;
+        for fallen in [Position::START, first] {
+            let from = [("caracal.keys.invalidate", Position::START), (TOPIC, fallen)];
+            let gap = bus.tail(&from, NO_WAIT, 10).await;
+            assert!(matches!(&gap, Err(BusError::Gap { topic }) if topic == TOPIC), "{gap:?}");
+        }
+        let last = bus.last(TOPIC).await.unwrap();
+        assert_eq!(bus.tail(&[(TOPIC, last)], NO_WAIT, 10).await.unwrap(), []);
+    }
+
+    /// A history that does not reach up to the position is another history.
+    async fn a_position_from_another_history_is_a_gap(bus: Bus) {
+        let mut foreign = append(&bus, TOPIC, 0..1).await[0];
+        foreign.millis += 60_000;
+        for topic in [TOPIC, "caracal.keys.invalidate"] {
+            let gap = bus.tail(&[(topic, foreign)], NO_WAIT, 10).await;
+            assert!(matches!(gap, Err(BusError::Gap { .. })), "{gap:?}");
+        }
+        assert_eq!(bus.incarnation().await.unwrap(), bus.incarnation().await.unwrap());
+    }
+
+    /// Evidence is never trimmed by length.
+    async fn evidence_is_kept_whatever_its_length(bus: Bus) {
+        append(&bus, EVIDENCE, 0..RETENTION * 5).await;
+        assert_eq!(bus.len(EVIDENCE).await.unwrap(), 500);
+        let found = bus.tail(&[(EVIDENCE, Position::START)], NO_WAIT, 1_000).await.unwrap();
+        assert_eq!(said(&found), (0..500).collect::<Vec<_>>());
+    }
+
+    /// Members of a group share the entries out; another group gets them all again.
+    async fn a_group_splits_and_another_group_does_not_take_part(bus: Bus) {
+        bus.ensure_group(EVIDENCE, "ingest", true).await.unwrap();
+        bus.ensure_group(EVIDENCE, "ingest", true).await.unwrap();
+        append(&bus, EVIDENCE, 0..10).await;
+        bus.ensure_group(EVIDENCE, "late", false).await.unwrap();
+        let one = bus.read_group(EVIDENCE, "ingest", "one", 4, NO_WAIT).await.unwrap();
+        let two = bus.read_group(EVIDENCE, "ingest", "two", 100, NO_WAIT).await.unwrap();
+        assert_eq!(said(&one), [0, 1, 2, 3]);
+        assert_eq!(said(&two), [4, 5, 6, 7, 8, 9]);
+        assert_eq!(bus.read_group(EVIDENCE, "late", "one", 9, NO_WAIT).await.unwrap(), []);
+        append(&bus, EVIDENCE, 10..11).await;
+        let late = bus.read_group(EVIDENCE, "late", "one", 9, WAIT).await.unwrap();
+        assert_eq!(said(&late), [10]);
+        let missing = bus.read_group(EVIDENCE, "nobody", "one", 9, NO_WAIT).await;
+        assert!(matches!(missing, Err(BusError::NoGroup { .. })), "{missing:?}");
+        let missing = bus.group_lag("caracal.audit.nothing", "nobody").await;
+        assert!(matches!(missing, Err(BusError::NoGroup { .. })), "{missing:?}");
+    }
+
+    /// What a dead member held comes again, once acknowledged it does not.
+    async fn idle_entries_are_delivered_again_until_acknowledged(bus: Bus) {
+        bus.ensure_group(EVIDENCE, "ingest", true).await.unwrap();
+        append(&bus, EVIDENCE, 0..6).await;
+        let held = bus.read_group(EVIDENCE, "ingest", "dead", 6, NO_WAIT).await.unwrap();
+        let done: Vec<Position> = held.iter().take(2).map(|entry| entry.position).collect();
+        bus.ack(EVIDENCE, "ingest", &done).await.unwrap();
+        let hour = Duration::from_secs(3600);
+        let none = bus.claim_idle(EVIDENCE, "ingest", "heir", hour, 10).await.unwrap();
+        assert_eq!(none, []);
+        let some = bus.claim_idle(EVIDENCE, "ingest", "heir", NO_WAIT, 3).await.unwrap();
+        assert_eq!(said(&some), [2, 3, 4]);
+        let all = bus.claim_idle(EVIDENCE, "ingest", "heir", NO_WAIT, 10).await.unwrap();
+        assert_eq!(said(&all), [2, 3, 4, 5]);
+        let done: Vec<Position> = all.iter().map(|entry| entry.position).collect();
+        bus.ack(EVIDENCE, "ingest", &done).await.unwrap();
+        let none = bus.claim_idle(EVIDENCE, "ingest", "heir", NO_WAIT, 10).await.unwrap();
+        assert_eq!(none, []);
+    }
+
+    /// Lag counts what was not given out as well as what was not acknowledged.
+    async fn lag_is_what_is_unfinished(bus: Bus) {
+        bus.ensure_group(EVIDENCE, "ingest", true).await.unwrap();
+        let positions = append(&bus, EVIDENCE, 0..10).await;
+        bus.read_group(EVIDENCE, "ingest", "one", 4, NO_WAIT).await.unwrap();
+        bus.ack(EVIDENCE, "ingest", &positions[..1]).await.unwrap();
+        let lag = bus.group_lag(EVIDENCE, "ingest").await.unwrap();
+        assert_eq!((lag.undelivered, lag.pending, lag.total()), (6, 3, 9));
+        assert_eq!(lag.oldest_pending, Some(positions[1]));
+        assert_eq!(lag.oldest_undelivered, Some(positions[4]));
+        assert_eq!(lag.oldest(), Some(positions[1]));
+    }
+
+    /// Trimming stops at the first entry that somebody still needs.
+    async fn trimming_never_removes_what_is_not_acknowledged(bus: Bus) {
+        let trim = async || bus.trim_acknowledged(EVIDENCE, &["ingest"]).await.unwrap();
+        let positions = append(&bus, EVIDENCE, 0..10).await;
+        assert_eq!(trim().await, 0, "the group does not exist");
+        bus.ensure_group(EVIDENCE, "ingest", true).await.unwrap();
+        bus.ensure_group(EVIDENCE, "provisioned", true).await.unwrap();
+        assert_eq!(trim().await, 0, "nothing was read");
+        bus.read_group(EVIDENCE, "ingest", "one", 8, NO_WAIT).await.unwrap();
+        assert_eq!(trim().await, 0, "nothing was acknowledged");
+        bus.ack(EVIDENCE, "ingest", &positions[1..8]).await.unwrap();
+        assert_eq!(trim().await, 0, "the first is pending");
+        bus.ack(EVIDENCE, "ingest", &positions[..1]).await.unwrap();
+        bus.ensure_group(EVIDENCE, "siem", true).await.unwrap();
+        bus.read_group(EVIDENCE, "siem", "one", 3, NO_WAIT).await.unwrap();
+        bus.ack(EVIDENCE, "siem", &positions[..3]).await.unwrap();
+        assert_eq!(trim().await, 3, "another group reads");
+        bus.read_group(EVIDENCE, "siem", "one", 100, NO_WAIT).await.unwrap();
+        bus.ack(EVIDENCE, "siem", &positions).await.unwrap();
+        assert_eq!(trim().await, 5);
+        let rest = bus.read_group(EVIDENCE, "ingest", "one", 100, NO_WAIT).await.unwrap();
+        assert_eq!(said(&rest), [8, 9]);
+    }
+
+    /// Single entries can be taken out, and are not delivered again.
+    async fn removed_entries_are_gone(bus: Bus) {
+        bus.ensure_group(EVIDENCE, "ingest", true).await.unwrap();
+        let positions = append(&bus, EVIDENCE, 0..4).await;
+        bus.read_group(EVIDENCE, "ingest", "one", 4, NO_WAIT).await.unwrap();
+        assert_eq!(bus.remove(EVIDENCE, &positions[1..3]).await.unwrap(), 2);
+        assert_eq!(bus.len(EVIDENCE).await.unwrap(), 2);
+        let again = bus.claim_idle(EVIDENCE, "ingest", "two", NO_WAIT, 10).await.unwrap();
+        assert_eq!(said(&again), [0, 3]);
+    }
+
+    /// However many ask at once, one wins, until the claim has expired.
+    async fn a_claim_has_exactly_one_winner(bus: Bus) {
+        let mut claims = JoinSet::new();
+        for _ in 0..64 {
+            let bus = bus.clone();
+            claims.spawn(async move { bus.claim("seen:jti:1", WAIT).await.unwrap() });
+        }
+        let won = claims.join_all().await;
+        assert_eq!(won.into_iter().filter(|won| *won).count(), 1);
+        let short = Duration::from_millis(30);
+        assert!(bus.claim("seen:jti:2", short).await.unwrap());
+        assert!(!bus.claim("seen:jti:2", short).await.unwrap());
+        eventually("the claim expires", || async {
+            bus.claim("seen:jti:2", WAIT).await.unwrap()
+        })
+        .await;
+    }
+
+    /// A window ends a fixed time after its first count.
+    async fn counts_start_again_when_their_window_has_passed(bus: Bus) {
+        let window = Duration::from_millis(200);
+        for expected in 1..=5 {
+            assert_eq!(bus.count("mint:app", window).await.unwrap(), expected);
+        }
+        assert_eq!(bus.count("mint:other", window).await.unwrap(), 1);
+        eventually("the window passes", || async {
+            bus.count("mint:app", window).await.unwrap() == 1
+        })
+        .await;
+    }
+
+    /// Whoever leads stays the leader while it renews; another takes over only after silence.
+    async fn leadership_is_kept_by_renewing_and_lost_by_silence(bus: Bus) {
+        let short = Duration::from_millis(60);
+        assert!(bus.lead("sweeper", "one", WAIT).await.unwrap());
+        assert!(!bus.lead("sweeper", "two", WAIT).await.unwrap());
+        assert!(bus.lead("sweeper", "one", short).await.unwrap());
+        eventually("the other takes over", || async {
+            bus.lead("sweeper", "two", WAIT).await.unwrap()
+        })
+        .await;
+        assert!(!bus.lead("sweeper", "one", WAIT).await.unwrap());
+    }
+
+    /// A member is heard until its word expires.
+    async fn a_board_shows_what_living_members_said(bus: Bus) {
+        bus.post("caracal:view:applied", "a", "1-0", WAIT).await.unwrap();
+        bus.post("caracal:view:applied", "a", "2-0", WAIT).await.unwrap();
+        let short = Duration::from_millis(30);
+        bus.post("caracal:view:applied", "b", "1-0", short).await.unwrap();
+        eventually("the silent one is gone", || async {
+            let posts = bus.posts("caracal:view:applied").await.unwrap();
+            posts == [("a".to_owned(), "2-0".to_owned())]
+        })
+        .await;
+        assert_eq!(bus.posts("nobody").await.unwrap(), []);
+        bus.ping().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_unreachable_redis_is_an_error_in_time_and_names_no_password() {
+    let url = Secret::new("redis://:hunter2@127.0.0.1:1/".to_owned());
+    let options = RedisOptions {
+        timeout: Duration::from_millis(300),
+        ..RedisOptions::default()
+    };
+    let bus = Bus::redis(&url, options).await.unwrap();
+    let clock = SystemClock::default();
+    let asked = clock.ticks();
+    for error in [
+        bus.ping().await.unwrap_err(),
+        bus.claim("seen:jti:1", WAIT).await.unwrap_err(),
+        bus.tail(&[(TOPIC, Position::START)], NO_WAIT, 1)
+            .await
+            .unwrap_err(),
+    ] {
+        assert!(error.is_outage(), "{error:?}");
+        assert!(!format!("{error:?} {error}").contains("hunter2"));
+    }
+    assert!(clock.ticks().since(asked) < WAIT);
+    let not_a_url = Secret::new("hunter2".to_owned());
+    let error = Bus::redis(&not_a_url, RedisOptions::default())
+        .await
+        .unwrap_err();
+    assert!(!format!("{error:?} {error}").contains("hunter2"));
+}
