@@ -4,6 +4,8 @@
 //! The only user of `tokio-postgres` and `rusqlite`. Which engine is in use is decided when a
 //! [`Store`] is opened and shows in no signature.
 
+#[cfg(test)]
+mod conformance;
 mod error;
 mod lite;
 mod migrate;
@@ -14,7 +16,23 @@ mod sql;
 mod store;
 mod tx;
 
+pub mod admin_tokens;
+pub mod applications;
+pub mod authority_records;
+pub mod delegations;
+pub mod idempotency;
 pub mod outbox;
+pub mod policies;
+pub mod policy_sets;
+pub mod providers;
+pub mod resources;
+pub mod secrets;
+pub mod service_state;
+pub mod sessions;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+pub mod zone_snapshot;
+pub mod zones;
 
 pub use error::{DriverError, StoreError};
 pub use param::Param;
@@ -25,7 +43,28 @@ pub use tx::{Tx, ZoneTx};
 
 /// Every statement of every module: one line a module, so that nothing escapes the test that
 /// prepares them all on both engines.
-const REGISTRY: &[&[&Sql]] = &[store::sql::ALL, migrate::sql::ALL, outbox::sql::ALL];
+#[rustfmt::skip] // one line a module
+const REGISTRY: &[&[&Sql]] = &[
+    store::sql::ALL,
+    migrate::sql::ALL,
+    outbox::sql::ALL,
+    authority_records::sql::ALL,
+    service_state::sql::ALL,
+    sessions::sql::ALL,
+    sessions::end::sql::ALL,
+    sessions::standing::sql::ALL,
+    delegations::sql::ALL,
+    idempotency::sql::ALL,
+    admin_tokens::sql::ALL,
+    applications::sql::ALL,
+    policies::sql::ALL,
+    policy_sets::sql::ALL,
+    providers::sql::ALL,
+    resources::sql::ALL,
+    secrets::sql::ALL,
+    zones::sql::ALL,
+    zone_snapshot::sql::ALL,
+];
 
 /// Every registered statement.
 pub fn statements() -> impl Iterator<Item = &'static Sql> {

@@ -201,6 +201,12 @@ impl From<i64> for Param<'_> {
     }
 }
 
+impl From<i32> for Param<'_> {
+    fn from(int: i32) -> Self {
+        Self::Int(i64::from(int))
+    }
+}
+
 impl From<u32> for Param<'_> {
     fn from(int: u32) -> Self {
         Self::Int(i64::from(int))
