@@ -161,7 +161,7 @@ pub struct EdgeRow {
 }
 
 impl EdgeRow {
-    fn read(row: &Row) -> Result<Self, StoreError> {
+    pub(crate) fn read(row: &Row) -> Result<Self, StoreError> {
         Ok(Self {
             id: DelegationId::trusted(row.text("id")?),
             source_session_id: SessionId::trusted(row.text("source_session_id")?),

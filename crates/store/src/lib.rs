@@ -18,9 +18,11 @@ mod tx;
 
 pub mod admin_tokens;
 pub mod applications;
+pub mod audit_events;
 pub mod authority_records;
 pub mod delegations;
 pub mod idempotency;
+pub mod live;
 pub mod outbox;
 pub mod policies;
 pub mod policy_sets;
@@ -55,6 +57,7 @@ const REGISTRY: &[&[&Sql]] = &[
     sessions::standing::sql::ALL,
     delegations::sql::ALL,
     idempotency::sql::ALL,
+    live::sql::ALL,
     admin_tokens::sql::ALL,
     applications::sql::ALL,
     policies::sql::ALL,
@@ -64,6 +67,7 @@ const REGISTRY: &[&[&Sql]] = &[
     secrets::sql::ALL,
     zones::sql::ALL,
     zone_snapshot::sql::ALL,
+    audit_events::sql::ALL,
 ];
 
 /// Every registered statement.
