@@ -325,6 +325,18 @@ CREATE TABLE audit_heads (
     chain_hash TEXT NOT NULL
 );
 
+-- Events that came again under a known id with another text. What was kept first stays; this is
+-- the proof that somebody tried.
+CREATE TABLE audit_alerts (
+    event_id TEXT NOT NULL,
+    incoming_sha256 TEXT NOT NULL,
+    zone_id TEXT NOT NULL,
+    stored_sha256 TEXT NOT NULL,
+    event TEXT NOT NULL,
+    detected_at BIGINT NOT NULL,
+    PRIMARY KEY (event_id, incoming_sha256)
+);
+
 -- Small facts of the deployment that must outlive a process (boot floor, for one).
 CREATE TABLE service_state (
     name TEXT PRIMARY KEY,

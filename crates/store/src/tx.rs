@@ -162,6 +162,30 @@ impl Tx {
         Ok(())
     }
 
+    /// [`Tx::execute_rows`] and [`Tx::commit`]; in Postgres they share a round trip.
+    pub async fn commit_with_rows(
+        mut self,
+        sql: &Sql,
+        rows: &[Vec<Param<'_>>],
+    ) -> Result<(), StoreError> {
+        let apart = rows.is_empty() || !self.outgoing.is_empty();
+        for row in rows {
+            self.enter(sql, row)?;
+            self.abandoned = false;
+        }
+        match &mut self.engine {
+            Running::Pg(tx) if !apart => {
+                let columns = columns(rows);
+                let params = as_params(&columns);
+                Box::pin(tx.execute_and_commit(self.doing, sql, &params)).await
+            }
+            _ => {
+                self.execute_rows(sql, rows).await?;
+                self.commit().await
+            }
+        }
+    }
+
     async fn end(&mut self) -> Result<(), StoreError> {
         match &mut self.engine {
             Running::Pg(tx) => tx.commit(self.doing).await,
