@@ -1,5 +1,5 @@
-//! What a decision is made from. Everything that [`crate`] uses to decide is one of these values,
-//! so a decision can be replayed later from its evidence.
+//! What a decision is made from. Text that many facts share is an `Arc<str>`: a fact is cloned by
+//! counting, never by copying.
 
 use std::sync::Arc;
 
@@ -12,99 +12,95 @@ use serde_json::Value;
 
 use crate::constraints::Constraints;
 
-/// Text that is none of the words of an enumeration.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a {1}")]
-pub struct UnknownWord(pub String, pub &'static str);
-
 macro_rules! words {
-    ($(#[$doc:meta])* $name:ident { $($(#[$case_doc:meta])* $case:ident = $word:literal,)+ }) => {
+    ($($(#[$doc:meta])* $name:ident { $($(#[$word_doc:meta])* $word:ident = $text:literal,)+ })+) => {$(
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum $name { $($(#[$case_doc])* $case,)+ }
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        pub enum $name {
+            $($(#[$word_doc])* #[serde(rename = $text)] $word,)+
+        }
 
         impl $name {
-            /// The word on the wire and in the store.
+            /// The word of the wire.
             pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$case => $word,)+ }
+                match self { $(Self::$word => $text,)+ }
             }
 
-            /// Reads the word.
-            ///
-            /// # Errors
-            /// [`UnknownWord`] for any other text.
-            pub fn parse(word: &str) -> Result<Self, UnknownWord> {
-                match word {
-                    $($word => Ok(Self::$case),)+
-                    other => Err(UnknownWord(other.to_owned(), stringify!($name))),
-                }
+            /// The value of that word; `None` for any other text.
+            pub fn parse(text: &str) -> Option<Self> {
+                match text { $($text => Some(Self::$word),)+ _ => None }
             }
         }
-    };
+    )+};
 }
 
 words! {
     /// How a Session lives.
     Lifecycle {
-        /// Until its TTL has passed.
+        /// Until its time is up.
         Task = "task",
-        /// As long as its lease is renewed.
+        /// As long as its holder renews the lease.
         Service = "service",
     }
-}
-
-words! {
-    /// Where a Session is in its life (spec: coordinator §6.6). The last two are final.
+    /// The state of a Session.
     SessionStatus {
-        /// It may act.
+        /// At work.
         Active = "active",
-        /// It may not act until it is resumed.
+        /// Stopped for now: it may do nothing.
         Suspended = "suspended",
-        /// It was ended.
+        /// Ended by somebody.
         Terminated = "terminated",
-        /// Its TTL passed.
+        /// Ended by time.
         Expired = "expired",
     }
-}
-
-words! {
-    /// Where a Delegation is in its life.
+    /// The state of a Delegation.
     EdgeStatus {
-        /// It carries authority until it expires.
+        /// In force until it expires.
         Active = "active",
-        /// It was revoked.
+        /// Taken back.
         Revoked = "revoked",
-        /// It expired and was swept.
+        /// Over.
         Expired = "expired",
     }
-}
-
-words! {
-    /// Where an authority record is in its life.
+    /// The state of an authority record.
     RecordStatus {
-        /// It stands until it expires.
+        /// In force until it expires.
         Active = "active",
-        /// It was revoked.
+        /// Taken back.
         Revoked = "revoked",
-        /// It expired and was swept.
+        /// Over.
         Expired = "expired",
     }
-}
-
-words! {
-    /// Whether declared operations bound what passes the Gateway.
+    /// Whether the declared operations bind the calls that pass the Gateway.
     Enforcement {
-        /// Only a declared operation passes.
+        /// Only a declared operation, with its scope.
         Enforced = "enforced",
-        /// Anything passes.
+        /// Any method and path: the transport carries no operation of its own.
         TransportUniform = "transport_uniform",
     }
 }
 
-/// A governed Session, as the kernel sees it.
+/// The word of the wire for a subject type.
+pub const fn subject_type_text(subject_type: SubjectType) -> &'static str {
+    match subject_type {
+        SubjectType::Application => "application",
+        SubjectType::User => "user",
+    }
+}
+
+/// The subject type of that word; `None` for any other text.
+pub fn subject_type_from(text: &str) -> Option<SubjectType> {
+    match text {
+        "application" => Some(SubjectType::Application),
+        "user" => Some(SubjectType::User),
+        _ => None,
+    }
+}
+
+/// A governed Session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionFacts {
-    /// Itself.
+    /// Its id.
     pub id: SessionId,
     /// The application that it belongs to.
     pub application_id: ApplicationId,
@@ -112,27 +108,28 @@ pub struct SessionFacts {
     pub parent_id: Option<SessionId>,
     /// The authority record that it is anchored to.
     pub subject_record_id: RecordId,
-    /// Who that record is about.
+    /// Of which type that record is.
     pub subject_type: SubjectType,
-    /// How it lives.
+    /// Task or service.
     pub lifecycle: Lifecycle,
-    /// What policy knows it by.
-    pub labels: Vec<String>,
-    /// Where it is in its life.
+    /// Labels, as sent.
+    pub labels: Vec<Arc<str>>,
+    /// Its state.
     pub status: SessionStatus,
-    /// How many ancestors it has.
+    /// 0 for a root.
     pub depth: u32,
     /// When it started.
     pub started_at: Timestamp,
-    /// When a task ends; `None` for a service.
+    /// When it ends at the latest; tasks only.
     pub ends_at: Option<Timestamp>,
-    /// When the lease of a service lapses; `None` for a task.
+    /// When the lease lapses; services only.
     pub heartbeat_deadline_at: Option<Timestamp>,
 }
 
 impl SessionFacts {
-    /// Whether the Session may act now (spec: sts §9, *live*). The liveness of a user's authority
-    /// record is a fact of its own, see [`RecordFacts::is_live`].
+    /// Whether it may act at `now` (spec: sts §9, *live*). A task without an end and a service
+    /// without a lease are not live: they were never written, so something is wrong. The record of
+    /// a user is a fact of its own: see [`RecordFacts::is_live`].
     pub fn is_live(&self, now: Timestamp) -> bool {
         let until = match self.lifecycle {
             Lifecycle::Task => self.ends_at,
@@ -142,80 +139,85 @@ impl SessionFacts {
     }
 }
 
-/// A Delegation, as the kernel sees it.
+/// A Delegation: an edge from the Session that passes authority on to the one that receives it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EdgeFacts {
-    /// Itself.
+    /// Its id.
     pub id: DelegationId,
-    /// The Session that gave.
+    /// The Session whose authority is passed on.
     pub source_session_id: SessionId,
-    /// The Session that received.
+    /// The Session that receives it.
     pub target_session_id: SessionId,
-    /// The application that gave.
+    /// The application that passes it on.
     pub issuer_application_id: ApplicationId,
-    /// The application that received.
+    /// The application that receives it.
     pub receiver_application_id: ApplicationId,
-    /// The Delegation that this one narrows; `None` at the root.
+    /// The edge that it narrows, if any.
     pub parent_edge_id: Option<DelegationId>,
-    /// Whether it is an inherited copy of its parent; such a one uses no hop.
+    /// Whether it is the copy that a child Session inherits; such an edge uses no hop.
     pub mirrored: bool,
-    /// The one resource that it is bound to.
+    /// The resource that it is bound to, row id.
     pub resource_id: Option<ResourceId>,
-    /// What it carries.
+    /// Scopes.
     pub scopes: Scopes,
-    /// What bounds it further.
+    /// Constraints.
     pub constraints: Constraints,
-    /// The same, as stored and as policy sees it.
+    /// The same as stored, for policy.
     pub constraints_json: Value,
-    /// Where it is in its life.
+    /// Its state.
     pub status: EdgeStatus,
-    /// When it ends.
+    /// When it is over.
     pub expires_at: Timestamp,
 }
 
 impl EdgeFacts {
-    /// Whether the Delegation itself carries authority now; its lineage is another question.
+    /// Whether it is in force at `now`.
     pub fn is_live(&self, now: Timestamp) -> bool {
         self.status == EdgeStatus::Active && self.expires_at > now
     }
+
+    /// How many Delegations may follow from here on, this one included: 1 when nothing is said.
+    pub fn max_hops(&self) -> u32 {
+        self.constraints.max_hops.unwrap_or(1)
+    }
 }
 
-/// An authority record, as the kernel sees it.
+/// An authority record: whom a bearer speaks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordFacts {
-    /// Itself.
+    /// `sid` of its mandates.
     pub id: RecordId,
-    /// Who it is about.
+    /// An application or a user.
     pub record_type: SubjectType,
-    /// The application id, or the user's `sub`.
-    pub subject_id: String,
+    /// `sub` of its mandates.
+    pub subject_id: Arc<str>,
     /// The application that obtained it.
     pub client_id: ApplicationId,
-    /// Where it is in its life.
+    /// Its state.
     pub status: RecordStatus,
-    /// When it ends.
+    /// When it ends by itself.
     pub expires_at: Timestamp,
 }
 
 impl RecordFacts {
-    /// Whether the record stands now.
+    /// Whether it is in force at `now`.
     pub fn is_live(&self, now: Timestamp) -> bool {
         self.status == RecordStatus::Active && self.expires_at > now
     }
 }
 
-/// One declared operation of a resource.
+/// One operation of a resource and the scope that it needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Operation {
     /// Upper-case method.
-    pub method: String,
-    /// Exact decoded path.
-    pub path: String,
-    /// The scope that the mandate must carry.
-    pub scope: String,
+    pub method: Arc<str>,
+    /// Path, compared exactly.
+    pub path: Arc<str>,
+    /// The scope that the presented mandate must carry.
+    pub scope: Arc<str>,
 }
 
-/// A resource, as the kernel sees it.
+/// A resource, as far as authority is concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResourceFacts {
     /// Row id.
@@ -224,12 +226,92 @@ pub struct ResourceFacts {
     pub identifier: Arc<str>,
     /// Declared scopes, without the implicit lifecycle scope.
     pub scopes: Scopes,
-    /// Where the Gateway sends calls.
+    /// Where the Gateway sends its calls.
     pub upstream_url: Option<Arc<str>>,
     /// Declared operations.
     pub operations: Vec<Operation>,
-    /// Whether they bound what passes.
+    /// Whether they bind.
     pub enforcement: Enforcement,
-    /// Whose credential is injected.
+    /// Who authenticates calls to it.
     pub provider: ProviderId,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session(lifecycle: Lifecycle) -> SessionFacts {
+        SessionFacts {
+            id: SessionId::trusted("s1"),
+            application_id: ApplicationId::trusted("app"),
+            parent_id: None,
+            subject_record_id: RecordId::trusted("r1"),
+            subject_type: SubjectType::Application,
+            lifecycle,
+            labels: Vec::new(),
+            status: SessionStatus::Active,
+            depth: 0,
+            started_at: Timestamp::from_unix_seconds(0),
+            ends_at: Some(Timestamp::from_unix_seconds(100)),
+            heartbeat_deadline_at: Some(Timestamp::from_unix_seconds(10)),
+        }
+    }
+
+    #[test]
+    fn a_task_lives_until_its_end_and_a_service_until_its_lease_lapses() {
+        let at = Timestamp::from_unix_seconds;
+        let task = session(Lifecycle::Task);
+        assert!(task.is_live(at(99)));
+        assert!(!task.is_live(at(100)));
+        let service = session(Lifecycle::Service);
+        assert!(service.is_live(at(9)));
+        assert!(!service.is_live(at(10)));
+    }
+
+    #[test]
+    fn a_session_that_is_not_active_or_has_no_end_is_not_live() {
+        let at = Timestamp::from_unix_seconds(1);
+        for status in [
+            SessionStatus::Suspended,
+            SessionStatus::Terminated,
+            SessionStatus::Expired,
+        ] {
+            assert!(
+                !SessionFacts {
+                    status,
+                    ..session(Lifecycle::Task)
+                }
+                .is_live(at)
+            );
+        }
+        assert!(
+            !SessionFacts {
+                ends_at: None,
+                ..session(Lifecycle::Task)
+            }
+            .is_live(at)
+        );
+        let leaseless = SessionFacts {
+            heartbeat_deadline_at: None,
+            ..session(Lifecycle::Service)
+        };
+        assert!(!leaseless.is_live(at));
+    }
+
+    #[test]
+    fn words_are_read_as_they_are_written() {
+        assert_eq!(
+            SessionStatus::parse("suspended"),
+            Some(SessionStatus::Suspended)
+        );
+        assert_eq!(
+            Enforcement::parse(Enforcement::TransportUniform.as_str()),
+            Some(Enforcement::TransportUniform)
+        );
+        assert_eq!(EdgeStatus::parse("Active"), None);
+        assert_eq!(
+            subject_type_from(subject_type_text(SubjectType::User)),
+            Some(SubjectType::User)
+        );
+    }
 }
