@@ -1,1 +1,18 @@
-//! Placeholder.
+//! The HTTP kit that every service is built with: serving, the error envelope, request ids,
+//! metrics, settings, the owner of tasks, and guarded egress.
+
+pub mod bearer;
+pub mod body;
+pub mod health;
+pub mod metrics;
+pub mod problem;
+pub mod request_id;
+pub mod server;
+pub mod settings;
+pub mod tasks;
+
+pub use caracal_model::RequestId;
+pub use problem::Problem;
+pub use request_id::{Pattern, RequestIds};
+pub use server::{Limits, Peer, Server};
+pub use tasks::Tasks;

@@ -1,0 +1,193 @@
+//! Each request has an id: the caller's when it has the right form, else one of ours. Handlers
+//! find it in the extensions, callers in `X-Request-Id` and in every error body.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use caracal_model::{Ids, RequestId};
+use futures_util::FutureExt as _;
+use http::{HeaderMap, StatusCode};
+
+use crate::problem::{Problem, X_REQUEST_ID, set_request_id};
+use crate::tasks::panic_text;
+
+/// Which ids of callers are kept (spec README, conventions).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pattern {
+    /// 1 to 128 visible ASCII characters: STS and Gateway.
+    VisibleAscii,
+    /// The id pattern: API and Coordinator.
+    Id,
+}
+
+/// Keeps or makes request ids.
+#[derive(Clone, Debug)]
+pub struct RequestIds {
+    pattern: Pattern,
+    ids: Arc<Ids>,
+}
+
+impl RequestIds {
+    /// Ids of this pattern; new ones come from `ids`.
+    pub fn new(pattern: Pattern, ids: Arc<Ids>) -> Self {
+        Self { pattern, ids }
+    }
+
+    /// The id of a request with these headers.
+    pub fn of(&self, headers: &HeaderMap) -> RequestId {
+        headers
+            .get(X_REQUEST_ID)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|text| match self.pattern {
+                Pattern::VisibleAscii => RequestId::visible_ascii(text),
+                Pattern::Id => RequestId::id_pattern(text),
+            })
+            .unwrap_or_else(|| RequestId::trusted(self.ids.uuid()))
+    }
+}
+
+/// The router of a service: unknown routes answer 404 and wrong methods 405 in the common
+/// envelope, and everything that [`identify`] does.
+pub fn finish(router: Router, ids: RequestIds) -> Router {
+    let router = router
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed);
+    identify(router, ids)
+}
+
+/// Gives every request its id, tells it to every answer, and turns a panic of a handler into a
+/// 500: one bad request must not take a connection, much less the process, with it.
+pub fn identify(router: Router, ids: RequestIds) -> Router {
+    router.layer(middleware::from_fn_with_state(ids, attend))
+}
+
+/// 404 `not_found`.
+pub async fn not_found() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "not_found")
+}
+
+/// 405; `Allow` is added by the route.
+pub async fn method_not_allowed() -> Problem {
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed")
+}
+
+async fn attend(State(ids): State<RequestIds>, mut request: Request, next: Next) -> Response {
+    let id = ids.of(request.headers());
+    request.extensions_mut().insert(id.clone());
+    let answer = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+    let response = answer.unwrap_or_else(|panic| {
+        tracing::error!(request_id = %id, panic = panic_text(&*panic), "handler panicked");
+        Problem::internal().into_response()
+    });
+    named(response, &id)
+}
+
+fn named(mut response: Response, id: &RequestId) -> Response {
+    let Some(problem) = response.extensions_mut().remove::<Problem>() else {
+        set_request_id(&mut response, id);
+        return response;
+    };
+    let mut answer = problem.respond(Some(id));
+    // Layers between the handler and this one may have added headers, such as `Allow`.
+    for (name, value) in response.headers() {
+        if !answer.headers().contains_key(name) && name != http::header::CONTENT_LENGTH {
+            answer.headers_mut().append(name.clone(), value.clone());
+        }
+    }
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::body::Body;
+    use axum::routing::get;
+    use caracal_model::{TestClock, TestRng};
+    use std::fmt::Write as _;
+    use tower::ServiceExt as _;
+
+    fn service(pattern: Pattern) -> Router {
+        let ids = Ids::new(Arc::new(TestClock::default()), Arc::new(TestRng::default()));
+        let router = Router::new()
+            .route("/fine", get(|| async { "fine" }))
+            .route("/broken", get(|| async { panic!("oh") as () }))
+            .route(
+                "/denied",
+                get(|| async { Problem::new(StatusCode::FORBIDDEN, "access_denied") }),
+            );
+        finish(router, RequestIds::new(pattern, Arc::new(ids)))
+    }
+
+    async fn answer(router: &Router, method: &str, path: &str, id: &str) -> String {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("x-request-id", id);
+        let request = request.body(Body::empty()).unwrap();
+        let response = router.clone().oneshot(request).await.unwrap();
+        let mut seen = response.headers()[X_REQUEST_ID]
+            .to_str()
+            .unwrap()
+            .to_owned();
+        if seen != id {
+            seen = format!("(made, {})", seen.len());
+        }
+        let allow = response
+            .headers()
+            .get("allow")
+            .map(|v| v.to_str().unwrap().to_owned());
+        let status = response.status();
+        let body = axum::body::to_bytes(response.into_body(), 4096)
+            .await
+            .unwrap();
+        let body = String::from_utf8(body.to_vec()).unwrap();
+        format!(
+            "{status} id={seen} allow={} {}",
+            allow.unwrap_or_default(),
+            body.trim_end()
+        )
+    }
+
+    #[tokio::test]
+    async fn every_answer_carries_the_id() {
+        let router = service(Pattern::VisibleAscii);
+        let mut table = String::new();
+        for (method, path) in [
+            ("GET", "/fine"),
+            ("GET", "/denied"),
+            ("GET", "/broken"),
+            ("GET", "/no"),
+            ("POST", "/fine"),
+        ] {
+            writeln!(
+                table,
+                "{method} {path}: {}",
+                answer(&router, method, path, "r!1").await
+            )
+            .unwrap();
+        }
+        insta::assert_snapshot!(table, @r#"
+        GET /fine: 200 OK id=r!1 allow= fine
+        GET /denied: 403 Forbidden id=r!1 allow= {"error":"access_denied","requestId":"r!1","request_id":"r!1"}
+        GET /broken: 500 Internal Server Error id=r!1 allow= {"error":"internal_error","requestId":"r!1","request_id":"r!1"}
+        GET /no: 404 Not Found id=r!1 allow= {"error":"not_found","requestId":"r!1","request_id":"r!1"}
+        POST /fine: 405 Method Not Allowed id=r!1 allow=GET,HEAD {"error":"method_not_allowed","requestId":"r!1","request_id":"r!1"}
+        "#);
+    }
+
+    #[tokio::test]
+    async fn ids_of_another_form_are_replaced() {
+        for (pattern, id) in [
+            (Pattern::Id, "r!1"),
+            (Pattern::VisibleAscii, "a b"),
+            (Pattern::Id, &"x".repeat(129)),
+        ] {
+            let seen = answer(&service(pattern), "GET", "/fine", id).await;
+            assert_eq!(seen, "200 OK id=(made, 36) allow= fine");
+        }
+    }
+}
