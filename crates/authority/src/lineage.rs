@@ -1,197 +1,236 @@
-//! The lineage of a Delegation, and what authority is left at its leaf (spec: sts §9, §20.6;
-//! coordinator §17.8, §17.9).
+//! A lineage: the Delegations from a root to the one that is presented, and what is left of the
+//! root's authority at its end (spec: sts §9 and §20.6, coordinator §17.9).
 //!
-//! INVARIANT (narrowing): what comes out is the intersection over the whole path, so nothing that
-//! an ancestor did not hold can be granted, however the edges came to be stored.
+//! **Forces.** Each Delegation was checked against its parent when it was made, and revoking one
+//! revokes what hangs below it. Both happen elsewhere and earlier; a mandate is minted here, now.
 //!
-//! INVARIANT (hops): `max_hops` is what remains. Each Delegation's value is at least one more than
-//! the number of Delegations below it that are not mirrored; mirrored ones use no hop.
+//! **Choice.** Nothing is taken on trust from creation. Every edge must be in force, every Session
+//! live, every link fit the next, and every dimension of authority is intersected over the whole
+//! path. The cost is a few comparisons over ten edges at most.
+
+use std::sync::Arc;
 
 use caracal_model::limits::MAX_PATH;
 use caracal_model::{
-    ApplicationId, ChainHop, DelegationId, Refusal, Refused, Scopes, SessionId, Timestamp,
+    ApplicationId, ChainHop, DelegationId, RecordId, Refusal, Refused, Scopes, SessionId,
+    SubjectType, Timestamp,
 };
 
-use crate::facts::{EdgeFacts, ResourceFacts, SessionFacts};
+use crate::facts::{EdgeFacts, RecordFacts, ResourceFacts, SessionFacts};
 
-/// Whether each Session on the path is there and may act.
-pub trait Sessions {
-    /// The Session, when its zone has it.
-    fn session(&self, id: &SessionId) -> Option<&SessionFacts>;
-    /// Whether the user's authority record that the Session is anchored to stands. True for
-    /// Sessions that are anchored to an application's own record.
-    fn anchor_stands(&self, session: &SessionFacts) -> bool;
+/// The Sessions and authority records that a decision may need. Both lists are short (a path has
+/// ten edges at most), so they are searched, not indexed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Known<'a> {
+    /// Sessions of the zone: those of the lineage and the presenting one.
+    pub sessions: &'a [Arc<SessionFacts>],
+    /// Authority records of the zone: the presented one, and those of users that Sessions hang on.
+    pub records: &'a [Arc<RecordFacts>],
 }
 
-/// A lineage that holds, from root to leaf, and what it leaves.
+impl<'a> Known<'a> {
+    /// The record with this id, in force.
+    pub fn live_record(&self, id: &RecordId, now: Timestamp) -> Option<&'a RecordFacts> {
+        let found = self.records.iter().find(|record| record.id == *id)?;
+        found.is_live(now).then_some(&**found)
+    }
+
+    /// The Session with this id, live; one that hangs on a user needs that user's record in force.
+    pub fn live_session(&self, id: &SessionId, now: Timestamp) -> Option<&'a SessionFacts> {
+        let found = self.sessions.iter().find(|session| session.id == *id)?;
+        let anchored = match found.subject_type {
+            SubjectType::Application => true,
+            SubjectType::User => self.live_record(&found.subject_record_id, now).is_some(),
+        };
+        (anchored && found.is_live(now)).then_some(&**found)
+    }
+}
+
+/// Why a lineage carries no authority.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum LineageError {
+    /// No edge of that id.
+    #[error("delegation not found")]
+    Unknown,
+    /// An edge was revoked or has expired.
+    #[error("delegation is not active")]
+    NotActive,
+    /// A Session on the path is not live.
+    #[error("a session of the delegation is not live")]
+    SessionNotLive,
+    /// The presented edge leads to another Session.
+    #[error("delegation does not lead to this session")]
+    OtherSession,
+    /// The presented edge leads to another application.
+    #[error("delegation does not lead to this application")]
+    OtherApplication,
+    /// Links do not fit each other, or their Sessions.
+    #[error("delegation lineage is inconsistent")]
+    Inconsistent,
+    /// More edges than a path may have.
+    #[error("delegation path is too long")]
+    TooLong,
+    /// An edge allows fewer hops than follow it.
+    #[error("delegation allows no further hop")]
+    OutOfHops,
+}
+
+impl From<LineageError> for Refused {
+    fn from(error: LineageError) -> Self {
+        Refusal::AccessDenied.because(error.to_string())
+    }
+}
+
+/// A path that was checked, and what every edge of it allows.
 #[derive(Clone, Debug)]
 pub struct Lineage<'a> {
-    path: Vec<&'a EdgeFacts>,
-    /// Scopes that every Delegation on the path carries.
-    pub scopes: Scopes,
-    /// When the first of them ends, or the Session at its end.
-    pub expires_at: Timestamp,
-    /// The shortest lifetime of a mandate that any of them names, in seconds.
-    pub ttl_cap: Option<u32>,
-}
-
-fn denied(why: impl Into<std::borrow::Cow<'static, str>>) -> Refused {
-    Refusal::AccessDenied.because(why)
+    edges: &'a [Arc<EdgeFacts>],
+    leaf: &'a EdgeFacts,
+    scopes: Scopes,
+    expires_at: Timestamp,
+    ttl_seconds: Option<u32>,
 }
 
 impl<'a> Lineage<'a> {
-    /// Checks a path from root to leaf for its presenter.
+    /// Checks the path from root to leaf for `caller`, who presents the leaf from `session`.
     ///
     /// # Errors
-    /// 403 `access_denied` that names the gate that failed.
+    /// [`LineageError`] naming the first thing that does not hold.
     pub fn check(
-        path: Vec<&'a EdgeFacts>,
-        sessions: &impl Sessions,
-        presenter: (&ApplicationId, &SessionId),
+        edges: &'a [Arc<EdgeFacts>],
+        known: Known<'a>,
+        caller: &ApplicationId,
+        session: &SessionId,
         now: Timestamp,
-    ) -> Result<Self, Refused> {
-        let Some(leaf) = path.last().copied() else {
-            return Err(denied("the delegation does not exist in this zone"));
+    ) -> Result<Self, LineageError> {
+        let (Some(root), Some(leaf)) = (edges.first(), edges.last()) else {
+            return Err(LineageError::Unknown);
         };
-        check_presenter(leaf, presenter)?;
-        check_shape(&path)?;
-        check_hops(&path)?;
-        let mut scopes = leaf.scopes.clone();
-        let mut expires_at = leaf.expires_at;
-        let mut ttl_cap = None;
-        for edge in &path {
-            check_edge(edge, now)?;
-            check_end(sessions, &edge.source_session_id, &edge.issuer_application_id, now)?;
-            check_end(sessions, &edge.target_session_id, &edge.receiver_application_id, now)?;
-            scopes = scopes.intersect(&edge.scopes);
-            expires_at = expires_at.min(edge.expires_at);
-            expires_at = edge.constraints.expires_at.map_or(expires_at, |at| at.min(expires_at));
-            ttl_cap = shorter(ttl_cap, edge.constraints.ttl_seconds);
+        if leaf.target_session_id != *session {
+            return Err(LineageError::OtherSession);
         }
-        let ends = sessions.session(&leaf.target_session_id).and_then(|session| session.ends_at);
-        expires_at = ends.map_or(expires_at, |at| at.min(expires_at));
-        Ok(Self { path, scopes, expires_at, ttl_cap })
+        if leaf.receiver_application_id != *caller {
+            return Err(LineageError::OtherApplication);
+        }
+        if edges.len() > MAX_PATH {
+            return Err(LineageError::TooLong);
+        }
+        if root.parent_edge_id.is_some() {
+            return Err(LineageError::Inconsistent);
+        }
+        for edge in edges {
+            check_edge(edge, known, now)?;
+        }
+        check_links(edges)?;
+        check_hops(edges)?;
+        let (scopes, expires_at, ttl_seconds) = intersect(root, edges);
+        if expires_at <= now {
+            return Err(LineageError::NotActive);
+        }
+        Ok(Self { edges, leaf, scopes, expires_at, ttl_seconds })
     }
 
-    /// The Delegation that was presented.
-    pub fn leaf(&self) -> Option<&'a EdgeFacts> {
-        self.path.last().copied()
+    /// The Delegation that is presented.
+    pub fn leaf(&self) -> &'a EdgeFacts {
+        self.leaf
     }
 
-    /// Whether every Delegation on the path reaches this resource.
-    pub fn reaches(&self, resource: &ResourceFacts) -> bool {
-        self.path.iter().all(|edge| edge_reaches(edge, resource))
+    /// The scopes that every edge carries.
+    pub fn scopes(&self) -> &Scopes {
+        &self.scopes
     }
 
-    /// Delegation ids from root to leaf.
-    pub fn ids(&self) -> Vec<DelegationId> {
-        self.path.iter().map(|edge| edge.id.clone()).collect()
+    /// The earliest expiry, of edges and of their constraints.
+    pub fn expires_at(&self) -> Timestamp {
+        self.expires_at
     }
 
-    /// One hop a Delegation as its issuer, then the receiver without one.
+    /// The shortest lifetime that a constraint sets for mandates.
+    pub fn ttl_seconds(&self) -> Option<u32> {
+        self.ttl_seconds
+    }
+
+    /// Whether every edge admits this resource.
+    pub fn admits(&self, resource: &ResourceFacts) -> bool {
+        self.edges.iter().all(|edge| {
+            edge.resource_id.as_ref().is_none_or(|only| *only == resource.id)
+                && edge.constraints.admit_resource(&resource.identifier)
+        })
+    }
+
+    /// The ids from root to leaf.
+    pub fn path(&self) -> impl ExactSizeIterator<Item = &'a DelegationId> {
+        self.edges.iter().map(|edge| &edge.id)
+    }
+
+    /// One hop for each edge as its issuer, then the receiver.
     pub fn chain(&self) -> Vec<ChainHop> {
-        let hops = self.path.iter().map(|edge| ChainHop {
+        let issuers = self.edges.iter().map(|edge| ChainHop {
             application_id: edge.issuer_application_id.clone(),
             agent_session_id: Some(edge.source_session_id.clone()),
             delegation_edge_id: Some(edge.id.clone()),
         });
-        let receiver = self.leaf().map(|leaf| ChainHop {
-            application_id: leaf.receiver_application_id.clone(),
-            agent_session_id: Some(leaf.target_session_id.clone()),
+        let receiver = ChainHop {
+            application_id: self.leaf.receiver_application_id.clone(),
+            agent_session_id: Some(self.leaf.target_session_id.clone()),
             delegation_edge_id: None,
-        });
-        hops.chain(receiver).collect()
-    }
-
-    /// How many Delegations, mirrored ones included.
-    pub fn hop_count(&self) -> u32 {
-        u32::try_from(self.path.len()).unwrap_or(u32::MAX)
+        };
+        issuers.chain([receiver]).collect()
     }
 }
 
-/// Whether one Delegation reaches a resource: bound to it, or to its identifier, or unbound.
-pub fn edge_reaches(edge: &EdgeFacts, resource: &ResourceFacts) -> bool {
-    let bound = edge.resource_id.as_ref().is_none_or(|id| *id == resource.id);
-    let named = match &edge.constraints.resources {
-        Some(named) if !named.is_empty() => named.contains(&*resource.identifier),
-        _ => true,
-    };
-    bound && named
+fn check_edge(edge: &EdgeFacts, known: Known<'_>, now: Timestamp) -> Result<(), LineageError> {
+    if !edge.is_live(now) {
+        return Err(LineageError::NotActive);
+    }
+    let session = |id| known.live_session(id, now).ok_or(LineageError::SessionNotLive);
+    let source = session(&edge.source_session_id)?;
+    let target = session(&edge.target_session_id)?;
+    let fits = source.application_id == edge.issuer_application_id
+        && target.application_id == edge.receiver_application_id;
+    if fits { Ok(()) } else { Err(LineageError::Inconsistent) }
 }
 
-fn shorter(one: Option<u32>, other: Option<u32>) -> Option<u32> {
-    match (one, other) {
-        (Some(one), Some(other)) => Some(one.min(other)),
-        (one, other) => one.or(other),
-    }
+/// Each edge starts where its parent ends. No Session is passed twice: creation refuses circles,
+/// so a path with one was not made by us.
+fn check_links(edges: &[Arc<EdgeFacts>]) -> Result<(), LineageError> {
+    let fits = edges.iter().zip(edges.iter().skip(1)).all(|(parent, child)| {
+        child.parent_edge_id.as_ref() == Some(&parent.id)
+            && parent.target_session_id == child.source_session_id
+            && parent.receiver_application_id == child.issuer_application_id
+    });
+    let circle = edges.iter().enumerate().any(|(at, edge)| {
+        let onward = edges.iter().skip(at);
+        onward.map(|later| &later.target_session_id).any(|later| *later == edge.source_session_id)
+    });
+    let orphan_mirror = edges.first().is_some_and(|root| root.mirrored);
+    if fits && !circle && !orphan_mirror { Ok(()) } else { Err(LineageError::Inconsistent) }
 }
 
-fn check_presenter(
-    leaf: &EdgeFacts,
-    (application, session): (&ApplicationId, &SessionId),
-) -> Result<(), Refused> {
-    if leaf.target_session_id != *session {
-        return Err(denied("the delegation was given to another session"));
-    }
-    if leaf.receiver_application_id != *application {
-        return Err(denied("the delegation was given to another application"));
-    }
-    Ok(())
-}
-
-fn check_shape(path: &[&EdgeFacts]) -> Result<(), Refused> {
-    if path.len() > MAX_PATH {
-        return Err(denied("the delegation path is longer than 10"));
-    }
-    if path.first().is_some_and(|root| root.parent_edge_id.is_some()) {
-        return Err(denied("the delegation path does not reach a root"));
-    }
-    for (above, below) in path.iter().zip(path.iter().skip(1)) {
-        let joined = below.parent_edge_id.as_ref() == Some(&above.id)
-            && above.target_session_id == below.source_session_id
-            && above.receiver_application_id == below.issuer_application_id;
-        if !joined {
-            return Err(denied("the delegation path is broken"));
-        }
-    }
-    Ok(())
-}
-
-fn check_hops(path: &[&EdgeFacts]) -> Result<(), Refused> {
+/// INVARIANT (hops): an edge allows `max_hops` Delegations from itself on. A mirrored edge is the
+/// same Delegation held by a child Session, so it is not counted.
+fn check_hops(edges: &[Arc<EdgeFacts>]) -> Result<(), LineageError> {
     let mut below = 0;
-    for edge in path.iter().rev() {
+    for edge in edges.iter().rev() {
         if edge.max_hops() < 1 + below {
-            return Err(denied("the delegation path has more hops than max_hops allows"));
+            return Err(LineageError::OutOfHops);
         }
-        if !edge.mirrored {
-            below += 1;
-        }
+        below += u32::from(!edge.mirrored);
     }
     Ok(())
 }
 
-fn check_edge(edge: &EdgeFacts, now: Timestamp) -> Result<(), Refused> {
-    let in_time = edge.constraints.expires_at.is_none_or(|at| at > now);
-    if edge.is_live(now) && in_time {
-        return Ok(());
+fn intersect(root: &EdgeFacts, edges: &[Arc<EdgeFacts>]) -> (Scopes, Timestamp, Option<u32>) {
+    let mut scopes = root.scopes.clone();
+    let mut expires_at = root.expires_at;
+    let mut ttl_seconds = None;
+    for edge in edges {
+        if !scopes.is_within(&edge.scopes) {
+            scopes = scopes.intersect(&edge.scopes);
+        }
+        expires_at = expires_at.min(edge.expires_at);
+        expires_at = edge.constraints.expires_at.map_or(expires_at, |at| at.min(expires_at));
+        ttl_seconds = [ttl_seconds, edge.constraints.ttl_seconds].into_iter().flatten().min();
     }
-    Err(denied("a delegation on the path was revoked or has expired"))
-}
-
-fn check_end(
-    sessions: &impl Sessions,
-    id: &SessionId,
-    application: &ApplicationId,
-    now: Timestamp,
-) -> Result<(), Refused> {
-    let Some(session) = sessions.session(id) else {
-        return Err(denied("a session on the delegation path does not exist in this zone"));
-    };
-    if session.application_id != *application {
-        return Err(denied("a session on the delegation path belongs to another application"));
-    }
-    if !session.is_live(now) || !sessions.anchor_stands(session) {
-        return Err(denied("a session on the delegation path is not live"));
-    }
-    Ok(())
+    (scopes, expires_at, ttl_seconds)
 }
