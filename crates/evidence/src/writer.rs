@@ -1,0 +1,146 @@
+//! The writer thread: whatever has gathered is committed once, then everyone is answered.
+//!
+//! While one commit runs, the next callers gather; the busier it is, the larger the groups and the
+//! cheaper each event. There is no timer, so a caller alone waits for one commit and no more.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use caracal_model::Clock;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::backlog::{Backlog, Entry};
+use crate::disk::Disk;
+use crate::error::EvidenceError;
+use crate::keeper::Alarm;
+use crate::sink::Pending;
+
+/// Most commands in one commit.
+const GROUP: usize = 1_024;
+/// How many acknowledged entries may stay before a commit deletes them in passing. When it is
+/// quiet, the keeper has them deleted at once.
+const FORGET_AFTER: u64 = 256;
+
+/// Events of one caller, and where to answer.
+#[derive(Debug)]
+pub struct Append {
+    pub events: Vec<Pending>,
+    pub done: oneshot::Sender<Result<(), EvidenceError>>,
+}
+
+#[derive(Debug)]
+pub enum Command {
+    Append(Append),
+    /// Delete what was acknowledged.
+    Settle,
+    /// Write what is queued and end.
+    Close,
+    #[cfg(test)]
+    Execute(&'static str),
+}
+
+pub struct Writer {
+    pub disk: Disk,
+    pub commands: mpsc::Receiver<Command>,
+    pub backlog: Arc<Backlog>,
+    pub alarm: Arc<Alarm>,
+    pub clock: Arc<dyn Clock>,
+    pub last: u64,
+    pub forgotten: u64,
+}
+
+impl Writer {
+    /// The body of the thread; ends when the log is closed and everything queued is written.
+    pub fn run(mut self) {
+        let mut group = Vec::with_capacity(GROUP);
+        loop {
+            // Returns as soon as there is one; takes all that are there, up to the bound.
+            if self.commands.blocking_recv_many(&mut group, GROUP) == 0 {
+                break;
+            }
+            self.serve(&mut group);
+        }
+        self.settle();
+        if let Err(error) = self.disk.finish() {
+            tracing::warn!(%error, "evidence log not folded into its file; the next start does it");
+        }
+        self.alarm.end();
+    }
+
+    fn serve(&mut self, group: &mut Vec<Command>) {
+        let (mut appends, mut settle) = (Vec::with_capacity(group.len()), false);
+        for command in group.drain(..) {
+            match command {
+                Command::Append(append) => appends.push(append),
+                Command::Settle => settle = true,
+                Command::Close => self.commands.close(),
+                #[cfg(test)]
+                Command::Execute(sql) => self.disk.execute(sql).unwrap(),
+            }
+        }
+        if !appends.is_empty() {
+            self.append(appends);
+        } else if settle {
+            self.settle();
+        }
+    }
+
+    fn append(&mut self, appends: Vec<Append>) {
+        let at = self.clock.now();
+        let mut waiting = Vec::with_capacity(appends.len());
+        let mut entries = Vec::with_capacity(appends.len());
+        for Append { events, done } in appends {
+            let next = self.last + 1 + entries.len() as u64;
+            let places = (next..).zip(events);
+            entries.extend(places.map(|(seq, event)| Entry { seq, at, event }));
+            waiting.push(done);
+        }
+        let acknowledged = self.backlog.acknowledged();
+        let forget = acknowledged >= self.forgotten + FORGET_AFTER;
+        let outcome = self.commit(forget.then_some(acknowledged), entries);
+        for done in waiting {
+            // Whoever no longer waits has its event on record all the same.
+            let _ = done.send(outcome.clone());
+        }
+    }
+
+    fn commit(&mut self, forget: Option<u64>, entries: Vec<Entry>) -> Result<(), EvidenceError> {
+        match self.disk.commit(forget, &entries) {
+            Ok(()) => {
+                self.forgotten = forget.unwrap_or(self.forgotten);
+                self.last += entries.len() as u64;
+                self.backlog.write_failed.store(false, Ordering::Relaxed);
+                self.backlog.committed(entries);
+                self.alarm.raise();
+                Ok(())
+            }
+            Err(error) => {
+                tracing::error!(%error, events = entries.len(), "evidence not written");
+                self.backlog.write_failed.store(true, Ordering::Relaxed);
+                self.backlog
+                    .refused_by_disk(entries.into_iter().map(|entry| entry.event));
+                Err(EvidenceError::Unwritable {
+                    detail: error.to_string().into(),
+                })
+            }
+        }
+    }
+
+    fn settle(&mut self) {
+        if self.backlog.write_failed.load(Ordering::Relaxed) {
+            // Readiness turned callers away after a failed write, so none of them would find out
+            // that the disk is back.
+            let failed = self.disk.probe().is_err();
+            self.backlog.write_failed.store(failed, Ordering::Relaxed);
+        }
+        let acknowledged = self.backlog.acknowledged();
+        if acknowledged <= self.forgotten {
+            return;
+        }
+        match self.disk.commit(Some(acknowledged), &[]) {
+            Ok(()) => self.forgotten = acknowledged,
+            // They stay; at worst they are delivered once more, and Audit knows their ids.
+            Err(error) => tracing::warn!(%error, "acknowledged evidence not deleted"),
+        }
+    }
+}
