@@ -3,6 +3,8 @@
 
 pub mod bearer;
 pub mod body;
+pub mod breaker;
+pub mod egress;
 pub mod health;
 pub mod metrics;
 pub mod problem;

@@ -164,6 +164,7 @@ pub(super) struct WatchedBody {
     body: Body,
     watch: Arc<Watch>,
     reset_on_break: bool,
+    broken: Option<axum::Error>,
 }
 
 impl WatchedBody {
@@ -172,6 +173,7 @@ impl WatchedBody {
             body,
             watch,
             reset_on_break,
+            broken: None,
         }
     }
 }
@@ -190,11 +192,20 @@ impl HttpBody for WatchedBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        if let Some(error) = self.broken.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        if self.reset_on_break && matches!(frame, Some(Err(_))) {
+        let Some(Err(error)) = frame else {
+            return Poll::Ready(frame);
+        };
+        if self.reset_on_break {
             self.watch.reset.store(true, Ordering::Relaxed);
         }
-        Poll::Ready(frame)
+        // An error makes hyper drop what it has not written yet. One turn later, it has.
+        self.broken = Some(error);
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     fn is_end_stream(&self) -> bool {

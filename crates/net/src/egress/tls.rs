@@ -1,0 +1,127 @@
+//! TLS configurations. One provider (aws-lc-rs), TLS 1.2 or later, HTTP/1.1.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::crypto::CryptoProvider;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+/// Why there is no TLS configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file cannot be read.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file does not hold what it should.
+    #[error("{}: is not a PEM bundle of {what}", path.display())]
+    Pem {
+        /// Which.
+        path: PathBuf,
+        /// What it should hold.
+        what: &'static str,
+    },
+    /// The library refuses the configuration.
+    #[error("tls: {0}")]
+    Config(#[from] rustls::Error),
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+/// Trusts the roots of the operating system, and those of `extra_ca`
+/// (`CARACAL_TLS_EXTRA_CA_FILE`): an absent file changes nothing, a bad one is an error, because a
+/// half-read bundle would fail later and elsewhere.
+///
+/// # Errors
+/// [`TlsError`].
+pub fn client_config(extra_ca: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
+    let mut roots = RootCertStore::empty();
+    let native = rustls_native_certs::load_native_certs();
+    let (_, ignored) = roots.add_parsable_certificates(native.certs);
+    if ignored > 0 || !native.errors.is_empty() {
+        tracing::warn!(
+            ignored,
+            errors = native.errors.len(),
+            "some system roots are unusable"
+        );
+    }
+    if let Some(path) = extra_ca {
+        match certificates(path) {
+            Ok(extra) => {
+                for certificate in extra {
+                    roots.add(certificate)?;
+                }
+            }
+            Err(TlsError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+/// Serves with the certificate chain and the key of two PEM files.
+///
+/// # Errors
+/// [`TlsError`].
+pub fn server_config(chain: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
+    let chain = certificates(chain)?;
+    let key = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|_| TlsError::Pem {
+        path: key.to_owned(),
+        what: "a private key",
+    })?;
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let pem = read(path)?;
+    let bundle: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    match bundle {
+        Ok(bundle) if !bundle.is_empty() => Ok(bundle),
+        _ => Err(TlsError::Pem {
+            path: path.to_owned(),
+            what: "certificates",
+        }),
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    std::fs::read(path).map_err(|source| TlsError::File {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_absent_extra_bundle_changes_nothing_and_a_bad_one_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("extra.pem");
+        assert!(client_config(Some(&path)).is_ok());
+        std::fs::write(&path, "not a certificate").unwrap();
+        assert!(matches!(
+            client_config(Some(&path)),
+            Err(TlsError::Pem { .. })
+        ));
+    }
+}
