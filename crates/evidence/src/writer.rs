@@ -144,3 +144,72 @@ impl Writer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backlog::{Next, Recovered};
+    use crate::disk::Reader;
+    use crate::log::Durability;
+    use caracal_crypto::SystemClock;
+    use caracal_model::EventId;
+
+    fn events(count: usize) -> (Append, oneshot::Receiver<Result<(), EvidenceError>>) {
+        let id = EventId::trusted("e");
+        let event = Pending {
+            id,
+            wire: "{}".to_owned(),
+        };
+        let (done, waiting) = oneshot::channel();
+        (
+            Append {
+                events: vec![event; count],
+                done,
+            },
+            waiting,
+        )
+    }
+
+    #[test]
+    fn a_commit_deletes_what_was_acknowledged_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("evidence-test.db");
+        let mut writer = Writer {
+            disk: Disk::open(&path, Durability::Process).unwrap(),
+            commands: mpsc::channel(1).1,
+            backlog: Arc::new(Backlog::new(&Recovered::default())),
+            alarm: Arc::default(),
+            clock: Arc::new(SystemClock::new()),
+            last: 0,
+            forgotten: 0,
+        };
+        let reader = Reader::open(&path).unwrap();
+        let left = || {
+            let batch = reader.after(0, 1_000).unwrap();
+            (batch.last() + 1 - batch.events.len() as u64, batch.last())
+        };
+        let deliver = |writer: &Writer, after: u64, count: usize| {
+            let Next::Batch(batch) = writer.backlog.after(after, count) else {
+                panic!()
+            };
+            writer.backlog.acknowledge(&batch);
+        };
+
+        let (append, mut answer) = events(300);
+        writer.append(vec![append]);
+        assert!(matches!(answer.try_recv(), Ok(Ok(()))));
+        assert_eq!(left(), (1, 300));
+
+        deliver(&writer, 0, 255);
+        writer.append(vec![events(1).0, events(1).0]);
+        assert_eq!(left(), (1, 302), "too few to be worth a deletion");
+
+        deliver(&writer, 255, 5);
+        writer.append(vec![events(1).0]);
+        assert_eq!(left(), (261, 303));
+
+        deliver(&writer, 260, 2);
+        writer.settle();
+        assert_eq!(left(), (263, 303));
+    }
+}
