@@ -97,7 +97,10 @@ pub struct Directive {
     pub expires_at: i64,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde calls")]
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the signature that serde calls"
+)]
 fn is_zero(value: &i64) -> bool {
     *value == 0
 }

@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use caracal_model::{Mandate, Refused, RequestId, Secret};
+use caracal_net::breaker::Circuit;
 use http::StatusCode;
 use serde_json::{Map, Value};
 
@@ -19,6 +20,11 @@ pub trait Exchange: Send + Sync {
 
     /// Whether the STS can be reached, for readiness.
     async fn healthy(&self) -> bool;
+
+    /// The circuit in front of the STS, for metrics. A function call needs none.
+    fn circuit(&self) -> Circuit {
+        Circuit::default()
+    }
 }
 
 /// One exchange. The Gateway has verified the mandate and claimed its `jti`.
@@ -125,20 +131,34 @@ impl From<Refused> for ExchangeRefused {
 
 impl From<ExchangeRefused> for caracal_net::Problem {
     fn from(refused: ExchangeRefused) -> Self {
-        let Parts { status, error, description, retry_after, members } = *refused.0;
+        let Parts {
+            status,
+            error,
+            description,
+            retry_after,
+            members,
+        } = *refused.0;
         let mut problem = Self::new(status, error).because(description);
         // Decision 5: whoever may come back is told when, on every 429 and 503.
         let later = matches!(status.as_u16(), 429 | 503).then_some(1);
         if let Some(seconds) = retry_after.or(later) {
             problem = problem.retry_after(seconds);
         }
-        members.into_iter().fold(problem, |problem, (name, value)| problem.with(name, value))
+        members
+            .into_iter()
+            .fold(problem, |problem, (name, value)| problem.with(name, value))
     }
 }
 
 impl std::fmt::Display for ExchangeRefused {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {}: {}", self.0.status.as_u16(), self.0.error, self.0.description)
+        write!(
+            f,
+            "{} {}: {}",
+            self.0.status.as_u16(),
+            self.0.error,
+            self.0.description
+        )
     }
 }
 

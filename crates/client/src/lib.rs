@@ -3,6 +3,9 @@
 
 mod directive;
 mod exchange;
+mod remote;
 
+pub use caracal_net::breaker::Circuit;
 pub use directive::{AuthLocation, AuthMode, Directive};
 pub use exchange::{Exchange, ExchangeRefused, GatewayExchange, GatewayGrant};
+pub use remote::{BaseUrlError, RemoteExchange};
