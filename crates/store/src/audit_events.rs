@@ -88,7 +88,10 @@ statements! { pub(crate) mod sql {
     PAGE = pg: page!("= ANY($13)"), lite: page!("IN (SELECT value FROM json_each($13))");
     BY_REQUEST = concat!("SELECT ", columns!(), " FROM audit_events
         WHERE zone_id = $1 AND request_id = $2 ORDER BY occurred_at, id LIMIT $3");
-    SEARCH = concat!("SELECT ", columns!(), " FROM audit_events
+    SEARCH = concat!("SELECT ", columns!(), ", (SELECT before.content_sha256 FROM audit_events before
+            WHERE before.zone_id = audit_events.zone_id
+              AND before.chain_seq = audit_events.chain_seq - 1) AS previous_sha256
+        FROM audit_events
         WHERE zone_id = $1 AND chain_seq > $2 AND occurred_at >= $3 AND occurred_at < $4
           AND (CAST($5 AS TEXT) IS NULL OR decision = $5)
           AND (CAST($6 AS TEXT) IS NULL OR request_id = $6)
@@ -447,13 +450,14 @@ impl AuditEvents<'_> {
         .await
     }
 
-    /// Events after a place of the chain, in its order, within `[since, until)`.
+    /// Events after a place of the chain, in its order, within `[since, until)`, each with the
+    /// content hash of the event before it in the chain.
     pub async fn search(
         &self,
         after_seq: u64,
         filter: &AuditFilter<'_>,
         limit: u32,
-    ) -> Result<Vec<AuditEvent>, StoreError> {
+    ) -> Result<Vec<(AuditEvent, Option<String>)>, StoreError> {
         let params = [
             Param::from(self.0.id()),
             seq(after_seq),
@@ -471,7 +475,10 @@ impl AuditEvents<'_> {
             Param::from(filter.request_id),
             Param::from(limit),
         ];
-        self.read(&sql::SEARCH, &params).await
+        let rows = self.0.query(&sql::SEARCH, &params).await?;
+        rows.iter()
+            .map(|row| Ok((AuditEvent::read(row)?, row.opt_string("previous_sha256")?)))
+            .collect()
     }
 
     /// The chain after a place, in its order.

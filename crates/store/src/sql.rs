@@ -36,11 +36,11 @@ macro_rules! statements {
     };
     (@items [$($done:ident)*]) => {
         /// Every statement of this module.
-        pub(crate) const ALL: &[&$crate::sql::Sql] = &[$(&$done),*];
+        pub(crate) const ALL: &[&$crate::Sql] = &[$(&$done),*];
     };
     (@items [$($done:ident)*] $(#[$doc:meta])* $name:ident = pg: $pg:expr, lite: $lite:expr; $($rest:tt)*) => {
         $(#[$doc])*
-        pub(crate) const $name: $crate::sql::Sql = $crate::sql::Sql {
+        pub(crate) const $name: $crate::Sql = $crate::Sql {
             name: concat!(module_path!(), "::", stringify!($name)),
             pg: $pg,
             lite: $lite,
@@ -49,7 +49,7 @@ macro_rules! statements {
     };
     (@items [$($done:ident)*] $(#[$doc:meta])* $name:ident = $text:expr; $($rest:tt)*) => {
         $(#[$doc])*
-        pub(crate) const $name: $crate::sql::Sql = $crate::sql::Sql {
+        pub(crate) const $name: $crate::Sql = $crate::Sql {
             name: concat!(module_path!(), "::", stringify!($name)),
             pg: $text,
             lite: $text,

@@ -1,0 +1,59 @@
+//! Settings of this service (spec: operations §2.4). Those of storage, streams and the server are
+//! the binary's.
+
+use std::time::Duration;
+
+use caracal_crypto::HmacKey;
+use caracal_model::Secret;
+use caracal_net::settings::{Mistakes, Mode, Strings};
+
+caracal_net::settings! {
+    /// What this service can be told.
+    pub struct Config {
+        /// Posture; unset is stable.
+        pub mode: Mode = var("CARACAL_MODE").or("stable"),
+        /// Signs events and chains; hex, at least 32 bytes.
+        pub key: Option<HmacKey> = var("AUDIT_HMAC_KEY").secret(),
+        /// Opens `/api/audit/*`; without it those routes do not exist.
+        pub admin_token: Option<Secret<String>> = var("AUDIT_ADMIN_TOKEN").secret(),
+        /// Opens `/metrics`; without it they are open in dev and closed otherwise.
+        pub metrics_bearer: Option<Secret<String>> = var("METRICS_BEARER").secret(),
+        /// When entries that another replica did not finish are taken over.
+        pub claim_idle: Duration = var("AUDIT_CLAIM_IDLE_SECS").or("30").seconds().within("1", "86400"),
+        /// Dead letters beyond which `/ready` fails; 0 is never.
+        pub ready_dlq_max: u64 = var("AUDIT_READY_DLQ_MAX").or("0"),
+        /// Unfinished entries beyond which `/ready` fails; 0 is never.
+        pub ready_lag_max: u64 = var("AUDIT_READY_LAG_MAX").or("0"),
+        /// Age in seconds of the oldest pending entry beyond which `/ready` fails; 0 is never.
+        pub ready_pel_oldest_max: u64 = var("AUDIT_READY_PEL_OLDEST_SECS_MAX").or("0"),
+    }
+}
+
+impl Config {
+    /// Reads all settings and checks what spans several of them.
+    ///
+    /// # Errors
+    /// Every mistake at once.
+    pub fn read(from: &dyn Strings) -> Result<Self, Mistakes> {
+        let mut mistakes = Mistakes::default();
+        let config = Self::load(from, &mut mistakes);
+        if config
+            .as_ref()
+            .is_some_and(|config| !config.is_dev() && config.key.is_none())
+        {
+            mistakes.add(
+                "AUDIT_HMAC_KEY",
+                "is required unless CARACAL_MODE is dev: 64 hex digits or more",
+            );
+        }
+        match config {
+            Some(config) if mistakes.is_empty() => Ok(config),
+            _ => Err(mistakes),
+        }
+    }
+
+    /// Whether conveniences of development are allowed.
+    pub fn is_dev(&self) -> bool {
+        self.mode == Mode::Dev
+    }
+}

@@ -1,0 +1,121 @@
+//! What Audit counts (spec: audit-and-streams §14).
+
+use caracal_net::metrics::{Counter, Gauge, Registry};
+use serde_json::json;
+
+/// Counters of ingestion, shared by everything that ingests.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    /// Events appended to the ledger.
+    pub inserts: Counter,
+    /// Events that came again unchanged.
+    pub duplicates: Counter,
+    /// Events that came again with another text.
+    pub tamper_replay: Counter,
+    /// Entries that are no event.
+    pub parse_errors: Counter,
+    /// Entries whose signature is missing or wrong.
+    pub hmac_failures: Counter,
+    /// Entries that went to the dead-letter topic.
+    pub dlq: Counter,
+    /// Entries taken over from a consumer that did not finish them.
+    pub retries: Counter,
+    /// Failed attempts to commit a batch.
+    pub commit_failures: Counter,
+    pub(crate) lag: Gauge,
+    pub(crate) pel_oldest: Gauge,
+    pub(crate) oldest_unprocessed: Gauge,
+    pub(crate) dlq_size: Gauge,
+    pub(crate) dlq_oldest_age: Gauge,
+}
+
+impl Metrics {
+    /// Puts them under their names.
+    pub fn register(&self, registry: &Registry) {
+        for (name, help, counter) in [
+            ("inserts", "Events appended to the ledger", &self.inserts),
+            (
+                "duplicates",
+                "Events that came again unchanged",
+                &self.duplicates,
+            ),
+            (
+                "tamper_replay",
+                "Events that came again with another text",
+                &self.tamper_replay,
+            ),
+            (
+                "parse_errors",
+                "Entries that are no event",
+                &self.parse_errors,
+            ),
+            (
+                "hmac_failures",
+                "Entries without a valid signature",
+                &self.hmac_failures,
+            ),
+            ("dlq", "Entries written to the dead-letter topic", &self.dlq),
+            (
+                "retries",
+                "Entries taken over from another consumer",
+                &self.retries,
+            ),
+            (
+                "commit_failures",
+                "Batches that could not be committed",
+                &self.commit_failures,
+            ),
+        ] {
+            registry.register(name, help, counter.clone());
+        }
+        for (name, help, gauge) in [
+            (
+                "consumer_lag",
+                "Entries not yet acknowledged, undelivered ones included",
+                &self.lag,
+            ),
+            (
+                "consumer_pel_oldest_seconds",
+                "Age of the oldest pending entry",
+                &self.pel_oldest,
+            ),
+            (
+                "oldest_unprocessed_seconds",
+                "Age of the oldest entry not yet acknowledged",
+                &self.oldest_unprocessed,
+            ),
+            (
+                "dlq_size",
+                "Entries in the dead-letter topic",
+                &self.dlq_size,
+            ),
+            (
+                "dlq_oldest_age_seconds",
+                "Age of the oldest dead letter",
+                &self.dlq_oldest_age,
+            ),
+        ] {
+            registry.register(name, help, gauge.clone());
+        }
+        let metrics = self.clone();
+        registry.json(move || metrics.flat());
+    }
+
+    fn flat(&self) -> serde_json::Value {
+        json!({
+            "inserts_total": self.inserts.get(),
+            "duplicates_total": self.duplicates.get(),
+            "tamper_replay_total": self.tamper_replay.get(),
+            "parse_errors_total": self.parse_errors.get(),
+            "hmac_failures_total": self.hmac_failures.get(),
+            "dlq_total": self.dlq.get(),
+            "retries_total": self.retries.get(),
+            "commit_failures_total": self.commit_failures.get(),
+            "consumer_lag": self.lag.get(),
+            "consumer_pel_oldest_secs": self.pel_oldest.get(),
+            "oldest_unprocessed_secs": self.oldest_unprocessed.get(),
+            "dlq_size": self.dlq_size.get(),
+            "dlq_oldest_age_secs": self.dlq_oldest_age.get(),
+        })
+    }
+}

@@ -1,0 +1,232 @@
+//! Each way of tampering is found, and found where it was done.
+
+use std::io::Cursor;
+
+use caracal_audit::{Finding, Flaw, VerifyError, export_chain, verify_export, verify_zone};
+use caracal_ledger::{Head, Why, chain};
+use caracal_store::{Sql, Store, on_each_engine, params, statements};
+
+use crate::{event_of, events, ingest, key, zone};
+
+statements! { mod sql {
+    EDIT = "UPDATE audit_events SET event = REPLACE(event, '\"allow\"', '\"deny\"')
+            WHERE zone_id = 'z1' AND chain_seq = 7";
+    EDIT_AND_HASH = "UPDATE audit_events
+                     SET event = REPLACE(event, '\"allow\"', '\"deny\"'), content_sha256 = $1
+                     WHERE zone_id = 'z1' AND chain_seq = 7";
+    COLUMN = "UPDATE audit_events SET decision = 'deny' WHERE zone_id = 'z1' AND chain_seq = 7";
+    LABELS = "UPDATE audit_events SET labels = '' WHERE zone_id = 'z1' AND chain_seq = 7";
+    DROP = "DELETE FROM audit_events WHERE zone_id = 'z1' AND chain_seq = 7";
+    FIRST = "DELETE FROM audit_events WHERE zone_id = 'z1' AND chain_seq = 1";
+    LAST = "DELETE FROM audit_events WHERE zone_id = 'z1' AND chain_seq = 20";
+    PARK = "UPDATE audit_events SET chain_seq = 1000 WHERE zone_id = 'z1' AND chain_seq = 7";
+    SHIFT = "UPDATE audit_events SET chain_seq = 7 WHERE zone_id = 'z1' AND chain_seq = 8";
+    UNPARK = "UPDATE audit_events SET chain_seq = 8 WHERE zone_id = 'z1' AND chain_seq = 1000";
+    COPY = "INSERT INTO audit_events
+            SELECT zone_id, 21, 'forged', event_type, request_id, decision, evaluation_status,
+                application_id, agent_session_id, authority_record_id, labels, occurred_at,
+                ingested_at, event, content_sha256, chain_hash, chain_hmac
+            FROM audit_events WHERE zone_id = 'z1' AND chain_seq = 7";
+    REWRITE = "UPDATE audit_events SET event = $2, content_sha256 = $3, chain_hash = $4,
+                   decision = 'deny'
+               WHERE zone_id = 'z1' AND chain_seq = $1";
+    CHAIN_ONLY = "UPDATE audit_events SET chain_hash = $2 WHERE zone_id = 'z1' AND chain_seq = $1";
+    HEAD = "UPDATE audit_heads SET chain_hash = $1 WHERE zone_id = 'z1'";
+    BACK = "UPDATE audit_heads SET chain_seq = 19, chain_hash = $1 WHERE zone_id = 'z1'";
+    NO_HEAD = "DELETE FROM audit_heads WHERE zone_id = 'z1'";
+    HMAC = "UPDATE audit_events SET chain_hmac = REPLACE(chain_hmac, 'a', 'b')
+            WHERE zone_id = 'z1' AND chain_seq = 7";
+} }
+
+async fn tamper(store: &Store, statement: &Sql, params: &[caracal_store::Param<'_>]) {
+    let mut tx = store.begin("tampering").await.unwrap();
+    assert!(tx.execute(statement, params).await.unwrap() > 0);
+    tx.commit().await.unwrap();
+}
+
+/// Where the chain of `z1` breaks, and why.
+async fn finding(store: &Store) -> Option<(u64, Flaw)> {
+    match verify_zone(store, &zone("z1"), Some(&key())).await {
+        Ok(_) => None,
+        Err(VerifyError::Found(Finding { seq, flaw, .. })) => Some((seq, flaw)),
+        Err(other) => panic!("{other}"),
+    }
+}
+
+fn broken(seq: u64, why: Why) -> Option<(u64, Flaw)> {
+    Some((seq, Flaw::Chain(why)))
+}
+
+async fn twenty(store: &Store) {
+    ingest(store).commit(events(0..20)).await.unwrap();
+    assert_eq!(finding(store).await, None);
+}
+
+/// Rewrites the chain from event 7 on, as somebody could who has the table but not the key.
+async fn rewrite(store: &Store) -> Head {
+    let z1 = zone("z1");
+    let rows = store.zone(&z1).audit().chain(0, 100).await.unwrap();
+    let mut head = Head::stored(6, &rows[5].chain_hash).unwrap();
+    for row in &rows[6..] {
+        let text = row.event.replace("\"allow\"", "\"deny\"");
+        let link = chain::append(Some(&head), &text, None);
+        let seq = i64::try_from(link.seq).unwrap();
+        let params = params![seq, &text, &link.content_sha256, &link.chain_hash];
+        tamper(store, &sql::REWRITE, &params).await;
+        head = link.head().clone();
+    }
+    tamper(store, &sql::HEAD, &params![head.chain_hash()]).await;
+    head
+}
+
+on_each_engine! {
+    async fn an_edited_event_is_found(store: Store) {
+        twenty(&store).await;
+        tamper(&store, &sql::EDIT, &[]).await;
+        assert_eq!(finding(&store).await, broken(7, Why::Content));
+    }
+
+    async fn an_edited_event_with_its_hash_is_found(store: Store) {
+        twenty(&store).await;
+        let z1 = zone("z1");
+        let row = store.zone(&z1).audit().chain(6, 1).await.unwrap().remove(0);
+        let text = row.event.replace("\"allow\"", "\"deny\"");
+        let hash = caracal_crypto::digest::sha256_hex(text.as_bytes());
+        tamper(&store, &sql::EDIT_AND_HASH, &params![hash]).await;
+        assert_eq!(finding(&store).await, broken(7, Why::Link));
+    }
+
+    async fn a_column_that_contradicts_its_event_is_found(store: Store) {
+        twenty(&store).await;
+        tamper(&store, &sql::COLUMN, &[]).await;
+        assert_eq!(finding(&store).await, Some((7, Flaw::Columns)));
+    }
+
+    async fn emptied_labels_are_found(store: Store) {
+        twenty(&store).await;
+        tamper(&store, &sql::LABELS, &[]).await;
+        assert_eq!(finding(&store).await, Some((7, Flaw::Columns)));
+    }
+
+    async fn a_dropped_event_is_found(store: Store) {
+        twenty(&store).await;
+        tamper(&store, &sql::DROP, &[]).await;
+        assert_eq!(finding(&store).await, broken(7, Why::Gap { found: 8 }));
+    }
+
+    async fn a_dropped_beginning_is_found(store: Store) {
+        twenty(&store).await;
+        tamper(&store, &sql::FIRST, &[]).await;
+        assert_eq!(finding(&store).await, broken(1, Why::Gap { found: 2 }));
+    }
+
+    async fn a_dropped_end_is_found_against_the_head(store: Store) {
+        twenty(&store).await;
+        tamper(&store, &sql::LAST, &[]).await;
+        assert_eq!(finding(&store).await, broken(20, Why::Truncated));
+    }
+
+    async fn an_exchange_of_two_events_is_found(store: Store) {
+        twenty(&store).await;
+        for statement in [&sql::PARK, &sql::SHIFT, &sql::UNPARK] {
+            tamper(&store, statement, &[]).await;
+        }
+        assert_eq!(finding(&store).await, broken(7, Why::Link));
+    }
+
+    async fn a_copied_event_at_the_end_is_found(store: Store) {
+        twenty(&store).await;
+        tamper(&store, &sql::COPY, &[]).await;
+        assert_eq!(finding(&store).await, broken(21, Why::Link));
+    }
+
+    async fn a_code_of_another_hand_is_found(store: Store) {
+        twenty(&store).await;
+        tamper(&store, &sql::HMAC, &[]).await;
+        assert_eq!(finding(&store).await, broken(7, Why::Author));
+    }
+
+    async fn a_chain_that_was_rewritten_with_its_head_is_found_by_the_key(store: Store) {
+        twenty(&store).await;
+        let head = rewrite(&store).await;
+        assert_eq!(finding(&store).await, broken(7, Why::Author));
+        // Without the key it holds: this is what the key is for.
+        let without = verify_zone(&store, &zone("z1"), None).await.unwrap();
+        assert_eq!(without, head);
+    }
+
+    async fn a_head_that_was_moved_or_removed_is_found(store: Store) {
+        twenty(&store).await;
+        let z1 = zone("z1");
+        let rows = store.zone(&z1).audit().chain(18, 1).await.unwrap();
+        tamper(&store, &sql::BACK, &params![&rows[0].chain_hash]).await;
+        assert_eq!(finding(&store).await, broken(19, Why::Head));
+        tamper(&store, &sql::NO_HEAD, &[]).await;
+        assert_eq!(finding(&store).await, broken(0, Why::Head));
+    }
+
+    async fn a_zone_without_events_verifies(store: Store) {
+        assert_eq!(finding(&store).await, None);
+        store.ping().await.unwrap();
+    }
+
+    async fn verifying_while_others_append_finds_nothing(store: Store) {
+        let writing = async {
+            let ingest = ingest(&store);
+            for batch in events(0..600).chunks(20) {
+                ingest.commit(batch.to_vec()).await.unwrap();
+            }
+        };
+        let checking = async {
+            for _ in 0..20 {
+                verify_zone(&store, &zone("z1"), Some(&key())).await.unwrap();
+            }
+        };
+        futures_util::future::join(writing, checking).await;
+    }
+
+    async fn an_export_verifies_on_its_own_and_shows_every_change(store: Store) {
+        let ingest = ingest(&store);
+        ingest.commit(events(0..20)).await.unwrap();
+        ingest.commit(vec![event_of("z2", "other-1"), event_of("z2", "other-2")]).await.unwrap();
+        let mut export = Vec::new();
+        assert_eq!(export_chain(&store, &zone("z1"), &mut export).await.unwrap(), 20);
+        assert_eq!(export_chain(&store, &zone("z2"), &mut export).await.unwrap(), 2);
+
+        let key = key();
+        let heads = verify_export(Cursor::new(&export), Some(&key), &[]).unwrap();
+        let goes: Vec<_> = heads.iter().map(|(zone, head)| (zone.as_str(), head.seq())).collect();
+        assert_eq!(goes, [("z1", 20), ("z2", 2)]);
+        verify_export(Cursor::new(&export), Some(&key), &heads).unwrap();
+
+        let text = String::from_utf8(export).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        let verify = |lines: &[&str], kept: &[_]| {
+            let broken = verify_export(Cursor::new(lines.join("\n")), Some(&key), kept);
+            match broken.unwrap_err() {
+                VerifyError::Found(found) => (found.zone.to_string(), found.seq, found.flaw),
+                other => panic!("{other}"),
+            }
+        };
+        let at = |zone: &str, seq, why| (zone.to_owned(), seq, Flaw::Chain(why));
+
+        let edited = lines[6].replace("allow", "deny");
+        let flipped = [&lines[..6], &[edited.as_str()], &lines[7..]].concat();
+        assert_eq!(verify(&flipped, &[]), at("z1", 7, Why::Content));
+        let dropped = [&lines[..6], &lines[7..]].concat();
+        assert_eq!(verify(&dropped, &[]), at("z1", 7, Why::Gap { found: 8 }));
+        let doubled = [&lines[..7], &lines[6..]].concat();
+        assert_eq!(verify(&doubled, &[]), at("z1", 8, Why::Gap { found: 7 }));
+        let swapped = [&lines[..6], &lines[7..8], &lines[6..7], &lines[8..]].concat();
+        assert_eq!(verify(&swapped, &[]), at("z1", 7, Why::Gap { found: 8 }));
+        let moved = lines[20].replace(r#""zone_id":"z2","seq""#, r#""zone_id":"z3","seq""#);
+        let foreign = [&[moved.as_str()], &lines[..20]].concat();
+        assert_eq!(verify(&foreign, &[]), ("z3".into(), 1, Flaw::Columns));
+        assert_eq!(verify(&lines[..19], &heads), at("z1", 20, Why::Truncated));
+        assert_eq!(verify(&lines[..20], &heads), at("z2", 1, Why::Truncated));
+
+        let damaged = [&lines[..3], &["{\"zone_id\":1}"]].concat().join("\n");
+        let line = verify_export(Cursor::new(damaged), Some(&key), &[]).unwrap_err();
+        assert!(matches!(line, VerifyError::Line { line: 4, .. }), "{line}");
+    }
+}
