@@ -14,7 +14,10 @@ use crate::lineage::Lineage;
 pub(crate) fn question(ask: &Ask<'_>, facts: &Facts<'_>, resource: &ResourceFacts) -> PolicyInput {
     let record = ask.record.map(ToString::to_string).unwrap_or_default();
     let session = ask.session.map(ToString::to_string).unwrap_or_default();
-    let edge = facts.lineage.as_ref().map(|lineage| edge(lineage, facts.epoch));
+    let edge = facts
+        .lineage
+        .as_ref()
+        .map(|lineage| edge(lineage, facts.epoch));
     PolicyInput {
         schema_version: SCHEMA_VERSION.to_owned(),
         principal: principal(ask, facts, &session),
@@ -32,7 +35,10 @@ pub(crate) fn question(ask: &Ask<'_>, facts: &Facts<'_>, resource: &ResourceFact
             trace_id: ask.request_id.to_owned(),
             session_id: record,
             agent_session_id: session,
-            delegation_edge_id: edge.as_ref().map(|edge| edge.id.clone()).unwrap_or_default(),
+            delegation_edge_id: edge
+                .as_ref()
+                .map(|edge| edge.id.clone())
+                .unwrap_or_default(),
             challenge_resolved: false,
             requested_scopes: ask.scopes.iter().map(str::to_owned).collect(),
         },
@@ -41,7 +47,9 @@ pub(crate) fn question(ask: &Ask<'_>, facts: &Facts<'_>, resource: &ResourceFact
 }
 
 fn principal(ask: &Ask<'_>, facts: &Facts<'_>, session: &str) -> Principal {
-    let lifecycle = facts.session.map(|session| session.lifecycle.as_str().to_owned());
+    let lifecycle = facts
+        .session
+        .map(|session| session.lifecycle.as_str().to_owned());
     Principal {
         kind: "Application".to_owned(),
         id: ask.application.to_string(),
@@ -58,7 +66,11 @@ fn action(ask: &Ask<'_>) -> Action {
         Class::Gateway { method, path, .. } => (method.to_ascii_uppercase(), path.to_owned()),
         Class::Principal | Class::Delegated => (String::new(), String::new()),
     };
-    Action { id: "TokenExchange".to_owned(), method, path }
+    Action {
+        id: "TokenExchange".to_owned(),
+        method,
+        path,
+    }
 }
 
 /// Every verified claim of the subject token; nothing when there is none.
@@ -70,14 +82,20 @@ fn subject_claims(ask: &Ask<'_>) -> Value {
 }
 
 fn edge(lineage: &Lineage<'_>, epoch: u64) -> EdgeInput {
-    let Some(leaf) = lineage.leaf() else { return EdgeInput::default() };
+    let Some(leaf) = lineage.leaf() else {
+        return EdgeInput::default();
+    };
     EdgeInput {
         id: leaf.id.to_string(),
         source_session_id: leaf.source_session_id.to_string(),
         target_session_id: leaf.target_session_id.to_string(),
         issuer_application_id: leaf.issuer_application_id.to_string(),
         receiver_application_id: leaf.receiver_application_id.to_string(),
-        resource_id: leaf.resource_id.as_ref().map(ResourceId::to_string).unwrap_or_default(),
+        resource_id: leaf
+            .resource_id
+            .as_ref()
+            .map(ResourceId::to_string)
+            .unwrap_or_default(),
         // What is left at the leaf, not what it was stored with: policy narrows further from here.
         scopes: lineage.scopes.iter().map(str::to_owned).collect(),
         path: lineage.ids().iter().map(ToString::to_string).collect(),

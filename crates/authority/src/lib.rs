@@ -8,13 +8,24 @@
 
 pub mod constraints;
 pub mod decide;
+pub mod effective;
 pub mod facts;
-mod input;
+pub mod inherit;
 pub mod lineage;
+pub mod narrow;
 pub mod operation;
+pub mod ttl;
+
+#[cfg(test)]
+mod tests;
 
 pub use constraints::{ConstraintError, Constraints};
+pub use decide::decide;
+pub use effective::{EffectiveAuthority, effective_authority};
 pub use facts::{
     EdgeFacts, EdgeStatus, Enforcement, Lifecycle, Operation, RecordFacts, RecordStatus,
     ResourceFacts, SessionFacts, SessionStatus, subject_type_from, subject_type_text,
 };
+pub use inherit::{InheritError, inheritable, mirror};
+pub use lineage::{Known, Lineage, LineageError};
+pub use narrow::{NamedResource, NarrowError, Narrowed, Wish, narrow, select_parent};

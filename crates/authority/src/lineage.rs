@@ -127,7 +127,13 @@ impl<'a> Lineage<'a> {
         if expires_at <= now {
             return Err(LineageError::NotActive);
         }
-        Ok(Self { edges, leaf, scopes, expires_at, ttl_seconds })
+        Ok(Self {
+            edges,
+            leaf,
+            scopes,
+            expires_at,
+            ttl_seconds,
+        })
     }
 
     /// The Delegation that is presented.
@@ -153,7 +159,9 @@ impl<'a> Lineage<'a> {
     /// Whether every edge admits this resource.
     pub fn admits(&self, resource: &ResourceFacts) -> bool {
         self.edges.iter().all(|edge| {
-            edge.resource_id.as_ref().is_none_or(|only| *only == resource.id)
+            edge.resource_id
+                .as_ref()
+                .is_none_or(|only| *only == resource.id)
                 && edge.constraints.admit_resource(&resource.identifier)
         })
     }
@@ -183,28 +191,45 @@ fn check_edge(edge: &EdgeFacts, known: Known<'_>, now: Timestamp) -> Result<(), 
     if !edge.is_live(now) {
         return Err(LineageError::NotActive);
     }
-    let session = |id| known.live_session(id, now).ok_or(LineageError::SessionNotLive);
+    let session = |id| {
+        known
+            .live_session(id, now)
+            .ok_or(LineageError::SessionNotLive)
+    };
     let source = session(&edge.source_session_id)?;
     let target = session(&edge.target_session_id)?;
     let fits = source.application_id == edge.issuer_application_id
         && target.application_id == edge.receiver_application_id;
-    if fits { Ok(()) } else { Err(LineageError::Inconsistent) }
+    if fits {
+        Ok(())
+    } else {
+        Err(LineageError::Inconsistent)
+    }
 }
 
 /// Each edge starts where its parent ends. No Session is passed twice: creation refuses circles,
 /// so a path with one was not made by us.
 fn check_links(edges: &[Arc<EdgeFacts>]) -> Result<(), LineageError> {
-    let fits = edges.iter().zip(edges.iter().skip(1)).all(|(parent, child)| {
-        child.parent_edge_id.as_ref() == Some(&parent.id)
-            && parent.target_session_id == child.source_session_id
-            && parent.receiver_application_id == child.issuer_application_id
-    });
+    let fits = edges
+        .iter()
+        .zip(edges.iter().skip(1))
+        .all(|(parent, child)| {
+            child.parent_edge_id.as_ref() == Some(&parent.id)
+                && parent.target_session_id == child.source_session_id
+                && parent.receiver_application_id == child.issuer_application_id
+        });
     let circle = edges.iter().enumerate().any(|(at, edge)| {
         let onward = edges.iter().skip(at);
-        onward.map(|later| &later.target_session_id).any(|later| *later == edge.source_session_id)
+        onward
+            .map(|later| &later.target_session_id)
+            .any(|later| *later == edge.source_session_id)
     });
     let orphan_mirror = edges.first().is_some_and(|root| root.mirrored);
-    if fits && !circle && !orphan_mirror { Ok(()) } else { Err(LineageError::Inconsistent) }
+    if fits && !circle && !orphan_mirror {
+        Ok(())
+    } else {
+        Err(LineageError::Inconsistent)
+    }
 }
 
 /// INVARIANT (hops): an edge allows `max_hops` Delegations from itself on. A mirrored edge is the
@@ -229,8 +254,14 @@ fn intersect(root: &EdgeFacts, edges: &[Arc<EdgeFacts>]) -> (Scopes, Timestamp, 
             scopes = scopes.intersect(&edge.scopes);
         }
         expires_at = expires_at.min(edge.expires_at);
-        expires_at = edge.constraints.expires_at.map_or(expires_at, |at| at.min(expires_at));
-        ttl_seconds = [ttl_seconds, edge.constraints.ttl_seconds].into_iter().flatten().min();
+        expires_at = edge
+            .constraints
+            .expires_at
+            .map_or(expires_at, |at| at.min(expires_at));
+        ttl_seconds = [ttl_seconds, edge.constraints.ttl_seconds]
+            .into_iter()
+            .flatten()
+            .min();
     }
     (scopes, expires_at, ttl_seconds)
 }

@@ -106,6 +106,26 @@ impl Wish {
         self.resource.is_none() && self.constraints.resources.is_none()
     }
 
+    /// Whether the bound resource is among the constrained ones, and those are the ones that were
+    /// asked for (by identifier or row id), no fewer and no more: a set that lost its members on
+    /// the way would read as no constraint at all.
+    fn resources_agree(&self) -> bool {
+        let Some(asked) = &self.constraints.resources else {
+            return self.constrained.is_empty();
+        };
+        let is =
+            |one: &NamedResource, name: &str| *one.identifier == *name || one.id.as_str() == name;
+        let all_resolved = asked
+            .iter()
+            .all(|name| self.constrained.iter().any(|r| is(r, name)));
+        let all_asked = self
+            .constrained
+            .iter()
+            .all(|r| asked.iter().any(|name| is(r, name)));
+        let holds = |bound: &NamedResource| self.constrained.iter().any(|r| r.id == bound.id);
+        all_resolved && all_asked && self.resource.as_ref().is_none_or(holds)
+    }
+
     fn named(&self) -> impl Iterator<Item = &NamedResource> {
         self.resource.iter().chain(&self.constrained)
     }
@@ -157,7 +177,10 @@ pub fn select_parent<'e>(
     now: Timestamp,
 ) -> Result<Option<&'e EdgeFacts>, NarrowError> {
     let leads_here = |edge: &&EdgeFacts| edge.target_session_id == source.id;
-    let mut live = inbound.iter().filter(leads_here).filter(|edge| edge.is_live(now));
+    let mut live = inbound
+        .iter()
+        .filter(leads_here)
+        .filter(|edge| edge.is_live(now));
     if let Some(named) = named {
         let parent = live.find(|edge| edge.id == *named);
         return parent.map(Some).ok_or(NarrowError::ParentNotActive);
@@ -188,12 +211,12 @@ pub fn narrow(
     now: Timestamp,
 ) -> Result<Narrowed, NarrowError> {
     let expires_at = wish.expiry(now)?;
-    if let Some(bound) = &wish.resource
-        && !wish.constraints.admit_resource(&bound.identifier)
-    {
+    if !wish.resources_agree() {
         return Err(NarrowError::ResourceScopeMismatch);
     }
-    let declared = wish.named().fold(Scopes::default(), |all, one| all.union(&one.scopes));
+    let declared = wish
+        .named()
+        .fold(Scopes::default(), |all, one| all.union(&one.scopes));
     if !wish.is_broad() && !wish.scopes.is_within(&declared) {
         return Err(NarrowError::ScopesExceedResource);
     }
@@ -232,21 +255,25 @@ fn resources_are_within(wish: &Wish, parent: &EdgeFacts) -> bool {
     }
 }
 
-fn narrow_constraints(
-    parent: Option<&EdgeFacts>,
-    wish: &Wish,
-) -> Result<Constraints, NarrowError> {
+fn narrow_constraints(parent: Option<&EdgeFacts>, wish: &Wish) -> Result<Constraints, NarrowError> {
     let asked = &wish.constraints;
     let above = parent.map(|parent| &parent.constraints);
     Ok(Constraints {
-        // Checked by `resources_are_within`; what is stored is what was resolved.
-        resources: asked.resources.as_ref().map(|_| identifiers(&wish.constrained)),
+        // Checked by `resources_are_within`; stored as identifiers, which is what is compared.
+        resources: asked
+            .resources
+            .as_ref()
+            .map(|_| identifiers(&wish.constrained)),
         max_hops: hops(parent, asked)?,
         budget: budget(above, wish)?,
         ttl_seconds: lifetime(above, asked)?,
         // Only tightens: it caps mandates, not the Delegation.
         expires_at: earliest(asked.expires_at, above.and_then(|above| above.expires_at)),
-        policy_approved: if wish.is_broad() { Some(true) } else { asked.policy_approved },
+        policy_approved: if wish.is_broad() {
+            Some(true)
+        } else {
+            asked.policy_approved
+        },
         broad_reason: match &asked.broad_reason {
             None if wish.is_broad() => Some(BROAD_REASON.into()),
             said => said.clone(),
@@ -255,7 +282,10 @@ fn narrow_constraints(
 }
 
 fn identifiers(named: &[NamedResource]) -> BTreeSet<Arc<str>> {
-    named.iter().map(|resource| resource.identifier.clone()).collect()
+    named
+        .iter()
+        .map(|resource| resource.identifier.clone())
+        .collect()
 }
 
 fn hops(parent: Option<&EdgeFacts>, asked: &Constraints) -> Result<Option<u32>, NarrowError> {
@@ -263,7 +293,11 @@ fn hops(parent: Option<&EdgeFacts>, asked: &Constraints) -> Result<Option<u32>, 
         let left = parent.max_hops().saturating_sub(1);
         (1..=left).contains(&asked.max_hops.unwrap_or(1))
     });
-    if enough { Ok(asked.max_hops) } else { Err(NarrowError::ExceedsParent) }
+    if enough {
+        Ok(asked.max_hops)
+    } else {
+        Err(NarrowError::ExceedsParent)
+    }
 }
 
 /// Below a budget there is always one, so that a grandchild cannot ask for more than its
@@ -274,13 +308,14 @@ fn budget(above: Option<&Constraints>, wish: &Wish) -> Result<Option<u32>, Narro
     };
     let carried = u32::try_from(wish.scopes.len()).unwrap_or(u32::MAX).max(1);
     let asked = wish.constraints.budget.unwrap_or(carried);
-    if asked <= most { Ok(Some(asked)) } else { Err(NarrowError::ExceedsParent) }
+    if asked <= most {
+        Ok(Some(asked))
+    } else {
+        Err(NarrowError::ExceedsParent)
+    }
 }
 
-fn lifetime(
-    above: Option<&Constraints>,
-    asked: &Constraints,
-) -> Result<Option<u32>, NarrowError> {
+fn lifetime(above: Option<&Constraints>, asked: &Constraints) -> Result<Option<u32>, NarrowError> {
     let Some(most) = above.and_then(|above| above.ttl_seconds) else {
         return Ok(asked.ttl_seconds);
     };

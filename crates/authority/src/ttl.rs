@@ -9,7 +9,11 @@ use caracal_model::{Refusal, Refused, Timestamp};
 /// # Errors
 /// 400 when it is negative or over the cap, which is lower with a subject token.
 pub fn requested(ttl_seconds: i64, with_subject_token: bool) -> Result<i64, Refused> {
-    let cap = if with_subject_token { MAX_SUBJECT_TTL_SECONDS } else { MAX_TTL_SECONDS };
+    let cap = if with_subject_token {
+        MAX_SUBJECT_TTL_SECONDS
+    } else {
+        MAX_TTL_SECONDS
+    };
     match ttl_seconds {
         0 => Ok(DEFAULT_TTL_SECONDS),
         asked if asked < 0 => Err(Refusal::BadRequest.because("ttl_seconds must be positive")),
@@ -36,9 +40,16 @@ pub struct Bounds {
 /// `iat` and `exp` of a mandate that is issued at `now` for `asked` seconds; `None` when less than
 /// one second would be left.
 pub fn bounded(asked: i64, bounds: Bounds, now: Timestamp) -> Option<(i64, i64)> {
-    let Bounds { deployment_seconds, lineage_seconds, lineage_expires_at, presented_exp } = bounds;
+    let Bounds {
+        deployment_seconds,
+        lineage_seconds,
+        lineage_expires_at,
+        presented_exp,
+    } = bounds;
     let issued_at = now.unix_seconds();
-    let longest = lineage_seconds.map_or(i64::MAX, i64::from).min(deployment_seconds);
+    let longest = lineage_seconds
+        .map_or(i64::MAX, i64::from)
+        .min(deployment_seconds);
     let expires_at = issued_at
         .saturating_add(asked.min(longest))
         .min(lineage_expires_at.map_or(i64::MAX, Timestamp::unix_seconds))
@@ -77,19 +88,70 @@ mod tests {
     fn the_tightest_bound_wins() {
         let at = Timestamp::from_unix_micros;
         assert_eq!(life(900, FREE), Some(900));
-        assert_eq!(life(900, Bounds { deployment_seconds: 60, ..FREE }), Some(60));
-        assert_eq!(life(900, Bounds { lineage_seconds: Some(30), ..FREE }), Some(30));
-        let expiring = Bounds { lineage_expires_at: Some(at(1_010_999_999)), ..FREE };
+        assert_eq!(
+            life(
+                900,
+                Bounds {
+                    deployment_seconds: 60,
+                    ..FREE
+                }
+            ),
+            Some(60)
+        );
+        assert_eq!(
+            life(
+                900,
+                Bounds {
+                    lineage_seconds: Some(30),
+                    ..FREE
+                }
+            ),
+            Some(30)
+        );
+        let expiring = Bounds {
+            lineage_expires_at: Some(at(1_010_999_999)),
+            ..FREE
+        };
         assert_eq!(life(900, expiring), Some(10));
-        assert_eq!(life(900, Bounds { presented_exp: Some(1_005), ..FREE }), Some(5));
+        assert_eq!(
+            life(
+                900,
+                Bounds {
+                    presented_exp: Some(1_005),
+                    ..FREE
+                }
+            ),
+            Some(5)
+        );
     }
 
     #[test]
     fn less_than_a_second_is_nothing() {
         let at = Timestamp::from_unix_micros;
-        let ending = Bounds { lineage_expires_at: Some(at(1_000_999_999)), ..FREE };
+        let ending = Bounds {
+            lineage_expires_at: Some(at(1_000_999_999)),
+            ..FREE
+        };
         assert_eq!(life(900, ending), None);
-        assert_eq!(life(900, Bounds { presented_exp: Some(i64::MIN), ..FREE }), None);
-        assert_eq!(life(900, Bounds { deployment_seconds: 0, ..FREE }), None);
+        assert_eq!(
+            life(
+                900,
+                Bounds {
+                    presented_exp: Some(i64::MIN),
+                    ..FREE
+                }
+            ),
+            None
+        );
+        assert_eq!(
+            life(
+                900,
+                Bounds {
+                    deployment_seconds: 0,
+                    ..FREE
+                }
+            ),
+            None
+        );
     }
 }
