@@ -163,7 +163,11 @@ fn subject(
         None => None,
         Some(ACCESS_TOKEN_TYPE) => Some(SubjectTokenType::AccessToken),
         Some(ID_TOKEN_TYPE) => Some(SubjectTokenType::IdToken),
-        Some(_) => return Err(bad("subject_token_type must be an access_token or an id_token")),
+        Some(_) => {
+            return Err(bad(
+                "subject_token_type must be an access_token or an id_token",
+            ));
+        }
     };
     match (token, kind) {
         (None, None) => Ok(None),
@@ -249,26 +253,42 @@ mod tests {
         let mut table = String::new();
         for (case, body) in [
             ("no grant type", "zone_id=z".to_owned()),
-            ("other grant type", "grant_type=client_credentials".to_owned()),
+            (
+                "other grant type",
+                "grant_type=client_credentials".to_owned(),
+            ),
             ("repeated field", form("zone_id=z&zone_id=y")),
             ("actor token, empty", form("actor_token=")),
             ("client assertion", form("client_assertion=x")),
             ("ttl in words", form("ttl_seconds=soon")),
             ("ttl as a float", form("ttl_seconds=900.0")),
             ("ttl negative", form("ttl_seconds=-1")),
-            ("ttl beyond 64 bit", form("ttl_seconds=99999999999999999999")),
+            (
+                "ttl beyond 64 bit",
+                form("ttl_seconds=99999999999999999999"),
+            ),
             ("empty resource", form("resource=+")),
             ("subject token alone", form("subject_token=x")),
-            ("subject type alone", form(&format!("subject_token_type={ACCESS_TOKEN_TYPE}"))),
-            ("unknown subject type", form("subject_token=x&subject_token_type=saml")),
+            (
+                "subject type alone",
+                form(&format!("subject_token_type={ACCESS_TOKEN_TYPE}")),
+            ),
+            (
+                "unknown subject type",
+                form("subject_token=x&subject_token_type=saml"),
+            ),
             ("broken escape", form("zone_id=%2")),
             ("semicolon", form("zone_id=a;b=c")),
             ("not UTF-8", form("zone_id=%ff")),
         ] {
             let refused = TokenRequest::parse(body.as_bytes()).unwrap_err();
             let row = refused.refusal.row();
-            writeln!(table, "{case:<20} | {} {}: {}", row.status, row.error, refused.description)
-                .unwrap();
+            writeln!(
+                table,
+                "{case:<20} | {} {}: {}",
+                row.status, row.error, refused.description
+            )
+            .unwrap();
         }
         insta::assert_snapshot!(table, @r"
         no grant type        | 400 invalid_token: grant_type must be urn:ietf:params:oauth:grant-type:token-exchange

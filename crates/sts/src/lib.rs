@@ -1,5 +1,167 @@
-//! The STS.
+//! The STS: turns proven identity into scoped, short-lived authority (RFC 8693 token exchange).
+//!
+//! [`router`] serves it over HTTP; [`Sts`] itself is an [`caracal_client::Exchange`], so that a
+//! Gateway in the same process asks it by a function call.
 
+mod authenticate;
+mod config;
+mod directive;
+mod events;
+mod exchange;
 pub mod form;
+mod gateway;
+mod http;
+mod jwks;
+mod known;
 mod lockout;
+mod metrics;
+mod rotate;
 mod secrets;
+mod sign;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::response::Response;
+use axum::routing::{any, get, post};
+use caracal_bus::Bus;
+use caracal_crypto::envelope::Keyring;
+use caracal_crypto::mac::HmacKey;
+use caracal_evidence::EvidenceLog;
+use caracal_model::{Clock, Ids, Rng};
+use caracal_net::metrics::{Access, Registry};
+use caracal_net::{Pattern, RequestIds, health, request_id};
+use caracal_store::Store;
+use caracal_view::{Announce, Views};
+
+pub use config::Config;
+
+/// Keys the verifiers of generated client secrets (README decision 22).
+pub const CLIENT_SECRETS: &str = "caracal/client-secrets";
+/// What all checks of `/ready` may take together.
+const READY_WITHIN: Duration = Duration::from_secs(2);
+
+/// What the STS works with; `main` hands it over.
+pub struct Deps {
+    /// The system of record.
+    pub store: Store,
+    /// Claims and counters.
+    pub bus: Bus,
+    /// What the hot path reads; made with the keyring, so that it can sign.
+    pub views: Views,
+    /// Tells the replicas of a committed change.
+    pub announce: Arc<dyn Announce>,
+    /// Where decisions are recorded before they are told.
+    pub evidence: EvidenceLog,
+    /// Opens zone keys and derives the pepper of client secrets.
+    pub keyring: Arc<Keyring>,
+    /// Authenticates the Gateway's exchanges; without it none can be made over HTTP.
+    pub gateway_key: Option<HmacKey>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub rng: Arc<dyn Rng>,
+    /// Ids above the boot floor.
+    pub ids: Arc<Ids>,
+}
+
+/// The service.
+pub struct Sts {
+    config: Config,
+    store: Store,
+    bus: Bus,
+    views: Views,
+    announce: Arc<dyn Announce>,
+    evidence: EvidenceLog,
+    keyring: Arc<Keyring>,
+    gateway_key: Option<HmacKey>,
+    clock: Arc<dyn Clock>,
+    rng: Arc<dyn Rng>,
+    ids: Arc<Ids>,
+    secrets: secrets::Secrets,
+    lockout: lockout::Lockout,
+    metrics: metrics::Metrics,
+    registry: Registry,
+}
+
+impl Sts {
+    /// The service with these settings.
+    pub fn new(config: Config, deps: Deps) -> Arc<Self> {
+        let registry = Registry::new("caracal_sts");
+        let pepper = deps.keyring.derive(CLIENT_SECRETS);
+        let clock = Arc::clone(&deps.clock);
+        let concurrency = config.secret_verify_concurrency;
+        let secrets = secrets::Secrets::new(pepper, concurrency, clock, deps.rng.as_ref());
+        let metrics = metrics::Metrics::new(&registry, &deps.evidence, &deps.store, &deps.views);
+        Arc::new(Self {
+            config,
+            store: deps.store,
+            bus: deps.bus,
+            views: deps.views,
+            announce: deps.announce,
+            evidence: deps.evidence,
+            keyring: deps.keyring,
+            gateway_key: deps.gateway_key,
+            clock: deps.clock,
+            rng: deps.rng,
+            ids: deps.ids,
+            secrets,
+            lockout: lockout::Lockout::default(),
+            metrics,
+            registry,
+        })
+    }
+
+    /// The first reason why no traffic should come here (spec: operations §5).
+    async fn readiness(&self) -> Result<(), &'static str> {
+        self.store
+            .ping()
+            .await
+            .map_err(|_| "postgres_unreachable")?;
+        self.bus.ping().await.map_err(|_| "redis_unreachable")?;
+        if self.evidence.lost() {
+            return Err("audit_evidence_lost");
+        }
+        if !self.evidence.is_writable() {
+            return Err("audit_replay_unavailable");
+        }
+        if !self.views.lease_holds() {
+            return Err("stream_consumers_not_ready");
+        }
+        Ok(())
+    }
+}
+
+/// Every route of the STS.
+pub fn router(sts: Arc<Sts>, metrics_open: bool) -> Router {
+    let access = Access {
+        bearer: sts
+            .config
+            .metrics_bearer
+            .as_ref()
+            .map(|b| caracal_model::Secret::new(b.expose().clone())),
+        open: metrics_open,
+        json_refusal: false,
+    };
+    let metrics = sts.registry.routes(access);
+    let ids = RequestIds::new(Pattern::VisibleAscii, Arc::clone(&sts.ids));
+    let router = Router::new()
+        .route("/oauth/2/token", any(http::token))
+        .route("/.well-known/jwks.json", get(jwks::jwks))
+        .route(
+            "/internal/zones/{zone}/signing-key/rotate",
+            post(rotate::rotate),
+        )
+        .route("/health", get(health::alive))
+        .route("/ready", get(ready))
+        .with_state(sts)
+        .merge(metrics);
+    request_id::finish(router, ids)
+}
+
+async fn ready(State(sts): State<Arc<Sts>>) -> Response {
+    let checked = tokio::time::timeout(READY_WITHIN, sts.readiness()).await;
+    health::ready(checked.unwrap_or(Err("postgres_unreachable")))
+}

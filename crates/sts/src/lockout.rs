@@ -54,11 +54,23 @@ impl Lockout {
             key(application, source),
             |count| match now.since(count.since) < WINDOW {
                 // The failure that crosses the limit starts the lockout.
-                true if count.failures == FAILURES => Count { since: now, failures: FAILURES + 1 },
-                true => Count { failures: count.failures.saturating_add(1), ..*count },
-                false => Count { since: now, failures: 1 },
+                true if count.failures == FAILURES => Count {
+                    since: now,
+                    failures: FAILURES + 1,
+                },
+                true => Count {
+                    failures: count.failures.saturating_add(1),
+                    ..*count
+                },
+                false => Count {
+                    since: now,
+                    failures: 1,
+                },
             },
-            Count { since: now, failures: 1 },
+            Count {
+                since: now,
+                failures: 1,
+            },
         );
     }
 }

@@ -68,7 +68,11 @@ impl Secrets {
         let verified = self.verified.pin();
         let known = verified.get(&self.digest(verifier, secret));
         let fresh = known.is_some_and(|at| self.clock.ticks().since(*at) < REMEMBERED);
-        if fresh { Verdict::Right } else { Verdict::Unknown }
+        if fresh {
+            Verdict::Right
+        } else {
+            Verdict::Unknown
+        }
     }
 
     /// Compares, however long it takes.
@@ -134,13 +138,25 @@ mod tests {
         let right = Secret::new(String::from("chosen by a person, and long"));
         let wrong = Secret::new(String::from("guessed"));
 
-        assert_eq!(secrets.verify_cheaply(&stored, right.expose()), Verdict::Unknown);
+        assert_eq!(
+            secrets.verify_cheaply(&stored, right.expose()),
+            Verdict::Unknown
+        );
         assert!(!secrets.verify(&stored, &wrong).await);
         assert!(secrets.verify(&stored, &right).await);
-        assert_eq!(secrets.verify_cheaply(&stored, right.expose()), Verdict::Right);
-        assert_eq!(secrets.verify_cheaply(&stored, wrong.expose()), Verdict::Unknown);
+        assert_eq!(
+            secrets.verify_cheaply(&stored, right.expose()),
+            Verdict::Right
+        );
+        assert_eq!(
+            secrets.verify_cheaply(&stored, wrong.expose()),
+            Verdict::Unknown
+        );
         clock.advance(REMEMBERED);
-        assert_eq!(secrets.verify_cheaply(&stored, right.expose()), Verdict::Unknown);
+        assert_eq!(
+            secrets.verify_cheaply(&stored, right.expose()),
+            Verdict::Unknown
+        );
     }
 
     #[tokio::test]

@@ -1,0 +1,338 @@
+//! The exchange of a client credential for a mandate (spec: sts §2.3 to §2.8): a lifecycle token,
+//! or a gateway mandate under a Delegation.
+//!
+//! [`client_exchange`] is the order. Evidence of every outcome that concerns a known application
+//! is durable before the outcome leaves.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use caracal_authority::decide::{
+    Class, CredentialFault, Decision, ExchangeRequest, Facts, Outcome, RequestedResource, Standing,
+};
+use caracal_ledger::Event;
+use caracal_model::{
+    DelegationId, Mandate, RecordId, Refusal, Refused, RequestId, ResourceId, Secret, SessionId,
+    Timestamp, TokenUse,
+};
+use caracal_store::authority_records::AuthorityRecord;
+use caracal_view::{Resource, ZoneView};
+
+use crate::authenticate::{Caller, authenticate};
+use crate::events::{self, Trail};
+use crate::form::{SubjectTokenType, TokenRequest};
+use crate::known::{Gathered, Presented};
+use crate::{Sts, directive, sign};
+
+/// The window of the mint rate.
+const RATE_WINDOW: Duration = Duration::from_secs(60);
+
+/// What the caller gets.
+pub struct Issued {
+    /// The token.
+    pub token: Secret<String>,
+    /// Its claims.
+    pub mandate: Mandate,
+}
+
+/// A refusal, and whether its evidence was written already.
+pub enum Early {
+    /// It was.
+    Recorded(Refused),
+    /// It was not.
+    Unrecorded(Refused),
+}
+
+impl From<Refused> for Early {
+    fn from(refused: Refused) -> Self {
+        Self::Unrecorded(refused)
+    }
+}
+
+impl Early {
+    /// The refusal, once its evidence is written.
+    ///
+    /// # Errors
+    /// 503 when the evidence cannot be written.
+    pub async fn settle(
+        self,
+        sts: &Sts,
+        caller: &Caller,
+        request_id: &RequestId,
+    ) -> Result<Refused, Refused> {
+        match self {
+            Self::Recorded(refused) => Ok(refused),
+            Self::Unrecorded(refused) => {
+                let (zone, id) = (caller.zone.id.clone(), &caller.application.id);
+                let status = "exchange_denied";
+                let event = events::refused_early(sts, zone, id, request_id, &refused, status);
+                record(sts, vec![event]).await?;
+                Ok(refused)
+            }
+        }
+    }
+}
+
+/// Exchanges the credential of an application.
+///
+/// # Errors
+/// What the caller is told; its evidence is written.
+pub async fn client_exchange(
+    sts: &Sts,
+    request: &TokenRequest,
+    source: IpAddr,
+    request_id: &RequestId,
+) -> Result<Issued, Refused> {
+    let caller = match authenticate(sts, request, source).await {
+        Ok(caller) => caller,
+        Err(failure) => {
+            let refused = failure.refused;
+            if let Some((zone, id)) = failure.tried {
+                let status = "client_auth_failed";
+                let event = events::refused_early(sts, zone, &id, request_id, &refused, status);
+                record(sts, vec![event]).await?;
+            }
+            return Err(refused);
+        }
+    };
+    match decided(sts, request, &caller, request_id).await {
+        Ok(issued) => Ok(issued),
+        Err(early) => Err(early.settle(sts, &caller, request_id).await?),
+    }
+}
+
+/// Ids from the form. Text that is no id names nothing that exists.
+struct Named {
+    record: Option<RecordId>,
+    session: Option<SessionId>,
+    delegation: Option<DelegationId>,
+}
+
+impl Named {
+    fn read(request: &TokenRequest) -> Result<Self, Refused> {
+        let unknown = |name| Refusal::AccessDenied.because(format!("{name} does not exist"));
+        let record = request
+            .session_id
+            .as_deref()
+            .map(RecordId::parse)
+            .transpose();
+        let session = request
+            .agent_session_id
+            .as_deref()
+            .map(SessionId::parse)
+            .transpose();
+        let edge = request
+            .delegation_edge_id
+            .as_deref()
+            .map(DelegationId::parse)
+            .transpose();
+        Ok(Self {
+            record: record.map_err(|_| unknown("session_id"))?,
+            session: session.map_err(|_| unknown("agent_session_id"))?,
+            delegation: edge.map_err(|_| unknown("delegation_edge_id"))?,
+        })
+    }
+
+    fn class(&self) -> Class<'static> {
+        if self.session.is_some() && self.delegation.is_some() {
+            Class::Delegated
+        } else {
+            Class::Bootstrap
+        }
+    }
+}
+
+async fn decided(
+    sts: &Sts,
+    form: &TokenRequest,
+    caller: &Caller,
+    request_id: &RequestId,
+) -> Result<Issued, Early> {
+    supported(form)?;
+    let named = Named::read(form)?;
+    let presented = Presented {
+        record: named.record.as_ref(),
+        session: named.session.as_ref(),
+        delegation: named.delegation.as_ref(),
+    };
+    let zone = &caller.zone;
+    let gathered = Gathered::gather(sts, &zone.id, presented).await?;
+    let request = ExchangeRequest {
+        class: named.class(),
+        zone: &zone.id,
+        request_id,
+        application: &caller.application.id,
+        registration_method: &caller.application.registration_method,
+        scope: &form.scope,
+        ttl_seconds: form.ttl_seconds.unwrap_or(0),
+        session_id: named.record.as_ref(),
+        agent_session_id: named.session.as_ref(),
+        delegation_edge_id: named.delegation.as_ref(),
+    };
+    let found: Vec<_> = form.resources.iter().map(|name| find(zone, name)).collect();
+    let mut resources: Vec<_> = form
+        .resources
+        .iter()
+        .zip(&found)
+        .map(|(name, found)| wish(name, found))
+        .collect();
+    let now = sts.clock.now();
+    let trail = Trail {
+        request,
+        application: &caller.application,
+        session: gathered.session(named.session.as_ref()),
+        policy: &zone.policy,
+        now,
+    };
+    let facts = facts(sts, &gathered, &[]);
+    let standing = Standing::establish(&request, &facts, now)?;
+    for (resource, found) in resources.iter_mut().zip(&found) {
+        if let (true, Some(found)) = (standing.is_chargeable(resource), found) {
+            resource.rate_limited = over_rate(sts, caller, found).await?;
+        }
+    }
+    let decision = standing.with_resources(&resources).decide(&zone.policy);
+    issue(sts, caller, &trail, &decision, now).await
+}
+
+/// What is known, as the kernel takes it.
+pub fn facts<'a>(
+    sts: &'a Sts,
+    gathered: &'a Gathered,
+    resources: &'a [RequestedResource<'a>],
+) -> Facts<'a> {
+    Facts {
+        resources,
+        known: gathered.known(),
+        lineage: &gathered.lineage,
+        epoch: gathered.epoch,
+        control_audience: &sts.config.control_audience,
+        max_grant_ttl_seconds: sts.config.max_grant_ttl,
+    }
+}
+
+/// Signs what was granted, writes the evidence, and only then lets go of it.
+async fn issue(
+    sts: &Sts,
+    caller: &Caller,
+    trail: &Trail<'_>,
+    decision: &Decision,
+    now: Timestamp,
+) -> Result<Issued, Early> {
+    let grant = match &decision.outcome {
+        Outcome::Grant(grant) => grant,
+        Outcome::Deny(refused) => {
+            record(sts, trail.events(sts, decision, None))
+                .await
+                .map_err(Early::Recorded)?;
+            return Err(Early::Recorded(refused.clone()));
+        }
+    };
+    let mandate = sign::mandate(sts, grant);
+    let token = sign::sign(&caller.zone, &mandate)?;
+    if mandate.token_use == TokenUse::Session {
+        keep_record(sts, &mandate, now).await?;
+    }
+    let events = trail.events(sts, decision, Some(&mandate));
+    record(sts, events).await.map_err(Early::Recorded)?;
+    Ok(Issued { token, mandate })
+}
+
+/// Writes evidence; when that is not possible nothing may be answered but 503.
+///
+/// # Errors
+/// 503 `sts_unavailable`.
+pub async fn record(sts: &Sts, events: Vec<Event>) -> Result<(), Refused> {
+    sts.evidence.record(events).await.map_err(|error| {
+        tracing::error!(%error, "denied: evidence cannot be written");
+        error.into()
+    })
+}
+
+/// What later issues bring is refused by name, never half done.
+fn supported(form: &TokenRequest) -> Result<(), Refused> {
+    match form.subject.as_ref().map(|subject| subject.kind) {
+        Some(SubjectTokenType::IdToken) => Err(Refusal::TokenInvalid
+            .because("invalid subject_token: its issuer is not trusted in this zone")),
+        Some(SubjectTokenType::AccessToken) => {
+            Err(Refusal::AccessDenied.because("resource exchanges must use the Gateway"))
+        }
+        None if form.approval_id.is_some() => {
+            Err(Refusal::ClientCredentials.because("approval not found or bindings do not match"))
+        }
+        None => Ok(()),
+    }
+}
+
+/// A resource by its identifier, or by its row id.
+pub fn find(zone: &ZoneView, name: &str) -> Option<Arc<Resource>> {
+    let by_id = || zone.resources.by_id(&ResourceId::parse(name).ok()?);
+    zone.resources
+        .by_identifier(name)
+        .or_else(by_id)
+        .map(Arc::clone)
+}
+
+/// A mint injects nothing, so it does not ask for a credential; the exchange of the call will.
+fn wish<'a>(name: &'a str, found: &'a Option<Arc<Resource>>) -> RequestedResource<'a> {
+    RequestedResource {
+        requested: name,
+        found: found.as_deref().map(|resource| &resource.facts),
+        rate_limited: None,
+        credential_fault: None,
+    }
+}
+
+/// Why the credential of a resource's provider is not at hand, if it is not.
+pub fn credential_fault(resource: &Resource) -> Option<CredentialFault> {
+    let ready = directive::credential_is_ready(&resource.provider);
+    (!ready).then_some(CredentialFault::ProviderUnavailable)
+}
+
+/// Charges one mint (spec: sts §14), in a fixed window for (zone, resource, application). When
+/// that was one too many: the seconds until the window is surely over.
+///
+/// # Errors
+/// 503 when it cannot be counted.
+pub async fn over_rate(
+    sts: &Sts,
+    caller: &Caller,
+    resource: &Resource,
+) -> Result<Option<u32>, Refused> {
+    let (zone, app) = (&caller.zone.id, &caller.application.id);
+    let key = format!("rl:{zone}:{}:{app}", resource.facts.id);
+    let count = sts.bus.count(&key, RATE_WINDOW).await.map_err(|error| {
+        tracing::warn!(%error, "denied: the mint rate cannot be counted");
+        Refusal::Unavailable.because("the mint rate cannot be counted, try again shortly")
+    })?;
+    let over = count > u64::from(sts.config.mint_rate);
+    Ok(over.then_some(60))
+}
+
+/// Session mandates have a row: they can be listed, and revoked one by one.
+async fn keep_record(sts: &Sts, mandate: &Mandate, now: Timestamp) -> Result<(), Refused> {
+    let row = AuthorityRecord {
+        id: mandate.sid.clone(),
+        record_type: "application".to_owned(),
+        subject_id: mandate.sub.clone(),
+        client_id: mandate.client_id.to_string(),
+        parent_id: None,
+        status: "active".to_owned(),
+        expires_at: Timestamp::from_unix_seconds(mandate.exp),
+        created_at: now,
+        revoked_at: None,
+        revoked_reason: None,
+    };
+    let keep = async {
+        let mut tx = sts.store.begin("keeping an authority record").await?;
+        tx.zone(&mandate.zone_id)
+            .add_authority_records(&[row])
+            .await?;
+        tx.commit().await
+    };
+    keep.await.map_err(|error| {
+        tracing::warn!(%error, "denied: the authority record cannot be stored");
+        Refusal::Unavailable.because("the authority record cannot be stored, try again shortly")
+    })
+}

@@ -1,0 +1,294 @@
+//! The exchange of one call (spec: sts §2.3 class Gateway, §5; gateway §9): from a gateway mandate
+//! to an upstream directive.
+//!
+//! In one process the Gateway calls [`Sts::exchange`] with the mandate that it verified. Across
+//! processes it signs an HTTP request; [`proven`] and [`verified`] establish here what the other
+//! process established there.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use caracal_authority::decide;
+use caracal_authority::decide::{Class, ExchangeRequest, Grant, Outcome, RequestedResource};
+use caracal_client::{Exchange, ExchangeRefused, GatewayExchange, GatewayGrant};
+use caracal_crypto::es256::Jws;
+use caracal_crypto::mac::GatewaySignature;
+use caracal_model::limits::LEEWAY;
+use caracal_model::{Mandate, Refusal, Refused, RequestId, Timestamp, TokenUse};
+use caracal_view::{Resource, ViewError, ZoneView};
+use http::HeaderMap;
+
+use crate::Sts;
+use crate::authenticate::{Caller, invalid, live_application, unavailable};
+use crate::directive::{directive, wants_mandate};
+use crate::events::Trail;
+use crate::exchange::{Early, credential_fault, facts, find, record};
+use crate::known::{Gathered, Presented};
+use crate::sign;
+
+/// Unix seconds of the signature.
+pub const TIMESTAMP: &str = "x-caracal-gateway-timestamp";
+/// Its nonce.
+pub const NONCE: &str = "x-caracal-gateway-request";
+/// The signature itself, hex.
+pub const SIGNATURE: &str = "x-caracal-gateway-signature";
+/// How far the clocks of Gateway and STS may be apart, in seconds.
+const MAX_SKEW: i64 = 60;
+/// How long a nonce is remembered: longer than a signature can be in time.
+const NONCE_MEMORY: Duration = Duration::from_secs(120);
+
+/// Whether a request claims to come from the Gateway: any of its headers is enough.
+pub fn claims_gateway(headers: &HeaderMap) -> bool {
+    [TIMESTAMP, NONCE, SIGNATURE]
+        .iter()
+        .any(|name| headers.contains_key(*name))
+}
+
+fn bad_signature() -> Refused {
+    Refusal::GatewaySignature.because("invalid gateway exchange signature")
+}
+
+/// Proves that our Gateway (or API) sent these bytes, now and for the first time.
+///
+/// # Errors
+/// 401 `access_denied`; 503 when the nonce cannot be recorded.
+pub async fn proven(
+    sts: &Sts,
+    headers: &HeaderMap,
+    method: &str,
+    path: &str,
+    body: &[u8],
+) -> Result<(), Refused> {
+    let one = |name: &str| {
+        let mut values = headers.get_all(name).iter();
+        let (value, None) = (values.next()?, values.next()) else {
+            return None;
+        };
+        value.to_str().ok()
+    };
+    let (Some(timestamp), Some(nonce), Some(signature), Some(key)) =
+        (one(TIMESTAMP), one(NONCE), one(SIGNATURE), &sts.gateway_key)
+    else {
+        return Err(bad_signature());
+    };
+    let at: i64 = timestamp.parse().map_err(|_| bad_signature())?;
+    let in_time = (sts.clock.now().unix_seconds() - at).abs() <= MAX_SKEW;
+    let fits = (1..=128).contains(&nonce.len());
+    let signed = GatewaySignature {
+        timestamp: at,
+        nonce,
+        method,
+        path,
+        body,
+    };
+    if !in_time || !fits || !signed.verify(key, signature) {
+        return Err(bad_signature());
+    }
+    let key = format!("caracal:sts:gw-nonce:{nonce}");
+    match sts.bus.claim(&key, NONCE_MEMORY).await {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(bad_signature()),
+        Err(error) => {
+            tracing::warn!(%error, "denied: the nonce of an exchange cannot be recorded");
+            let why = "replay state is unavailable, try again shortly";
+            Err(Refusal::Unavailable.because(why).retry_after(1))
+        }
+    }
+}
+
+fn bad_token() -> Refused {
+    Refusal::TokenInvalid.because("invalid subject_token")
+}
+
+/// Verifies the gateway mandate that an HTTP exchange presents.
+///
+/// # Errors
+/// 401 `invalid_token`; 503 when the zone cannot be read.
+pub async fn verified(sts: &Sts, token: &str, zone: &ZoneView) -> Result<Mandate, Refused> {
+    let jws = Jws::parse(token).map_err(|_| bad_token())?;
+    let key = zone.keys.verify.get(jws.kid()).ok_or_else(bad_token)?;
+    jws.verify(key).map_err(|_| bad_token())?;
+    let mandate: Mandate = serde_json::from_slice(jws.payload()).map_err(|_| bad_token())?;
+    let now = sts.clock.now();
+    let ours = mandate.iss == sts.config.issuer
+        && mandate.aud.contains(&sts.config.issuer)
+        && mandate.zone_id == zone.id
+        && mandate.token_use == TokenUse::Gateway;
+    let in_time = Timestamp::from_unix_seconds(mandate.exp) > now
+        && Timestamp::from_unix_seconds(mandate.iat) <= now.plus(LEEWAY);
+    if ours && in_time {
+        Ok(mandate)
+    } else {
+        Err(bad_token())
+    }
+}
+
+/// What the Gateway gets, and the resource mandate when one was asked for.
+pub struct Granted {
+    /// What the Gateway gets.
+    pub grant: GatewayGrant,
+    /// The claims of its resource mandate.
+    pub mandate: Option<Mandate>,
+}
+
+#[async_trait]
+impl Exchange for Sts {
+    async fn exchange(&self, call: GatewayExchange<'_>) -> Result<GatewayGrant, ExchangeRefused> {
+        let granted = Box::pin(exchange(self, call, false)).await?;
+        Ok(granted.grant)
+    }
+
+    async fn healthy(&self) -> bool {
+        true
+    }
+}
+
+/// Exchanges one verified mandate. With `always_sign` a resource mandate is signed even when the
+/// upstream does not receive one: the wire form requires a token.
+///
+/// # Errors
+/// What the caller of the Gateway is told; its evidence is written.
+pub async fn exchange(
+    sts: &Sts,
+    call: GatewayExchange<'_>,
+    always_sign: bool,
+) -> Result<Granted, Refused> {
+    let mandate = call.mandate;
+    let zone = sts
+        .views
+        .zone(&mandate.zone_id)
+        .await
+        .map_err(|error| match error {
+            ViewError::UnknownZone => invalid(),
+            error => unavailable(&error),
+        })?;
+    let application = live_application(&zone, &mandate.client_id, sts.clock.now());
+    let caller = Caller {
+        application: application.ok_or_else(invalid)?,
+        zone,
+    };
+    match decided(sts, call, &caller, always_sign).await {
+        Ok(granted) => Ok(granted),
+        Err(early) => Err(early.settle(sts, &caller, call.request_id).await?),
+    }
+}
+
+async fn decided(
+    sts: &Sts,
+    call: GatewayExchange<'_>,
+    caller: &Caller,
+    always_sign: bool,
+) -> Result<Granted, Early> {
+    let mandate = call.mandate;
+    not_revoked(sts, mandate).await?;
+    let (session, delegation) = (&mandate.agent_session_id, &mandate.delegation_edge_id);
+    let presented = Presented {
+        record: None,
+        session: session.as_ref(),
+        delegation: delegation.as_ref(),
+    };
+    let zone = &caller.zone;
+    let gathered = Gathered::gather(sts, &zone.id, presented).await?;
+    let request = ExchangeRequest {
+        class: Class::Gateway {
+            presented: mandate,
+            method: call.method,
+            path: call.path,
+        },
+        zone: &zone.id,
+        request_id: call.request_id,
+        application: &caller.application.id,
+        registration_method: &caller.application.registration_method,
+        scope: "",
+        ttl_seconds: 0,
+        session_id: None,
+        agent_session_id: None,
+        delegation_edge_id: None,
+    };
+    let found = find(zone, call.resource);
+    let resources = [RequestedResource {
+        requested: call.resource,
+        found: found.as_deref().map(|resource| &resource.facts),
+        rate_limited: None,
+        credential_fault: found.as_deref().and_then(credential_fault),
+    }];
+    let now = sts.clock.now();
+    let decision = decide(
+        &request,
+        &facts(sts, &gathered, &resources),
+        &zone.policy,
+        now,
+    );
+    let trail = Trail {
+        request,
+        application: &caller.application,
+        session: gathered.session(session.as_ref()),
+        policy: &zone.policy,
+        now,
+    };
+    let granted = match (&decision.outcome, found.as_deref()) {
+        (Outcome::Grant(grant), Some(resource)) => {
+            grant_call(sts, zone, grant, resource, always_sign)?
+        }
+        (Outcome::Grant(_), None) => return Err(bad_token().into()),
+        (Outcome::Deny(refused), _) => {
+            record(sts, trail.events(sts, &decision, None))
+                .await
+                .map_err(Early::Recorded)?;
+            return Err(Early::Recorded(refused.clone()));
+        }
+    };
+    let events = trail.events(sts, &decision, granted.mandate.as_ref());
+    record(sts, events).await.map_err(Early::Recorded)?;
+    Ok(granted)
+}
+
+fn grant_call(
+    sts: &Sts,
+    zone: &ZoneView,
+    grant: &Grant,
+    resource: &Resource,
+    always_sign: bool,
+) -> Result<Granted, Refused> {
+    let directive = directive(resource)?;
+    if directive.url.is_empty() {
+        return Err(Refusal::AccessDenied.because("resource upstream not configured"));
+    }
+    let wanted = always_sign || wants_mandate(&directive);
+    let mandate = wanted.then(|| sign::mandate(sts, grant));
+    let access_token = mandate
+        .as_ref()
+        .map(|mandate| sign::sign(zone, mandate))
+        .transpose()?;
+    let expires_in = grant.expires_in();
+    Ok(Granted {
+        grant: GatewayGrant {
+            directive,
+            expires_in,
+            access_token,
+        },
+        mandate,
+    })
+}
+
+/// A gateway mandate has no row: it stands on its signature unless one of its anchors was revoked
+/// (spec: sts §20.2).
+async fn not_revoked(sts: &Sts, mandate: &Mandate) -> Result<(), Refused> {
+    let revoked = sts.views.mandate_revoked(mandate).await;
+    match revoked.map_err(|error| unavailable(&error))? {
+        None => Ok(()),
+        Some(_) => Err(Refusal::Revoked.because("session revoked")),
+    }
+}
+
+/// The request id that the Gateway named in the form must be that of the request.
+///
+/// # Errors
+/// 401 `access_denied`.
+pub fn same_request(named: &str, id: &RequestId) -> Result<(), Refused> {
+    if named == id.as_str() {
+        Ok(())
+    } else {
+        Err(bad_signature())
+    }
+}

@@ -1,0 +1,179 @@
+//! `POST /oauth/2/token` over HTTP (spec: sts §2.1, §2.8): what concerns the message, in the order
+//! of the specification, and the form of the answer.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use bytes::Bytes;
+use caracal_client::{Directive, GatewayExchange};
+use caracal_model::{Refusal, Refused, RequestId, Secret, ZoneId};
+use caracal_net::{Peer, Problem, body};
+use caracal_view::ViewError;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use http::request::Parts;
+use http::{HeaderValue, Method};
+use serde::Serialize;
+
+use crate::Sts;
+use crate::authenticate::{invalid, unavailable};
+use crate::exchange::{Issued, client_exchange};
+use crate::form::{ACCESS_TOKEN_TYPE, MAX_BODY, TokenRequest};
+use crate::gateway::{claims_gateway, exchange, proven, same_request, verified};
+
+/// How long a body may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The success answer.
+#[derive(Serialize)]
+struct TokenResponse<'a> {
+    access_token: &'a str,
+    token_type: &'static str,
+    expires_in: i64,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    scope: &'a str,
+    issued_token_type: &'static str,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    target_resources: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upstreams: Option<BTreeMap<&'a str, &'a Directive>>,
+}
+
+/// Any method: the wrong ones are told which is right.
+pub async fn token(
+    State(sts): State<Arc<Sts>>,
+    Extension(request_id): Extension<RequestId>,
+    request: Request,
+) -> Response {
+    let outcome = Box::pin(answer(&sts, &request_id, request)).await;
+    match outcome {
+        Ok(response) => {
+            sts.metrics.minted();
+            response
+        }
+        Err(problem) => {
+            sts.metrics.refused(problem.error(), problem.status());
+            problem.into_response()
+        }
+    }
+}
+
+async fn answer(sts: &Sts, request_id: &RequestId, request: Request) -> Result<Response, Problem> {
+    let (parts, body) = request.into_parts();
+    check_message(&parts)?;
+    let body = body::read(body, MAX_BODY, BODY_TIMEOUT).await?;
+    if claims_gateway(&parts.headers) {
+        let path = parts.uri.path();
+        proven(sts, &parts.headers, parts.method.as_str(), path, &body).await?;
+        return from_gateway(sts, request_id, &body).await;
+    }
+    let request = TokenRequest::parse(&body)?;
+    let issued = client_exchange(sts, &request, source(&parts), request_id).await?;
+    Ok(issued_answer(&issued))
+}
+
+fn check_message(parts: &Parts) -> Result<(), Problem> {
+    if parts.method != Method::POST {
+        let refused = Refusal::MethodNotAllowed.because("tokens are exchanged by POST");
+        return Err(Problem::from(refused).header(ALLOW, HeaderValue::from_static("POST")));
+    }
+    if parts.uri.query().is_some() {
+        let why = "query string must be empty: send every field in the form";
+        return Err(Refusal::BadRequest.because(why).into());
+    }
+    let media = parts
+        .headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
+    let essence = media
+        .unwrap_or_default()
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim();
+    if !essence.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+        let why = "content type must be application/x-www-form-urlencoded";
+        return Err(Refusal::UnsupportedMediaType.because(why).into());
+    }
+    Ok(())
+}
+
+fn source(parts: &Parts) -> IpAddr {
+    let peer = parts.extensions.get::<Peer>();
+    peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.address.ip())
+}
+
+fn issued_answer(issued: &Issued) -> Response {
+    respond(&TokenResponse {
+        access_token: issued.token.expose(),
+        token_type: "Bearer",
+        expires_in: issued.mandate.exp - issued.mandate.iat,
+        scope: &issued.mandate.scope,
+        issued_token_type: ACCESS_TOKEN_TYPE,
+        target_resources: &issued.mandate.target,
+        upstreams: None,
+    })
+}
+
+/// Tokens are not for caches (RFC 6749 section 5.1).
+fn respond(answer: &TokenResponse<'_>) -> Response {
+    ([(CACHE_CONTROL, "no-store")], Json(answer)).into_response()
+}
+
+async fn from_gateway(
+    sts: &Sts,
+    request_id: &RequestId,
+    body: &Bytes,
+) -> Result<Response, Problem> {
+    let form = TokenRequest::parse(body)?;
+    same_request(&form.gateway_request_id, request_id)?;
+    let (token, resource) = gateway_fields(&form)?;
+    let zone = ZoneId::parse(&form.zone_id).map_err(|_| invalid())?;
+    let zone = sts.views.zone(&zone).await.map_err(|error| match error {
+        ViewError::UnknownZone => invalid(),
+        error => unavailable(&error),
+    })?;
+    let mandate = verified(sts, token.expose(), &zone).await?;
+    if mandate.client_id.as_str() != form.application_id {
+        let why = "the mandate belongs to another application";
+        return Err(Refusal::AccessDenied.because(why).into());
+    }
+    let call = GatewayExchange {
+        token: token.expose(),
+        mandate: &mandate,
+        resource,
+        method: &form.request_method,
+        path: &form.request_path,
+        request_id,
+    };
+    let granted = exchange(sts, call, true).await?;
+    let grant = granted.grant;
+    let access_token = grant.access_token.as_ref().map(Secret::expose);
+    let target = granted
+        .mandate
+        .map(|mandate| mandate.target)
+        .unwrap_or_default();
+    Ok(respond(&TokenResponse {
+        access_token: access_token.map_or("", |token| token),
+        token_type: "Bearer",
+        expires_in: grant.expires_in,
+        scope: &mandate.scope,
+        issued_token_type: ACCESS_TOKEN_TYPE,
+        target_resources: &target,
+        upstreams: Some(BTreeMap::from([(resource, &grant.directive)])),
+    }))
+}
+
+fn gateway_fields(form: &TokenRequest) -> Result<(&Secret<String>, &str), Refused> {
+    let subject = form.subject.as_ref().ok_or_else(|| {
+        Refusal::BadRequest.because("an exchange of the Gateway needs a subject_token")
+    })?;
+    let [resource] = form.resources.as_slice() else {
+        return Err(Refusal::BadRequest.because("an exchange of the Gateway names one resource"));
+    };
+    Ok((&subject.token, resource))
+}

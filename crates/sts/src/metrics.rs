@@ -1,0 +1,132 @@
+//! What the STS counts (spec: operations §4, §17.4).
+
+use caracal_evidence::EvidenceLog;
+use caracal_net::metrics::{Counter, EncodeLabelSet, Family, Registry};
+use caracal_store::Store;
+use caracal_view::Views;
+use http::StatusCode;
+use serde_json::json;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    outcome: &'static str,
+    reason: String,
+}
+
+/// Counters of the STS.
+pub struct Metrics {
+    mints: Family<Outcome, Counter>,
+}
+
+impl Metrics {
+    /// Registers everything.
+    pub fn new(registry: &Registry, evidence: &EvidenceLog, store: &Store, views: &Views) -> Self {
+        let mints = registry.register(
+            "mints",
+            "Token exchanges by outcome and wire code",
+            Family::<Outcome, Counter>::default(),
+        );
+        audit(registry, evidence);
+        pool(registry, store);
+        let (applied, views) = (
+            registry.gauge("view_entries_applied", "Feed entries"),
+            views.clone(),
+        );
+        let lag = registry.float_gauge("view_lag_seconds", "Since the feed was last confirmed");
+        registry.on_scrape(move || {
+            applied.set(i64::try_from(views.stats().applied).unwrap_or(i64::MAX));
+            lag.set(views.lag().map_or(f64::INFINITY, |lag| lag.as_secs_f64()));
+            async {}
+        });
+        Self { mints }
+    }
+
+    /// A token left.
+    pub fn minted(&self) {
+        self.count("allow", String::new());
+    }
+
+    /// None did.
+    pub fn refused(&self, error: &str, status: StatusCode) {
+        self.count(
+            if status.is_server_error() {
+                "error"
+            } else {
+                "deny"
+            },
+            error.to_owned(),
+        );
+    }
+
+    fn count(&self, outcome: &'static str, reason: String) {
+        self.mints.get_or_create(&Outcome { outcome, reason }).inc();
+    }
+}
+
+fn audit(registry: &Registry, evidence: &EvidenceLog) {
+    let gauge = |name, help| registry.gauge(name, help);
+    let pending = gauge("audit_replay_pending", "Evidence not yet delivered");
+    let files = gauge("audit_replay_files", "Files of the local log");
+    let bytes = gauge("audit_replay_bytes", "Bytes of evidence not yet delivered");
+    let age = gauge(
+        "audit_replay_oldest_age_seconds",
+        "Age of the oldest evidence not delivered",
+    );
+    let dropped = gauge(
+        "audit_dropped_total",
+        "Evidence that could be neither logged nor sent",
+    );
+    let errors = gauge("audit_sink_errors_total", "Deliveries that failed");
+    let replayed = gauge(
+        "audit_replay_replayed_total",
+        "Evidence delivered after a restart",
+    );
+    let log = evidence.clone();
+    let whole = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    registry.on_scrape(move || {
+        let stats = log.stats();
+        pending.set(whole(stats.pending));
+        files.set(whole(stats.files));
+        bytes.set(whole(stats.bytes));
+        age.set(whole(stats.oldest_age.as_secs()));
+        dropped.set(whole(stats.dropped));
+        errors.set(whole(stats.sink_errors));
+        replayed.set(whole(stats.replayed));
+        async {}
+    });
+    let log = evidence.clone();
+    registry.json(move || {
+        let stats = log.stats();
+        json!({
+            "sts": {
+                "audit_dropped": stats.dropped,
+                "audit_replay_pending": stats.pending,
+                "audit_replay_files": stats.files,
+                "audit_replay_bytes": stats.bytes,
+                "audit_replay_oldest_age_seconds": stats.oldest_age.as_secs(),
+                "audit_replay_replayed": stats.replayed,
+                "audit_sink_errors": stats.sink_errors,
+            },
+            "audit_dropped": stats.dropped,
+        })
+    });
+}
+
+fn pool(registry: &Registry, store: &Store) {
+    let ratio = caracal_net::metrics::FloatGauge::default();
+    let ratio = registry.register_as("caracal_db_pool_in_use_ratio", "Connections in use", ratio);
+    let store = store.clone();
+    registry.on_scrape(move || {
+        let pool = store.pool();
+        let (used, most) = (
+            f64::from(as_u32(pool.in_use)),
+            f64::from(as_u32(pool.max).max(1)),
+        );
+        ratio.set(used / most);
+        async {}
+    });
+}
+
+fn as_u32(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
