@@ -11,6 +11,7 @@ mod entry;
 mod ingest;
 mod metrics;
 mod service;
+mod sweep;
 mod verify;
 
 pub use config::Config;
@@ -18,4 +19,7 @@ pub use consumer::{Consumer, ConsumerOptions, DEAD_LETTER_GROUP, DEAD_LETTERS, G
 pub use ingest::{Ingest, IngestOutcome, Rejection};
 pub use metrics::Metrics;
 pub use service::{Deps, router};
-pub use verify::{Finding, Flaw, VerifyError, export_chain, verify_export, verify_zone};
+pub use sweep::Sweep;
+pub use verify::{
+    Finding, Flaw, VerifyError, export_chain, verify_export, verify_zone, verify_zone_from,
+};

@@ -22,6 +22,16 @@ pub struct Metrics {
     pub retries: Counter,
     /// Failed attempts to commit a batch.
     pub commit_failures: Counter,
+    /// Events that were verified.
+    pub tamper_checked: Counter,
+    /// Events whose text or columns were changed.
+    pub tamper_mismatch: Counter,
+    /// Chains that were broken.
+    pub tamper_chain_breaks: Counter,
+    /// Links that were made without the key.
+    pub tamper_hmac_failures: Counter,
+    pub(crate) last_sweep: Gauge,
+    pub(crate) last_full: Gauge,
     pub(crate) lag: Gauge,
     pub(crate) pel_oldest: Gauge,
     pub(crate) oldest_unprocessed: Gauge,
@@ -65,6 +75,26 @@ impl Metrics {
                 "Batches that could not be committed",
                 &self.commit_failures,
             ),
+            (
+                "tamper_checked",
+                "Events that were verified",
+                &self.tamper_checked,
+            ),
+            (
+                "tamper_mismatch",
+                "Events whose text or columns were changed",
+                &self.tamper_mismatch,
+            ),
+            (
+                "tamper_chain_breaks",
+                "Chains that were broken",
+                &self.tamper_chain_breaks,
+            ),
+            (
+                "tamper_hmac_failures",
+                "Links that were made without the key",
+                &self.tamper_hmac_failures,
+            ),
         ] {
             registry.register(name, help, counter.clone());
         }
@@ -83,6 +113,16 @@ impl Metrics {
                 "oldest_unprocessed_seconds",
                 "Age of the oldest entry not yet acknowledged",
                 &self.oldest_unprocessed,
+            ),
+            (
+                "tamper_last_sweep_unix",
+                "When the ledger was verified last",
+                &self.last_sweep,
+            ),
+            (
+                "tamper_last_full_unix",
+                "When the ledger was verified from the first event",
+                &self.last_full,
             ),
             (
                 "dlq_size",
@@ -111,6 +151,12 @@ impl Metrics {
             "dlq_total": self.dlq.get(),
             "retries_total": self.retries.get(),
             "commit_failures_total": self.commit_failures.get(),
+            "tamper_checked_total": self.tamper_checked.get(),
+            "tamper_mismatch_total": self.tamper_mismatch.get(),
+            "tamper_chain_breaks": self.tamper_chain_breaks.get(),
+            "tamper_hmac_failures": self.tamper_hmac_failures.get(),
+            "tamper_last_sweep_unix": self.last_sweep.get(),
+            "tamper_last_full_unix": self.last_full.get(),
             "consumer_lag": self.lag.get(),
             "consumer_pel_oldest_secs": self.pel_oldest.get(),
             "oldest_unprocessed_secs": self.oldest_unprocessed.get(),

@@ -78,12 +78,27 @@ pub async fn verify_zone(
     zone: &ZoneId,
     key: Option<&HmacKey>,
 ) -> Result<Head, VerifyError> {
+    verify_zone_from(store, zone, &Head::GENESIS, key).await
+}
+
+/// As [`verify_zone`], from a head that was verified before.
+///
+/// # Errors
+/// [`VerifyError::Found`] names the first event that cannot be trusted.
+pub async fn verify_zone_from(
+    store: &Store,
+    zone: &ZoneId,
+    from: &Head,
+    key: Option<&HmacKey>,
+) -> Result<Head, VerifyError> {
     let audit = store.zone(zone).audit();
-    let mut chain = Chain::new(zone.clone(), key);
+    let mut chain = Chain::from(zone.clone(), from, key);
     loop {
         let page = audit.chain(chain.seq(), PAGE).await?;
         chain.check_rows(&page)?;
         if !page.is_empty() {
+            // A long chain must not keep a worker of the runtime to itself.
+            tokio::task::yield_now().await;
             continue;
         }
         let head = audit
@@ -107,9 +122,13 @@ struct Chain<'k> {
 
 impl<'k> Chain<'k> {
     fn new(zone: ZoneId, key: Option<&'k HmacKey>) -> Self {
+        Self::from(zone, &Head::GENESIS, key)
+    }
+
+    fn from(zone: ZoneId, head: &Head, key: Option<&'k HmacKey>) -> Self {
         Self {
             zone,
-            verifier: Verifier::new(None, key),
+            verifier: Verifier::new(Some(head), key),
         }
     }
 

@@ -59,6 +59,17 @@ statements! { pub(crate) mod sql {
             lite: "SELECT zone_id, chain_seq, chain_hash FROM audit_heads
                    WHERE zone_id IN (SELECT value FROM json_each($1))";
     ALL_HEADS = "SELECT zone_id, chain_seq, chain_hash FROM audit_heads ORDER BY zone_id";
+    /// Every zone with events or a head, found by skipping through the primary key.
+    ZONES = "WITH RECURSIVE seen (zone_id) AS (
+                 SELECT (SELECT MIN(zone_id) FROM audit_events)
+                 UNION ALL
+                 SELECT (SELECT MIN(later.zone_id) FROM audit_events later
+                         WHERE later.zone_id > seen.zone_id)
+                 FROM seen WHERE seen.zone_id IS NOT NULL)
+             SELECT zone_id FROM seen WHERE zone_id IS NOT NULL
+             UNION
+             SELECT zone_id FROM audit_heads
+             ORDER BY zone_id";
     SEED = pg: "INSERT INTO audit_heads (zone_id, chain_seq, chain_hash)
                 SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[])
                 ON CONFLICT (zone_id) DO NOTHING",
@@ -291,6 +302,14 @@ impl Store {
     pub async fn all_audit_heads(&self) -> Result<Vec<AuditHead>, StoreError> {
         let rows = self.query(&sql::ALL_HEADS, &[]).await?;
         rows.iter().map(AuditHead::read).collect()
+    }
+
+    /// Every zone that has events or ought to have them.
+    pub async fn audit_zones(&self) -> Result<Vec<ZoneId>, StoreError> {
+        let rows = self.query(&sql::ZONES, &[]).await?;
+        rows.iter()
+            .map(|row| Ok(ZoneId::trusted(row.text("zone_id")?)))
+            .collect()
     }
 
     /// Appends a batch: all of it and its heads, or nothing. Three round trips to Postgres when no

@@ -1,9 +1,15 @@
 //! Each way of tampering is found, and found where it was done.
 
 use std::io::Cursor;
+use std::sync::Arc;
+use std::time::Duration;
 
-use caracal_audit::{Finding, Flaw, VerifyError, export_chain, verify_export, verify_zone};
+use caracal_audit::{
+    Finding, Flaw, Ingest, Sweep, VerifyError, export_chain, verify_export, verify_zone,
+};
+use caracal_bus::Bus;
 use caracal_ledger::{Head, Why, chain};
+use caracal_model::TestClock;
 use caracal_store::{Sql, Store, on_each_engine, params, statements};
 
 use crate::{event_of, events, ingest, key, zone};
@@ -228,5 +234,41 @@ on_each_engine! {
         let damaged = [&lines[..3], &["{\"zone_id\":1}"]].concat().join("\n");
         let line = verify_export(Cursor::new(damaged), Some(&key), &[]).unwrap_err();
         assert!(matches!(line, VerifyError::Line { line: 4, .. }), "{line}");
+    }
+
+    async fn a_sweep_continues_where_it_ended_and_counts_a_finding_once(store: Store) {
+        let clock = Arc::new(TestClock::default());
+        let bus = Bus::memory(clock.clone());
+        let ingest = Arc::new(Ingest::new(store.clone(), Some(key()), clock.clone()));
+        let mut sweep = Sweep::new(Arc::clone(&ingest), bus, "here");
+        let metrics = ingest.metrics();
+        ingest.commit(events(0..20)).await.unwrap();
+        ingest.commit(vec![event_of("z2", "other")]).await.unwrap();
+        sweep.sweep().await;
+        assert_eq!(metrics.tamper_checked.get(), 21);
+        ingest.commit(events(20..25)).await.unwrap();
+        sweep.sweep().await;
+        assert_eq!(metrics.tamper_checked.get(), 26);
+
+        // What was verified is changed: the next full sweep finds it, and finds it once.
+        tamper(&store, &sql::EDIT, &[]).await;
+        sweep.sweep().await;
+        assert_eq!(metrics.tamper_mismatch.get(), 0);
+        for _ in 0..2 {
+            clock.advance(Duration::from_secs(86_400));
+            sweep.sweep().await;
+            assert_eq!(metrics.tamper_mismatch.get(), 1);
+        }
+        let breaks = metrics.tamper_chain_breaks.get();
+        assert_eq!((breaks, metrics.tamper_hmac_failures.get()), (0, 0));
+    }
+
+    async fn a_sweep_misses_no_zone_whose_head_is_gone(store: Store) {
+        twenty(&store).await;
+        tamper(&store, &sql::NO_HEAD, &[]).await;
+        let ingest = Arc::new(ingest(&store));
+        let bus = Bus::memory(Arc::new(TestClock::default()));
+        Sweep::new(Arc::clone(&ingest), bus, "here").sweep().await;
+        assert_eq!(ingest.metrics().tamper_chain_breaks.get(), 1);
     }
 }
