@@ -37,6 +37,9 @@ statements! { mod sql {
     AMONG = pg: "SELECT id FROM zones WHERE id = ANY($1) ORDER BY id",
             lite: "SELECT id FROM zones WHERE id IN (SELECT value FROM json_each($1)) ORDER BY id";
     DEFER = pg: "SELECT 1 AS one", lite: "PRAGMA defer_foreign_keys = ON";
+    KILL_OTHERS = pg: "SELECT pg_terminate_backend(pid) AS gone FROM pg_stat_activity
+                       WHERE datname = current_database() AND pid <> pg_backend_pid()",
+                  lite: "SELECT 1 AS one";
     MAYBE = "SELECT id FROM zones WHERE CAST($1 AS TEXT) IS NULL OR id = $1 ORDER BY id";
 } }
 
@@ -422,6 +425,32 @@ async fn postgres_entries_are_claimed_by_one_relay_at_a_time() {
         claimed.dedup();
         assert_eq!((all, claimed.len()), (40, 40));
         store.shutdown().await;
+        database.remove().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgres_connections_that_were_cut_are_an_outage_and_are_replaced() {
+    for database in Database::each("cut").await.into_iter().skip(1) {
+        let (store, killer) = (database.open().await, database.open().await);
+        store.migrate().await.unwrap();
+        let mut open = store.begin("being cut").await.unwrap();
+        open.execute(&sql::ZONE, &zone("z1")).await.unwrap();
+        killer.query(&sql::KILL_OTHERS, &[]).await.unwrap();
+        let cut = open.commit().await.unwrap_err();
+        assert!(cut.is_transient(), "{cut:?}");
+        // A connection that looked alive may be handed out once more; then it is replaced.
+        let again = async {
+            while let Err(error) = store.ping().await {
+                assert!(error.is_transient(), "{error:?}");
+            }
+        };
+        tokio::time::timeout(DEADLINE, again).await.unwrap();
+        add_zone(&store, "z2").await;
+        assert_eq!(ids(&store).await, ["z2"]);
+        store.shutdown().await;
+        assert!(store.ping().await.unwrap_err().is_transient());
+        killer.shutdown().await;
         database.remove().await;
     }
 }
