@@ -119,6 +119,11 @@ fn the_bound_resource_is_among_the_constrained_ones() {
         made.constraints.resources,
         Some(["resource://r0".into()].into())
     );
+    let smuggled = Wish {
+        constrained: vec![named(0), named(1)],
+        ..same.clone()
+    };
+    assert_eq!(code(None, &smuggled), "delegation_resource_scope_mismatch");
     let lost = Wish {
         resource: None,
         constrained: Vec::new(),

@@ -510,3 +510,22 @@ fn an_exchange_without_resources_is_a_bad_request() {
         400
     );
 }
+
+#[test]
+fn a_path_that_we_would_not_have_made_is_refused() {
+    let long = || World::chain(&[0, 0, 0], &[(9, false), (9, false)]);
+    granted(&long().decide(Class::Delegated, Says::allow()));
+
+    let mut orphan = long();
+    orphan.edge(0).mirrored = true;
+    let mut circle = long();
+    circle.edge(1).target_session_id = session_id(0);
+    let mut elsewhere = long();
+    elsewhere.edge(1).source_session_id = session_id(0);
+    let mut rootless = long();
+    rootless.lineage.remove(0);
+    for world in [orphan, circle, elsewhere, rootless] {
+        let decision = world.decide(Class::Delegated, Says::allow());
+        assert_eq!(refused(&decision).2, "delegation lineage is inconsistent");
+    }
+}
