@@ -148,7 +148,9 @@ impl Redis {
 
     pub async fn posts(&self, board: &str) -> Result<Vec<(String, String)>, BusError> {
         let script = self.scripts.posts.key(self.key(board));
-        self.run("reading posts", &script).await
+        let mut posts: Vec<(String, String)> = self.run("reading posts", &script).await?;
+        posts.sort();
+        Ok(posts)
     }
 
     pub async fn ping(&self) -> Result<(), BusError> {

@@ -1,0 +1,190 @@
+//! The change feed as this replica has it: where it reads on, what it has applied, and how an
+//! entry is applied.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use caracal_bus::{Entry, Position};
+use caracal_crypto::stream_signature_is_valid;
+use caracal_model::change::Fields;
+use caracal_model::{Change, DelegationId, RecordId, SessionId, Topic, ZoneId};
+use caracal_store::live::Anchor;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::ViewError;
+use crate::revocations::SNAPSHOT_REACH;
+use crate::views::Inner;
+
+/// What every view follows.
+pub const FOLLOWED: [Topic; 4] = [
+    Topic::ViewChanges,
+    Topic::SessionsRevoke,
+    Topic::PolicyInvalidate,
+    Topic::KeysInvalidate,
+];
+
+/// A position in each of several topics.
+pub type Positions = BTreeMap<Topic, Position>;
+
+pub(crate) struct Feed {
+    /// Where to read on; `None` before the first snapshot and after a gap.
+    next: Mutex<Option<Positions>>,
+    applied: watch::Sender<Positions>,
+    count: AtomicU64,
+    resnapshots: AtomicU64,
+}
+
+impl Feed {
+    pub fn new() -> Self {
+        Self {
+            next: Mutex::new(None),
+            applied: watch::Sender::new(Positions::new()),
+            count: AtomicU64::new(0),
+            resnapshots: AtomicU64::new(0),
+        }
+    }
+
+    pub fn is_started(&self) -> bool {
+        self.next.lock().is_some()
+    }
+
+    pub fn next(&self) -> Option<Positions> {
+        self.next.lock().clone()
+    }
+
+    /// Entries may be missing after where we read on: only a snapshot helps.
+    pub fn lose(&self) {
+        *self.next.lock() = None;
+    }
+
+    /// Everything up to these positions has been applied. They rise, except when the bus lost its
+    /// history: a snapshot then starts a new one.
+    pub fn advance(&self, to: &Positions) {
+        if to.is_empty() {
+            return;
+        }
+        self.next.lock().get_or_insert_default().extend(to);
+        self.applied.send_modify(|applied| applied.extend(to));
+    }
+
+    pub fn applied_now(&self) -> Positions {
+        self.applied.borrow().clone()
+    }
+
+    pub async fn applied(&self, upto: &Positions, wait: Duration) -> bool {
+        let mut applied = self.applied.subscribe();
+        let reached = applied.wait_for(|applied| covers(applied, upto));
+        matches!(timeout(wait, reached).await, Ok(Ok(_)))
+    }
+
+    pub fn applied_count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    pub fn resnapshots(&self) -> u64 {
+        self.resnapshots.load(Ordering::Relaxed)
+    }
+}
+
+/// Whether `applied` has reached `upto` in every topic that is followed.
+pub(crate) fn covers(applied: &Positions, upto: &Positions) -> bool {
+    upto.iter()
+        .filter(|(topic, _)| FOLLOWED.contains(topic))
+        .all(|(topic, position)| applied.get(topic).is_some_and(|at| at >= position))
+}
+
+impl Inner {
+    /// Drops what is held and starts over from a snapshot.
+    ///
+    /// INVARIANT (position first, snapshot second): the positions are taken before anything is
+    /// dropped or read, so a change is either seen by a read or comes after the position.
+    pub async fn resnapshot(&self) -> Result<(), ViewError> {
+        let asked_at = self.clock.ticks();
+        let mut positions = Positions::new();
+        for topic in FOLLOWED {
+            positions.insert(topic, self.bus.last(topic.name()).await?);
+        }
+        self.forget_everything();
+        let since = self.clock.now().minus(SNAPSHOT_REACH);
+        let dead = self.store.dead_since(since).await?;
+        self.revocations
+            .mark(dead.into_iter().map(|dead| (dead.anchor, dead.at)));
+        self.feed.advance(&positions);
+        self.feed.resnapshots.fetch_add(1, Ordering::Relaxed);
+        self.lease.confirm(asked_at);
+        Ok(())
+    }
+
+    fn forget_everything(&self) {
+        self.sessions.clear();
+        self.edges.clear();
+        self.records.clear();
+        self.epochs.clear();
+        self.zones.invalidate_all();
+    }
+
+    /// Applies one entry; answers with the zone that has to be loaded anew, if it is in use here.
+    pub fn apply(&self, entry: &Entry) -> Option<ZoneId> {
+        self.feed.count.fetch_add(1, Ordering::Relaxed);
+        let topic = Topic::from_name(&entry.topic)?;
+        if let Some(key) = &self.config.streams_key
+            && !stream_signature_is_valid(key, topic.name(), &entry.fields)
+        {
+            self.revocations.refuse();
+            tracing::warn!(topic = topic.name(), position = %entry.position, "bad signature, ignored");
+            return None;
+        }
+        match topic {
+            Topic::SessionsRevoke => self.apply_revocation(&entry.fields),
+            Topic::ViewChanges => return self.apply_change(&entry.fields),
+            Topic::PolicyInvalidate | Topic::KeysInvalidate => {
+                return self.apply_zone(zone(&entry.fields)?);
+            }
+            _ => {}
+        }
+        None
+    }
+
+    fn apply_revocation(&self, fields: &Fields) {
+        let now = self.clock.now();
+        self.revocations
+            .mark(anchors(fields).map(|anchor| (anchor, now)));
+    }
+
+    fn apply_change(&self, fields: &Fields) -> Option<ZoneId> {
+        match Change::parse(fields) {
+            Some(Change::Zone(zone)) => return self.apply_zone(zone),
+            Some(Change::Session(zone, id)) => self.sessions.forget(&(zone, id)),
+            Some(Change::Delegation(zone, id)) => self.edges.forget(&(zone, id)),
+            Some(Change::Record(zone, id)) => self.records.forget(&(zone, id)),
+            Some(Change::Epoch(zone, _)) => self.epochs.forget(&zone),
+            // A newer release speaks of something that we do not know: it may be anything.
+            None => {
+                tracing::warn!("unknown change, everything is read anew");
+                self.forget_everything();
+            }
+        }
+        None
+    }
+
+    fn apply_zone(&self, zone: ZoneId) -> Option<ZoneId> {
+        self.zones.invalidate(&zone).then_some(zone)
+    }
+}
+
+fn zone(fields: &Fields) -> Option<ZoneId> {
+    ZoneId::parse(fields.get("zone_id")?).ok()
+}
+
+/// Every anchor that a message of the revocation stream names (spec: gateway §8, §18.2).
+fn anchors(fields: &Fields) -> impl Iterator<Item = Anchor> {
+    fields.iter().filter_map(|(name, id)| match name.as_str() {
+        "session_id" | "sid" | "root_sid" => Some(Anchor::Record(RecordId::parse(id).ok()?)),
+        "agent_session_id" => Some(Anchor::Session(SessionId::parse(id).ok()?)),
+        "delegation_edge_id" | "edge_id" => Some(Anchor::Delegation(DelegationId::parse(id).ok()?)),
+        _ => None,
+    })
+}

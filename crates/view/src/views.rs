@@ -1,0 +1,363 @@
+//! What the hot path reads, behind one handle.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use caracal_authority::{EdgeFacts, RecordFacts, RecordStatus, SessionFacts, SessionStatus};
+use caracal_bus::{Bus, Position};
+use caracal_crypto::{HmacKey, Keyring};
+use caracal_model::{
+    ApplicationId, Clock, DelegationId, Mandate, RecordId, SessionId, Topic, ZoneId,
+};
+use caracal_store::Store;
+use caracal_store::live::Anchor;
+use tokio::sync::watch;
+
+use crate::feed::{Feed, Positions};
+use crate::lease::Lease;
+use crate::live::LiveTable;
+use crate::revocations::{Anchors, MandateAnchors, Revocations};
+use crate::zones::Zones;
+use crate::{Follower, ViewError, ZoneView, facts};
+
+/// How a view behaves.
+#[derive(Clone, Debug)]
+pub struct ViewConfig {
+    /// How long memory is trusted after the feed was last confirmed (`FEED_MAX_LAG`).
+    pub feed_max_lag: Duration,
+    /// Verifies the streams (`STREAMS_HMAC_KEY`); without it, everything on them is believed.
+    pub streams_key: Option<HmacKey>,
+    /// The name of this replica, under which it reports what it has applied.
+    pub replica: String,
+    /// Entries that each live table holds, about.
+    pub table_size: usize,
+}
+
+impl Default for ViewConfig {
+    fn default() -> Self {
+        Self {
+            feed_max_lag: Duration::from_secs(1),
+            streams_key: None,
+            replica: "local".to_owned(),
+            table_size: 100_000,
+        }
+    }
+}
+
+/// The memory of a replica. Clones share it.
+#[derive(Clone)]
+pub struct Views(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub store: Store,
+    pub bus: Bus,
+    pub clock: Arc<dyn Clock>,
+    pub config: ViewConfig,
+    pub lease: Lease,
+    pub zones: Zones,
+    pub homes: LiveTable<ApplicationId, ZoneId>,
+    pub sessions: LiveTable<(ZoneId, SessionId), SessionFacts>,
+    pub edges: LiveTable<(ZoneId, DelegationId), EdgeFacts>,
+    pub records: LiveTable<(ZoneId, RecordId), RecordFacts>,
+    pub epochs: LiveTable<ZoneId, u64>,
+    pub revocations: Revocations,
+    pub feed: Feed,
+}
+
+/// How much a view holds, for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ViewStats {
+    /// Zones.
+    pub zones: usize,
+    /// Sessions.
+    pub sessions: usize,
+    /// Delegations.
+    pub edges: usize,
+    /// Revoked anchors.
+    pub revoked: usize,
+    /// Messages of the streams that were ignored for their signature.
+    pub invalid_signatures: u64,
+    /// Entries of the streams that were applied.
+    pub applied: u64,
+    /// Times that everything was dropped and read again.
+    pub resnapshots: u64,
+}
+
+impl std::fmt::Debug for Views {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Views")
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Views {
+    /// A view of this store, fed by this bus. Services that sign or hold provider secrets hand in
+    /// their keyring. The [`Follower`] has to run for the view to answer from memory.
+    pub fn new(
+        store: Store,
+        bus: Bus,
+        clock: Arc<dyn Clock>,
+        keyring: Option<Arc<Keyring>>,
+        config: ViewConfig,
+    ) -> (Self, Follower) {
+        let views = Self(Arc::new(Inner {
+            lease: Lease::new(clock.clone(), config.feed_max_lag),
+            zones: Zones::new(store.clone(), clock.clone(), keyring),
+            homes: LiveTable::new(config.table_size),
+            sessions: LiveTable::new(config.table_size),
+            edges: LiveTable::new(config.table_size),
+            records: LiveTable::new(config.table_size),
+            epochs: LiveTable::new(config.table_size),
+            revocations: Revocations::new(),
+            feed: Feed::new(),
+            store,
+            bus,
+            clock,
+            config,
+        }));
+        let follower = Follower::new(views.clone());
+        (views, follower)
+    }
+
+    /// Takes the positions of the feed, then the revocations of the last day. Until this has
+    /// succeeded once, every answer comes from the store; the follower tries again by itself.
+    ///
+    /// # Errors
+    /// When bus or store cannot be reached.
+    pub async fn start(&self) -> Result<(), ViewError> {
+        if self.0.feed.is_started() {
+            return Ok(());
+        }
+        self.0.resnapshot().await
+    }
+
+    /// The zone as it is now.
+    ///
+    /// # Errors
+    /// [`ViewError`]; an unreachable store matters only when memory may not answer.
+    pub async fn zone(&self, zone: &ZoneId) -> Result<Arc<ZoneView>, ViewError> {
+        Box::pin(self.0.zones.get(zone, &self.0.lease)).await
+    }
+
+    /// Loads the zones that have an active policy, before the first request asks for them.
+    ///
+    /// # Errors
+    /// When the store cannot be reached.
+    pub async fn warm(&self) -> Result<usize, ViewError> {
+        let zones = self.0.store.bound_zones().await?;
+        for zone in &zones {
+            self.zone(zone).await?;
+        }
+        Ok(zones.len())
+    }
+
+    /// The zone of an application. An archived application may still be found here, but not in its
+    /// zone.
+    ///
+    /// # Errors
+    /// When memory has no answer and the store cannot be reached.
+    pub async fn zone_of_application(
+        &self,
+        application: &ApplicationId,
+    ) -> Result<Option<ZoneId>, ViewError> {
+        // An application never moves, so what is known stays true whatever the feed does.
+        if let Some(zone) = self.0.homes.get(application) {
+            return Ok(Some(zone.as_ref().clone()));
+        }
+        let ticket = self.0.homes.begin(application);
+        let Some(zone) = self.0.store.zone_of_application(application).await? else {
+            return Ok(None);
+        };
+        self.0
+            .homes
+            .insert(application.clone(), ticket, Arc::new(zone.clone()));
+        Ok(Some(zone))
+    }
+
+    /// A Session.
+    ///
+    /// # Errors
+    /// When memory has no answer and the store cannot be reached.
+    pub async fn session(
+        &self,
+        zone: &ZoneId,
+        id: &SessionId,
+    ) -> Result<Option<Arc<SessionFacts>>, ViewError> {
+        let at = &self.0;
+        let key = (zone.clone(), id.clone());
+        let load = async || {
+            let row = at.store.zone(zone).sessions().get(id).await?;
+            row.map(facts::session).transpose()
+        };
+        let found = at.held_or(&at.sessions, &key, load).await?;
+        let dead = at.is_dead(|| Anchor::Session(id.clone()));
+        Ok(found.map(|facts| match facts.status {
+            SessionStatus::Active | SessionStatus::Suspended if dead => Arc::new(SessionFacts {
+                status: SessionStatus::Terminated,
+                ..(*facts).clone()
+            }),
+            _ => facts,
+        }))
+    }
+
+    /// A Delegation.
+    ///
+    /// # Errors
+    /// When memory has no answer and the store cannot be reached.
+    pub async fn edge(
+        &self,
+        zone: &ZoneId,
+        id: &DelegationId,
+    ) -> Result<Option<Arc<EdgeFacts>>, ViewError> {
+        let at = &self.0;
+        let key = (zone.clone(), id.clone());
+        let load = async || {
+            let row = at.store.zone(zone).delegations().get(id).await?;
+            row.map(facts::edge).transpose()
+        };
+        let found = at.held_or(&at.edges, &key, load).await?;
+        Ok(found.map(|facts| at.buried(facts)))
+    }
+
+    /// An authority record that can be listed or revoked. Records of single mandates are evidence,
+    /// not rows: they are not found, and are alive unless [`Views::revoked`] names them.
+    ///
+    /// # Errors
+    /// When memory has no answer and the store cannot be reached.
+    pub async fn record(
+        &self,
+        zone: &ZoneId,
+        id: &RecordId,
+    ) -> Result<Option<Arc<RecordFacts>>, ViewError> {
+        let at = &self.0;
+        let key = (zone.clone(), id.clone());
+        let load = async || {
+            let row = at.store.zone(zone).authority_record(id).await?;
+            row.map(facts::record).transpose()
+        };
+        let found = at.held_or(&at.records, &key, load).await?;
+        let dead = at.is_dead(|| Anchor::Record(id.clone()));
+        Ok(found.map(|facts| match facts.status {
+            RecordStatus::Active if dead => Arc::new(RecordFacts {
+                status: RecordStatus::Revoked,
+                ..(*facts).clone()
+            }),
+            _ => facts,
+        }))
+    }
+
+    /// The epoch of the zone's authority graph; 0 before its first edge.
+    ///
+    /// # Errors
+    /// When memory has no answer and the store cannot be reached.
+    pub async fn epoch(&self, zone: &ZoneId) -> Result<u64, ViewError> {
+        let at = &self.0;
+        let load = async || Ok(Some(at.store.zone(zone).epoch().await?.unwrap_or(0)));
+        let found = at.held_or(&at.epochs, zone, load).await?;
+        Ok(found.map_or(0, |epoch| *epoch))
+    }
+
+    /// The edges from the root of a lineage down to this leaf, whatever their state: at most
+    /// eleven, so a path that is too long or circular shows as such. Empty when the leaf does not
+    /// exist; a root with a parent is one whose parent is gone.
+    ///
+    /// # Errors
+    /// When memory has no answer and the store cannot be reached.
+    pub async fn lineage(
+        &self,
+        zone: &ZoneId,
+        leaf: &DelegationId,
+    ) -> Result<Vec<Arc<EdgeFacts>>, ViewError> {
+        if let Some(held) = self.0.held_lineage(zone, leaf) {
+            return Ok(held);
+        }
+        self.0.load_lineage(zone, leaf).await
+    }
+
+    /// The first of these anchors that has died: from memory while the lease holds, else from the
+    /// store as well.
+    ///
+    /// # Errors
+    /// [`ViewError::Unreachable`] when neither may or can answer: deny.
+    pub async fn revoked(&self, anchors: &Anchors<'_>) -> Result<Option<Anchor>, ViewError> {
+        let at = &self.0;
+        // Asked before memory is read, so memory is at least as fresh as the lease says.
+        let trusted = at.lease.holds();
+        let dead = at.revocations.first_dead(anchors, at.clock.now());
+        if trusted || dead.is_some() {
+            return Ok(dead);
+        }
+        let sessions: Vec<&SessionId> = anchors.session.into_iter().collect();
+        Ok(at
+            .store
+            .first_dead(anchors.records, &sessions, anchors.edges)
+            .await?)
+    }
+
+    /// As [`Views::revoked`], for everything that this mandate hangs on.
+    ///
+    /// # Errors
+    /// As [`Views::revoked`].
+    pub async fn mandate_revoked(&self, mandate: &Mandate) -> Result<Option<Anchor>, ViewError> {
+        self.revoked(&MandateAnchors::of(mandate).as_anchors())
+            .await
+    }
+
+    /// Whether a mark names one of these, without asking the store: for a response that is already
+    /// under way. Says nothing about freshness; see [`Views::lease_holds`].
+    pub fn is_marked(&self, anchors: &Anchors<'_>) -> bool {
+        self.0
+            .revocations
+            .first_dead(anchors, self.0.clock.now())
+            .is_some()
+    }
+
+    /// Changes with every new mark: whoever has a response under way looks again.
+    pub fn revocation_watch(&self) -> watch::Receiver<u64> {
+        self.0.revocations.watch()
+    }
+
+    /// Whether everything up to `position` of the topic has been applied here; waits for it at
+    /// most `wait`.
+    pub async fn applied(&self, topic: Topic, position: Position, wait: Duration) -> bool {
+        self.applied_all(&Positions::from([(topic, position)]), wait)
+            .await
+    }
+
+    /// As [`Views::applied`], for several topics. Topics that a view does not follow do not count.
+    pub async fn applied_all(&self, upto: &Positions, wait: Duration) -> bool {
+        self.0.feed.applied(upto, wait).await
+    }
+
+    /// Whether memory may answer now.
+    pub fn lease_holds(&self) -> bool {
+        self.0.lease.holds()
+    }
+
+    /// How long ago the feed was confirmed; `None` when it never was.
+    pub fn lag(&self) -> Option<Duration> {
+        self.0.lease.lag()
+    }
+
+    /// Trusts memory only while `condition` is true as well: whether what this process commits
+    /// reaches the feed that it follows.
+    pub(crate) fn only_while(&self, condition: Arc<AtomicBool>) {
+        self.0.lease.only_while(condition);
+    }
+
+    /// How much is held.
+    pub fn stats(&self) -> ViewStats {
+        let at = &self.0;
+        ViewStats {
+            zones: at.zones.len(),
+            sessions: at.sessions.len(),
+            edges: at.edges.len(),
+            revoked: at.revocations.len(),
+            invalid_signatures: at.revocations.refused(),
+            applied: at.feed.applied_count(),
+            resnapshots: at.feed.resnapshots(),
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! The zones in memory: loaded on first use, by one loader at a time, and never served once a
+//! change of theirs has been applied.
+//!
+//! **Forces.** A zone takes milliseconds to load (secrets, keys, policy), and a change makes every
+//! request want it anew. What was loaded before a change must not be used after it, also when the
+//! loader was under way while the change came.
+//!
+//! **Choice.** Each zone has a generation that a change raises. A load remembers the generation
+//! that it began at; a view is valid while that is the current one. Whoever finds none valid waits
+//! for the one loader, and a failure answers everybody who was waiting for it.
+//!
+//! INVARIANT (load): a view whose load began before a change carries an older generation, so no
+//! reader takes it after the change was applied.
+//!
+//! **Rejected.** Serving the old view until the new one is ready: that is the stale allow.
+//!
+//! While the lease does not hold, a view is used for as long as memory may be old after it was
+//! read (`FEED_MAX_LAG`): the same bound, at the price of one load per zone in that time instead of
+//! one per request.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwapOption;
+use caracal_crypto::Keyring;
+use caracal_model::{Clock, Ticks, ZoneId};
+use caracal_store::Store;
+use tokio::sync::Mutex;
+
+use crate::lease::Lease;
+use crate::{ViewError, ZoneView};
+
+pub(crate) struct Zones {
+    store: Store,
+    clock: Arc<dyn Clock>,
+    keyring: Option<Arc<Keyring>>,
+    slots: papaya::HashMap<ZoneId, Arc<Slot>>,
+}
+
+#[derive(Default)]
+struct Slot {
+    generation: AtomicU64,
+    loaded: ArcSwapOption<Loaded>,
+    /// Held by the one who loads; remembers the last failure for those who waited meanwhile.
+    loading: Mutex<Option<(Ticks, ViewError)>>,
+}
+
+struct Loaded {
+    view: Arc<ZoneView>,
+    generation: u64,
+    /// Before the store was read.
+    asked_at: Ticks,
+}
+
+impl Zones {
+    pub fn new(store: Store, clock: Arc<dyn Clock>, keyring: Option<Arc<Keyring>>) -> Self {
+        Self {
+            store,
+            clock,
+            keyring,
+            slots: papaya::HashMap::new(),
+        }
+    }
+
+    pub async fn get(&self, zone: &ZoneId, lease: &Lease) -> Result<Arc<ZoneView>, ViewError> {
+        let slot = self.slot(zone);
+        if let Some(view) = self.valid(&slot, lease) {
+            return Ok(view);
+        }
+        let arrived = self.clock.ticks();
+        let mut failure = slot.loading.lock().await;
+        if let Some(view) = self.valid(&slot, lease) {
+            return Ok(view);
+        }
+        // A load that began after we came has failed for us too.
+        if let Some((_, error)) = failure.as_ref().filter(|(began, _)| *began > arrived) {
+            return Err(error.clone());
+        }
+        let asked_at = self.clock.ticks();
+        let loaded = self.load(zone, &slot, asked_at).await;
+        *failure = loaded.as_ref().err().map(|error| (asked_at, error.clone()));
+        loaded
+    }
+
+    /// The view of the slot, if it may be used now.
+    fn valid(&self, slot: &Slot, lease: &Lease) -> Option<Arc<ZoneView>> {
+        // The lease is asked before the generation is read: what the feed brings in between is
+        // seen, what it brings later is within the bound.
+        let trusted = lease.holds();
+        let loaded = slot.loaded.load();
+        let loaded = loaded.as_ref()?;
+        let current = loaded.generation == slot.generation.load(Ordering::SeqCst);
+        let fresh = trusted || lease.covers(loaded.asked_at);
+        let unchanged = loaded
+            .view
+            .keys
+            .next_change
+            .is_none_or(|at| at > self.clock.now());
+        (current && fresh && unchanged).then(|| loaded.view.clone())
+    }
+
+    async fn load(
+        &self,
+        zone: &ZoneId,
+        slot: &Slot,
+        asked_at: Ticks,
+    ) -> Result<Arc<ZoneView>, ViewError> {
+        // INVARIANT (load): read before the store is.
+        let generation = slot.generation.load(Ordering::SeqCst);
+        let Some(snapshot) = self.store.zone(zone).snapshot().await? else {
+            self.slots.pin().remove(zone);
+            return Err(ViewError::UnknownZone);
+        };
+        let previous = slot.loaded.load_full();
+        let keyring = self.keyring.clone();
+        let now = self.clock.now();
+        let building = tokio::task::spawn_blocking(move || {
+            let previous = previous.as_ref().map(|loaded| loaded.view.as_ref());
+            ZoneView::build(snapshot, keyring.as_deref(), previous, now)
+        });
+        let view = building
+            .await
+            .map_err(|error| ViewError::Corrupt(error.to_string()))?;
+        let view = Arc::new(view);
+        slot.loaded.store(Some(Arc::new(Loaded {
+            view: view.clone(),
+            generation,
+            asked_at,
+        })));
+        Ok(view)
+    }
+
+    /// Applies a change of this zone. Answers whether anybody has used the zone here.
+    pub fn invalidate(&self, zone: &ZoneId) -> bool {
+        let slots = self.slots.pin();
+        let Some(slot) = slots.get(zone) else {
+            return false;
+        };
+        slot.generation.fetch_add(1, Ordering::SeqCst);
+        true
+    }
+
+    /// Applies a change that may be of any zone.
+    pub fn invalidate_all(&self) {
+        for slot in self.slots.pin().values() {
+            slot.generation.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    fn slot(&self, zone: &ZoneId) -> Arc<Slot> {
+        let slots = self.slots.pin();
+        slots.get_or_insert_with(zone.clone(), Arc::default).clone()
+    }
+}

@@ -1,0 +1,99 @@
+//! Zones are loaded once, on time, and never used past a change.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use caracal_model::{ApplicationId, ZoneId};
+use caracal_view::{Announce, Local, ViewError};
+use tokio::task::JoinSet;
+
+use crate::support::*;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_published_beforehand_signs_from_its_time_on() {
+    let (hand, clock) = test_clock();
+    on_each_store(clock.clone(), async |store| {
+        let bus = buses(&clock, 1_000).await.swap_remove(0);
+        add_key(&store, "k1", clock.now()).await;
+        add_key(&store, "k2", clock.now().plus(HOUR)).await;
+        let replica = Replica::started(&store, &bus, &clock, "one").await;
+        let views = &replica.views;
+        let signs = async || {
+            eventually("the feed is confirmed", || async { views.lease_holds() }).await;
+            let zone = views.zone(&zone()).await.unwrap();
+            (
+                zone.keys.signing.as_ref().unwrap().kid().to_string(),
+                zone.keys.jwks.len(),
+            )
+        };
+        assert_eq!(signs().await, ("k1".to_owned(), 2));
+        hand.advance(HOUR - Duration::from_secs(1));
+        assert_eq!(signs().await, ("k1".to_owned(), 2));
+        hand.advance(Duration::from_secs(1));
+        assert_eq!(signs().await, ("k2".to_owned(), 2));
+        hand.advance(24 * HOUR);
+        assert_eq!(signs().await, ("k2".to_owned(), 1));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_who_want_a_zone_share_one_load() {
+    let clock = system_clock();
+    on_each_store(clock.clone(), async |store| {
+        let bus = buses(&clock, 1_000).await.swap_remove(0);
+        let replica = Replica::started(&store, &bus, &clock, "one").await;
+        let mut readers = JoinSet::new();
+        for _ in 0..64 {
+            let views = replica.views.clone();
+            readers.spawn(async move { views.zone(&zone()).await.unwrap() });
+        }
+        let views = readers.join_all().await;
+        assert!(views.iter().all(|view| Arc::ptr_eq(view, &views[0])));
+        let same = replica.views.zone(&zone()).await.unwrap();
+        assert!(Arc::ptr_eq(&same, &views[0]), "and keep it");
+        let announce = Local::new(replica.relay.clone(), replica.views.clone());
+        change_zone(&store).await;
+        announce.announce().await;
+        let other = replica.views.zone(&zone()).await.unwrap();
+        assert!(!Arc::ptr_eq(&other, &views[0]), "until it changes");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_does_not_exist_is_not_found_and_not_remembered() {
+    let clock = system_clock();
+    on_each_store(clock.clone(), async |store| {
+        let bus = buses(&clock, 1_000).await.swap_remove(0);
+        let replica = Replica::started(&store, &bus, &clock, "one").await;
+        let views = &replica.views;
+        let unknown = views.zone(&ZoneId::trusted("z9")).await.unwrap_err();
+        assert!(matches!(unknown, ViewError::UnknownZone), "{unknown:?}");
+        assert!(views.session(&zone(), &session(1)).await.unwrap().is_none());
+        add_session(&store, &session(1)).await;
+        assert!(views.session(&zone(), &session(1)).await.unwrap().is_some());
+        let other_zone = ZoneId::trusted("z9");
+        assert!(
+            views
+                .session(&other_zone, &session(1))
+                .await
+                .unwrap()
+                .is_none()
+        );
+        assert_eq!(views.epoch(&zone()).await.unwrap(), 0);
+        let home = views
+            .zone_of_application(&ApplicationId::trusted("app"))
+            .await
+            .unwrap();
+        assert_eq!(home, Some(zone()));
+        let home = views
+            .zone_of_application(&ApplicationId::trusted("nobody"))
+            .await
+            .unwrap();
+        assert_eq!(home, None);
+    })
+    .await;
+}
