@@ -78,7 +78,7 @@ impl Pg {
         params: &[Param<'_>],
     ) -> Result<Vec<Row>, StoreError> {
         let client = self.client(sql.name).await?;
-        let statement = prepare(&client, sql).await?;
+        let statement = prepare_for(&client, sql, params.len()).await?;
         query(&client, sql, &statement, params).await
     }
 
@@ -139,7 +139,7 @@ impl PgTx {
         sql: &Sql,
         params: &[Param<'_>],
     ) -> Result<Vec<Row>, StoreError> {
-        let statement = prepare(&self.client, sql).await?;
+        let statement = prepare_for(&self.client, sql, params.len()).await?;
         let (began, rows) = {
             let begin = begin(&self.client, self.mode, &mut self.begun);
             join!(begin, query(&self.client, sql, &statement, params))
@@ -153,7 +153,7 @@ impl PgTx {
         sql: &Sql,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<u64, StoreError> {
-        let statement = prepare(&self.client, sql).await?;
+        let statement = prepare_for(&self.client, sql, params.len()).await?;
         let (began, changed) = {
             let begin = begin(&self.client, self.mode, &mut self.begun);
             join!(begin, self.client.execute(&statement, params))
@@ -169,7 +169,7 @@ impl PgTx {
         sql: &Sql,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<(), StoreError> {
-        let statement = prepare(&self.client, sql).await?;
+        let statement = prepare_for(&self.client, sql, params.len()).await?;
         let (began, changed, committed) = {
             let begin = begin(&self.client, self.mode, &mut self.begun);
             let last = self.client.execute(&statement, params);
@@ -222,6 +222,23 @@ pub(crate) async fn prepare(client: &Object, sql: &Sql) -> Result<Statement, Sto
         .prepare_cached(sql.pg)
         .await
         .map_err(|failure| error(failure, sql.name))
+}
+
+/// A statement that takes exactly this many parameters. The driver's own refusal does not tell a
+/// mistake of ours from an outage.
+async fn prepare_for(
+    client: &Object,
+    sql: &Sql,
+    parameters: usize,
+) -> Result<Statement, StoreError> {
+    let statement = prepare(client, sql).await?;
+    if statement.params().len() == parameters {
+        return Ok(statement);
+    }
+    Err(StoreError::Statement {
+        doing: sql.name,
+        source: "the statement and its parameters disagree about their number".into(),
+    })
 }
 
 async fn query(
