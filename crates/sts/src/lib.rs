@@ -38,6 +38,9 @@ use caracal_view::{Announce, Views};
 
 pub use config::Config;
 
+#[cfg(test)]
+mod tests;
+
 /// Keys the verifiers of generated client secrets (README decision 22).
 pub const CLIENT_SECRETS: &str = "caracal/client-secrets";
 /// What all checks of `/ready` may take together.

@@ -1,0 +1,341 @@
+//! The STS over its router, on each engine: what a client sees, row by row.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use caracal_bus::Bus;
+use caracal_crypto::envelope::{Kek, Keyring};
+use caracal_crypto::es256::{Jws, SigningKey};
+use caracal_crypto::mac::{GatewaySignature, HmacKey};
+use caracal_crypto::os::{OsRng, SystemClock};
+use caracal_crypto::verifier::SecretVerifier;
+use caracal_evidence::{Durability, EvidenceLog};
+use caracal_model::{ApplicationId, Clock, Ids, Kid, Secret, ZoneId};
+use caracal_net::settings::Mistakes;
+use caracal_store::Store;
+use caracal_store::applications::Application;
+use caracal_store::zones::{NewZoneKey, Provenance, Zone};
+use caracal_view::{Local, Relay, RelayOptions, ViewConfig, Views, ZONE_KEY_AAD};
+use http::{Request, StatusCode};
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
+
+use crate::{Config, Deps, Sts, router};
+
+const ISSUER: &str = "https://sts.example";
+const KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+const KEK: &str = "8f3d9a712c45e6b0d18f2a4c6e9b3d57a1c4f8020e6a9c3d5b7f1a2c4e6d8b90";
+
+struct TestSts {
+    router: Router,
+    stop: CancellationToken,
+    _dir: tempfile::TempDir,
+}
+
+impl Drop for TestSts {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+fn settings(name: &str) -> Option<String> {
+    match name {
+        "ISSUER_URL" => Some(ISSUER.to_owned()),
+        "STS_ADMIN_TOKEN" => Some("rotate-me".to_owned()),
+        _ => None,
+    }
+}
+
+struct From;
+
+impl caracal_net::settings::Strings for From {
+    fn get(&self, name: &str) -> Option<String> {
+        settings(name)
+    }
+
+    fn file(&self, path: &str) -> std::io::Result<String> {
+        std::fs::read_to_string(path)
+    }
+}
+
+/// Two zones with a key and an application each; the secret of `app-Z` is `cs_of_Z`.
+async fn provision(store: &Store, keyring: &Keyring, pepper: &HmacKey) {
+    let now = SystemClock::new().now();
+    let made = Provenance {
+        created_by: None,
+        created_via_operator: false,
+        updated_by: None,
+        updated_via_operator: false,
+        created_at: now,
+        updated_at: now,
+    };
+    for zone in ["z1", "z2"] {
+        let id = ZoneId::trusted(zone);
+        let kid = Kid::trusted(format!("kid-{zone}"));
+        let key = SigningKey::generate(kid.clone()).unwrap();
+        let sealed = keyring.seal(&OsRng, ZONE_KEY_AAD, key.pkcs8().expose()).unwrap();
+        let mut tx = store.begin("a test's zones").await.unwrap();
+        let row = Zone {
+            id: id.clone(),
+            name: zone.to_owned(),
+            slug: zone.to_owned(),
+            dcr_enabled: false,
+            owner_account_id: None,
+            operator_coauthor_badge: true,
+            operator_governed: false,
+            provenance: made.clone(),
+        };
+        tx.zones().insert(&row).await.unwrap();
+        let (x, y) = (&*key.public().x, &*key.public().y);
+        let row = NewZoneKey { kid: &kid, x, y, sealed_private: &sealed, signs_from: now };
+        tx.zones().insert_key(&id, &row, now).await.unwrap();
+        let verifier = SecretVerifier::for_generated(pepper, &format!("cs_of_{zone}"));
+        let row = Application {
+            id: ApplicationId::trusted(format!("app-{zone}")),
+            name: "desk".to_owned(),
+            registration_method: "managed".to_owned(),
+            secret_verifier: Some(verifier.to_string()),
+            traits: Vec::new(),
+            expires_at: None,
+            provenance: made.clone(),
+            archived_at: None,
+        };
+        tx.applications(&id).insert(&row).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+}
+
+impl TestSts {
+    async fn start(store: Store) -> Self {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let keyring = Arc::new(Keyring::new(Kek::from_hex(KEK).unwrap(), None));
+        provision(&store, &keyring, &keyring.derive(crate::CLIENT_SECRETS)).await;
+        let bus = Bus::memory(clock.clone());
+        let (views, follower) = Views::new(
+            store.clone(),
+            bus.clone(),
+            clock.clone(),
+            Some(keyring.clone()),
+            ViewConfig::default(),
+        );
+        views.start().await.unwrap();
+        let stop = CancellationToken::new();
+        let options = RelayOptions::default();
+        let relay = Relay::new(store.clone(), bus.clone(), clock.clone(), None, None, options);
+        let tasks = caracal_net::Tasks::new();
+        tasks.spawn("follower", follower.run(stop.clone()));
+        let dir = tempfile::tempdir().unwrap();
+        let (evidence, _drain) =
+            EvidenceLog::open(dir.path(), "sts", Durability::Process, clock.clone()).unwrap();
+        let deps = Deps {
+            store,
+            bus,
+            announce: Arc::new(Local::new(relay, views.clone())),
+            views,
+            evidence,
+            keyring,
+            gateway_key: Some(HmacKey::from_hex(KEY).unwrap()),
+            ids: Arc::new(Ids::new(clock.clone(), Arc::new(OsRng))),
+            clock,
+            rng: Arc::new(OsRng),
+        };
+        let config = Config::load(&From, &mut Mistakes::default()).unwrap();
+        Self { router: router(Sts::new(config, deps), false), stop, _dir: dir }
+    }
+
+    async fn send(&self, request: Request<Body>) -> (StatusCode, http::HeaderMap, Value) {
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (head, body) = response.into_parts();
+        let bytes = axum::body::to_bytes(body, 1 << 20).await.unwrap();
+        (head.status, head.headers, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
+    }
+
+    async fn row(&self, case: &str, request: Request<Body>) -> String {
+        let (status, headers, body) = self.send(request).await;
+        let id = headers["x-request-id"].to_str().unwrap();
+        assert_eq!(body["requestId"], id, "{case}");
+        assert_eq!(body["request_id"], id, "{case}");
+        let (code, why) = (body["error"].as_str().unwrap(), body["error_description"].as_str());
+        let row = format!("{case:<26} | {} {code}: {}", status.as_u16(), why.unwrap_or_default());
+        row.trim_end().to_owned()
+    }
+}
+
+fn post(path: &str, content_type: &str, body: impl Into<Body>) -> Request<Body> {
+    let request = Request::post(path).header("content-type", content_type);
+    request.body(body.into()).unwrap()
+}
+
+fn exchange(fields: &[(&str, &str)]) -> Request<Body> {
+    let mut form = form_urlencoded::Serializer::new(String::new());
+    form.append_pair("grant_type", crate::form::GRANT_TYPE).extend_pairs(fields);
+    post("/oauth/2/token", "application/x-www-form-urlencoded", form.finish())
+}
+
+fn caller<'a>(zone: &'a str, app: &'a str, secret: &'a str) -> Vec<(&'a str, &'a str)> {
+    vec![("zone_id", zone), ("application_id", app), ("client_secret", secret)]
+}
+
+caracal_store::on_each_engine! {
+    async fn messages_that_are_wrong_say_what_to_fix(store: Store) {
+        let sts = TestSts::start(store).await;
+        let form = "application/x-www-form-urlencoded";
+        let mut table = String::new();
+        for (case, request) in [
+            ("other method", Request::get("/oauth/2/token").body(Body::empty()).unwrap()),
+            ("query string", post("/oauth/2/token?zone_id=z1", form, "zone_id=z1")),
+            ("JSON", post("/oauth/2/token", "application/json", "{}")),
+            ("65,537 bytes", post("/oauth/2/token", form, "a".repeat(65_537))),
+            ("empty form", post("/oauth/2/token", form, "")),
+            ("jwks without zone", Request::get("/.well-known/jwks.json").body(Body::empty()).unwrap()),
+            ("jwks of two zones",
+             Request::get("/.well-known/jwks.json?zone_id=z1&zone_id=z2").body(Body::empty()).unwrap()),
+            ("jwks of no zone",
+             Request::get("/.well-known/jwks.json?zone_id=z9").body(Body::empty()).unwrap()),
+            ("rotation without token",
+             post("/internal/zones/z1/signing-key/rotate", form, "")),
+            ("unknown route", Request::get("/nowhere").body(Body::empty()).unwrap()),
+        ] {
+            writeln!(table, "{}", sts.row(case, request).await).unwrap();
+        }
+        insta::allow_duplicates! { insta::assert_snapshot!(table, @r"
+        other method               | 405 invalid_token: tokens are exchanged by POST
+        query string               | 400 invalid_token: query string must be empty: send every field in the form
+        JSON                       | 415 invalid_token: content type must be application/x-www-form-urlencoded
+        65,537 bytes               | 413 payload_too_large: request body too large
+        empty form                 | 400 invalid_token: grant_type must be urn:ietf:params:oauth:grant-type:token-exchange
+        jwks without zone          | 400 invalid_token: zone_id is required, once: the zone whose keys are wanted
+        jwks of two zones          | 400 invalid_token: zone_id is required, once: the zone whose keys are wanted
+        jwks of no zone            | 404 resource_not_found: the zone does not exist or has no keys
+        rotation without token     | 401 access_denied: STS_ADMIN_TOKEN is required as bearer
+        unknown route              | 404 not_found:
+        "); }
+    }
+
+    async fn callers_are_told_apart_only_by_a_right_secret(store: Store) {
+        let sts = TestSts::start(store).await;
+        let mut table = String::new();
+        let resource = ("resource", "resource://desk");
+        let with = |mut fields: Vec<(&'static str, &'static str)>, more: &[(&'static str, &'static str)]| {
+            fields.push(resource);
+            fields.extend_from_slice(more);
+            exchange(&fields)
+        };
+        for (case, request) in [
+            ("unknown application", with(caller("z1", "app-z9", "cs_of_z1"), &[])),
+            ("wrong secret", with(caller("z1", "app-z1", "cs_of_z2"), &[])),
+            ("no secret", with(vec![("zone_id", "z1"), ("application_id", "app-z1")], &[])),
+            ("no zone", with(vec![("application_id", "app-z1"), ("client_secret", "cs_of_z1")], &[])),
+            ("unknown zone, wrong secret", with(caller("z9", "app-z1", "cs_of_z2"), &[])),
+            ("wrong zone, right secret", with(caller("z2", "app-z1", "cs_of_z1"), &[])),
+            ("no resource", exchange(&caller("z1", "app-z1", "cs_of_z1"))),
+            ("unknown resource", with(caller("z1", "app-z1", "cs_of_z1"), &[("scope", "agent:lifecycle")])),
+            ("ttl over the cap", with(caller("z1", "app-z1", "cs_of_z1"), &[("ttl_seconds", "3601")])),
+            ("delegation alone", with(caller("z1", "app-z1", "cs_of_z1"), &[("delegation_edge_id", "e1")])),
+            ("unknown session", with(caller("z1", "app-z1", "cs_of_z1"), &[("agent_session_id", "s1")])),
+            ("unknown record", with(caller("z1", "app-z1", "cs_of_z1"), &[("session_id", "r1")])),
+            ("approval", with(caller("z1", "app-z1", "cs_of_z1"), &[("approval_id", "a1")])),
+            ("id token",
+             with(caller("z1", "app-z1", "cs_of_z1"),
+                  &[("subject_token", "x"), ("subject_token_type", crate::form::ID_TOKEN_TYPE)])),
+        ] {
+            writeln!(table, "{}", sts.row(case, request).await).unwrap();
+        }
+        insta::allow_duplicates! { insta::assert_snapshot!(table, @r"
+        unknown application        | 401 access_denied: invalid client credentials
+        wrong secret               | 401 access_denied: invalid client credentials
+        no secret                  | 401 access_denied: invalid client credentials
+        no zone                    | 401 access_denied: invalid client credentials
+        unknown zone, wrong secret | 401 access_denied: invalid client credentials
+        wrong zone, right secret   | 403 zone_invalid: the application belongs to zone z1, not to zone z2
+        no resource                | 400 invalid_token: at least one resource is required
+        unknown resource           | 403 access_denied: policy denied (resource_not_found)
+        ttl over the cap           | 400 invalid_token: ttl_seconds must not exceed 3600
+        delegation alone           | 403 access_denied: a delegation needs its agent session
+        unknown session            | 403 access_denied: agent session is not live
+        unknown record             | 403 access_denied: authority record is not active
+        approval                   | 401 access_denied: approval not found or bindings do not match
+        id token                   | 401 invalid_token: invalid subject_token: its issuer is not trusted in this zone
+        "); }
+    }
+
+    async fn only_a_signature_that_is_right_fresh_and_new_speaks_for_the_gateway(store: Store) {
+        let sts = TestSts::start(store).await;
+        let key = HmacKey::from_hex(KEY).unwrap();
+        let body = format!("grant_type={}&gateway_request_id=r1&zone_id=z1&application_id=app-z1\
+             &resource=r&subject_token=x&subject_token_type={}", crate::form::GRANT_TYPE,
+             crate::form::ACCESS_TOKEN_TYPE);
+        let now = SystemClock::new().now().unix_seconds();
+        let signed = |at: i64, nonce: &str, path: &str, id: &str| {
+            let signature = GatewaySignature {
+                timestamp: at, nonce, method: "POST", path, body: body.as_bytes(),
+            }.sign(&key);
+            let mut request = post("/oauth/2/token", "application/x-www-form-urlencoded", body.clone());
+            let headers = request.headers_mut();
+            headers.insert("x-request-id", id.parse().unwrap());
+            headers.insert(crate::gateway::TIMESTAMP, at.to_string().parse().unwrap());
+            headers.insert(crate::gateway::NONCE, nonce.parse().unwrap());
+            headers.insert(crate::gateway::SIGNATURE, signature.parse().unwrap());
+            request
+        };
+        let mut partly = signed(now, "n9", "/oauth/2/token", "r1");
+        partly.headers_mut().remove(crate::gateway::NONCE);
+        let mut table = String::new();
+        for (case, request) in [
+            ("one header missing", partly),
+            ("other path", signed(now, "n1", "/oauth/2/tokens", "r1")),
+            ("61 s old", signed(now - 62, "n2", "/oauth/2/token", "r1")),
+            ("other request id", signed(now, "n3", "/oauth/2/token", "r2")),
+            ("signed, bad mandate", signed(now, "n4", "/oauth/2/token", "r1")),
+            ("the same again", signed(now, "n4", "/oauth/2/token", "r1")),
+        ] {
+            writeln!(table, "{}", sts.row(case, request).await).unwrap();
+        }
+        insta::allow_duplicates! { insta::assert_snapshot!(table, @r"
+        one header missing         | 401 access_denied: invalid gateway exchange signature
+        other path                 | 401 access_denied: invalid gateway exchange signature
+        61 s old                   | 401 access_denied: invalid gateway exchange signature
+        other request id           | 401 access_denied: invalid gateway exchange signature
+        signed, bad mandate        | 401 invalid_token: invalid subject_token
+        the same again             | 401 access_denied: invalid gateway exchange signature
+        "); }
+    }
+
+    async fn keys_are_published_before_they_sign(store: Store) {
+        let sts = TestSts::start(store).await;
+        let jwks = || Request::get("/.well-known/jwks.json?zone_id=z1").body(Body::empty()).unwrap();
+        let (status, headers, body) = sts.send(jwks()).await;
+        assert_eq!(status, 200);
+        assert_eq!(headers["cache-control"], "public, max-age=300, must-revalidate");
+        assert_eq!(body["keys"].as_array().unwrap().len(), 1);
+        let mut again = jwks();
+        again.headers_mut().insert("if-none-match", headers["etag"].clone());
+        assert_eq!(sts.send(again).await.0, 304);
+
+        let mut rotate = post("/internal/zones/z1/signing-key/rotate", "text/plain", "");
+        rotate.headers_mut().insert("authorization", "Bearer rotate-me".parse().unwrap());
+        let (status, _, rotated) = sts.send(rotate).await;
+        assert_eq!((status, &rotated["rotated"]), (StatusCode::OK, &Value::Bool(true)));
+        let (_, _, body) = sts.send(jwks()).await;
+        let kids: Vec<_> = body["keys"].as_array().unwrap().iter().map(|key| &key["kid"]).collect();
+        assert!(kids.contains(&&rotated["kid"]), "the next key is published at once");
+        assert_eq!(kids.len(), 2);
+    }
+}
+
+#[test]
+fn what_is_not_a_token_is_never_parsed_as_one() {
+    assert!(Jws::parse("x").is_err());
+}
+
+/// A client may hold a secret in memory for as long as it likes; we do not show it.
+#[test]
+fn requests_do_not_show_their_secret() {
+    let form = format!("grant_type={}&client_secret=cs_hidden", crate::form::GRANT_TYPE);
+    let request = crate::form::TokenRequest::parse(form.as_bytes()).unwrap();
+    assert!(!format!("{request:?}").contains("cs_hidden"));
+    assert!(request.client_secret == Some(Secret::new("cs_hidden".to_owned())));
+}
