@@ -39,7 +39,7 @@ statements! { pub(crate) mod sql {
 #[derive(Clone, Copy, Debug)]
 pub struct ReceiptScope<'a> {
     /// `session.start.v2`, `delegation.create.v2`.
-    pub operation: &'a str,
+    pub operation: &'static str,
     /// The application that the key belongs to.
     pub application: &'a ApplicationId,
 }
