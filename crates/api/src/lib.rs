@@ -1,1 +1,42 @@
-//! Placeholder.
+//! The management service: zones and what is in them, policy, admin tokens, and reads of the ledger
+//! (spec: admin-api).
+//!
+//! A mutation is one transaction: its state, its sealed secrets and the news of it commit together,
+//! and the news is on its way before the answer is. It never signs mandates; it does make the
+//! first signing key of a zone, so that the zone's key set is served from its first moment.
+
+mod activation;
+mod admin_tokens;
+mod admission;
+mod application_secrets;
+mod applications;
+mod audit;
+mod config;
+mod failure;
+mod fields;
+mod manifest;
+mod names;
+mod operations;
+mod operator;
+mod page;
+mod policies;
+mod policy_sets;
+mod provider_config;
+mod providers;
+mod query;
+mod rego;
+mod resources;
+mod router;
+mod seed;
+mod service;
+mod simulate;
+#[cfg(test)]
+mod tests;
+mod traits;
+mod wire;
+mod zones;
+
+pub use config::Config;
+pub use router::router;
+pub use seed::{derived as derived_token, run as seed};
+pub use service::{Api, Deps};

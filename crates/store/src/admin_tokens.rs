@@ -98,7 +98,12 @@ impl AdminTokens<'_> {
     /// When the store does not answer.
     pub async fn page(&self, slice: Slice<'_>) -> Result<Vec<AdminToken>, StoreError> {
         let params = params![slice.before, slice.before_id, slice.limit];
-        self.0.query(&sql::PAGE, &params).await?.iter().map(AdminToken::read).collect()
+        self.0
+            .query(&sql::PAGE, &params)
+            .await?
+            .iter()
+            .map(AdminToken::read)
+            .collect()
     }
 }
 
@@ -159,7 +164,9 @@ impl AdminTokenWrites<'_> {
         keep: &str,
         now: Timestamp,
     ) -> Result<u64, StoreError> {
-        self.0.execute(&sql::REVOKE_OTHERS, &params![created_by, keep, now]).await
+        self.0
+            .execute(&sql::REVOKE_OTHERS, &params![created_by, keep, now])
+            .await
     }
 
     /// Revokes every live token of a zone.

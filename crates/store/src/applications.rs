@@ -18,7 +18,7 @@ statements! { pub(crate) mod sql {
     GET = concat!("SELECT ", columns!(), " FROM applications \
         WHERE zone_id = $1 AND id = $2 AND archived_at IS NULL");
     LOCK = pg: concat!("SELECT ", columns!(), " FROM applications \
-            WHERE zone_id = $1 AND id = $2 AND archived_at IS NULL FOR UPDATE"),
+            WHERE zone_id = $1 AND id = $2 AND archived_at IS NULL FOR NO KEY UPDATE"),
         lite: concat!("SELECT ", columns!(), " FROM applications \
             WHERE zone_id = $1 AND id = $2 AND archived_at IS NULL");
     PAGE = concat!("SELECT ", columns!(), " FROM applications \
@@ -98,7 +98,10 @@ impl Applications<'_> {
     /// # Errors
     /// When the store does not answer.
     pub async fn get(&self, id: &str) -> Result<Option<Application>, StoreError> {
-        let row = self.0.query_opt(&sql::GET, &params![self.0.id(), id]).await?;
+        let row = self
+            .0
+            .query_opt(&sql::GET, &params![self.0.id(), id])
+            .await?;
         row.as_ref().map(Application::read).transpose()
     }
 
@@ -111,8 +114,19 @@ impl Applications<'_> {
         archived: bool,
         slice: Slice<'_>,
     ) -> Result<Vec<Application>, StoreError> {
-        let params = params![self.0.id(), archived, slice.before, slice.before_id, slice.limit];
-        self.0.query(&sql::PAGE, &params).await?.iter().map(Application::read).collect()
+        let params = params![
+            self.0.id(),
+            archived,
+            slice.before,
+            slice.before_id,
+            slice.limit
+        ];
+        self.0
+            .query(&sql::PAGE, &params)
+            .await?
+            .iter()
+            .map(Application::read)
+            .collect()
     }
 
     /// How many dynamic applications are neither archived nor expired.
@@ -120,7 +134,10 @@ impl Applications<'_> {
     /// # Errors
     /// When the store does not answer.
     pub async fn live_dynamic(&self, now: Timestamp) -> Result<u64, StoreError> {
-        let row = self.0.query_opt(&sql::LIVE_DCR, &params![self.0.id(), now]).await?;
+        let row = self
+            .0
+            .query_opt(&sql::LIVE_DCR, &params![self.0.id(), now])
+            .await?;
         row.map_or(Ok(0), |row| row.count("live"))
     }
 }
@@ -145,7 +162,10 @@ impl ApplicationWrites<'_> {
     /// # Errors
     /// When the store does not answer.
     pub async fn lock(&mut self, id: &str) -> Result<Option<Application>, StoreError> {
-        let row = self.tx.query_opt(&sql::LOCK, &params![self.zone, id]).await?;
+        let row = self
+            .tx
+            .query_opt(&sql::LOCK, &params![self.zone, id])
+            .await?;
         row.as_ref().map(Application::read).transpose()
     }
 
@@ -154,7 +174,10 @@ impl ApplicationWrites<'_> {
     /// # Errors
     /// When the store does not answer.
     pub async fn live_dynamic(&mut self, now: Timestamp) -> Result<u64, StoreError> {
-        let row = self.tx.query_opt(&sql::LIVE_DCR, &params![self.zone, now]).await?;
+        let row = self
+            .tx
+            .query_opt(&sql::LIVE_DCR, &params![self.zone, now])
+            .await?;
         row.map_or(Ok(0), |row| row.count("live"))
     }
 

@@ -25,7 +25,7 @@ statements! { pub(crate) mod sql {
     GET = concat!("SELECT ", columns!(), " FROM policies \
         WHERE zone_id = $1 AND id = $2 AND archived_at IS NULL");
     LOCK = pg: concat!("SELECT ", columns!(), " FROM policies \
-            WHERE zone_id = $1 AND id = $2 AND archived_at IS NULL FOR UPDATE"),
+            WHERE zone_id = $1 AND id = $2 AND archived_at IS NULL FOR NO KEY UPDATE"),
         lite: concat!("SELECT ", columns!(), " FROM policies \
             WHERE zone_id = $1 AND id = $2 AND archived_at IS NULL");
     PAGE = concat!("SELECT ", columns!(), " FROM policies \
@@ -134,7 +134,10 @@ impl Policies<'_> {
     /// # Errors
     /// When the store does not answer.
     pub async fn get(&self, id: &str) -> Result<Option<Policy>, StoreError> {
-        let row = self.0.query_opt(&sql::GET, &params![self.0.id(), id]).await?;
+        let row = self
+            .0
+            .query_opt(&sql::GET, &params![self.0.id(), id])
+            .await?;
         row.as_ref().map(Policy::read).transpose()
     }
 
@@ -144,7 +147,12 @@ impl Policies<'_> {
     /// When the store does not answer.
     pub async fn page(&self, slice: Slice<'_>) -> Result<Vec<Policy>, StoreError> {
         let params = params![self.0.id(), slice.before, slice.before_id, slice.limit];
-        self.0.query(&sql::PAGE, &params).await?.iter().map(Policy::read).collect()
+        self.0
+            .query(&sql::PAGE, &params)
+            .await?
+            .iter()
+            .map(Policy::read)
+            .collect()
     }
 
     /// The versions of a policy, newest first.
@@ -152,7 +160,10 @@ impl Policies<'_> {
     /// # Errors
     /// When the store does not answer.
     pub async fn versions(&self, policy: &str) -> Result<Vec<PolicyVersion>, StoreError> {
-        let rows = self.0.query(&sql::VERSIONS, &params![self.0.id(), policy]).await?;
+        let rows = self
+            .0
+            .query(&sql::VERSIONS, &params![self.0.id(), policy])
+            .await?;
         rows.iter().map(PolicyVersion::read).collect()
     }
 
@@ -192,7 +203,10 @@ impl PolicyWrites<'_> {
     /// # Errors
     /// When the store does not answer.
     pub async fn lock(&mut self, id: &str) -> Result<Option<Policy>, StoreError> {
-        let row = self.tx.query_opt(&sql::LOCK, &params![self.zone, id]).await?;
+        let row = self
+            .tx
+            .query_opt(&sql::LOCK, &params![self.zone, id])
+            .await?;
         row.as_ref().map(Policy::read).transpose()
     }
 
@@ -201,7 +215,10 @@ impl PolicyWrites<'_> {
     /// # Errors
     /// When the store does not answer.
     pub async fn last_version(&mut self, policy: &str) -> Result<i64, StoreError> {
-        let row = self.tx.query_opt(&sql::LAST_VERSION, &params![policy]).await?;
+        let row = self
+            .tx
+            .query_opt(&sql::LAST_VERSION, &params![policy])
+            .await?;
         row.map_or(Ok(0), |row| row.int("version"))
     }
 
@@ -250,7 +267,10 @@ impl PolicyWrites<'_> {
             version.created_via_operator,
             version.created_at,
         ];
-        self.tx.execute(&sql::INSERT_VERSION, &params).await.map(drop)
+        self.tx
+            .execute(&sql::INSERT_VERSION, &params)
+            .await
+            .map(drop)
     }
 
     /// Notes who changed a policy.

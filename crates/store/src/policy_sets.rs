@@ -1,6 +1,6 @@
 //! Policy sets of a zone, their versions, and which version is in force.
 
-use caracal_model::{Timestamp, Topic, ZoneId};
+use caracal_model::{Timestamp, ZoneId};
 
 use crate::error::StoreError;
 use crate::row::Row;
@@ -27,7 +27,7 @@ statements! { pub(crate) mod sql {
     GET = concat!("SELECT ", columns!(), " WHERE s.zone_id = $1 AND s.id = $2 \
         AND s.archived_at IS NULL");
     LOCK = pg: "SELECT id FROM policy_sets WHERE zone_id = $1 AND id = $2 AND archived_at IS NULL \
-            FOR UPDATE",
+            FOR NO KEY UPDATE",
         lite: "SELECT id FROM policy_sets WHERE zone_id = $1 AND id = $2 AND archived_at IS NULL";
     PAGE = concat!("SELECT ", columns!(), " WHERE s.zone_id = $1 AND s.archived_at IS NULL \
         AND (s.created_at, s.id) < ($2, $3) ORDER BY s.created_at DESC, s.id DESC LIMIT $4");
@@ -53,9 +53,8 @@ statements! { pub(crate) mod sql {
     UNBIND = "DELETE FROM policy_bindings WHERE zone_id = $1 AND policy_set_id = $2";
     ARCHIVE = "UPDATE policy_sets SET archived_at = $3, updated_at = $3, updated_by = $4, \
         updated_via_operator = $5 WHERE zone_id = $1 AND id = $2 AND archived_at IS NULL";
-    LAST_NEWS = "SELECT id FROM outbox WHERE zone_id = $1 AND topic = $2 ORDER BY id DESC LIMIT 1";
-    NEWS = "SELECT id, zone_id, topic, fields_json, attempts, last_error, dispatched_at \
-        FROM outbox WHERE id = $1";
+    NEWS = "SELECT zone_id, topic, fields_json, attempts, last_error, dispatched_at, \
+        available_at FROM outbox WHERE id = $1";
 } }
 
 /// The index that keeps names apart.
@@ -142,6 +141,8 @@ pub struct News {
     pub last_error: Option<String>,
     /// When it reached its topic.
     pub dispatched_at: Option<Timestamp>,
+    /// Whether it failed too often to be tried again.
+    pub is_dead: bool,
 }
 
 /// The policy sets of one zone.
@@ -161,7 +162,10 @@ impl PolicySets<'_> {
     /// # Errors
     /// When the store does not answer.
     pub async fn get(&self, id: &str) -> Result<Option<PolicySet>, StoreError> {
-        let row = self.0.query_opt(&sql::GET, &params![self.0.id(), id]).await?;
+        let row = self
+            .0
+            .query_opt(&sql::GET, &params![self.0.id(), id])
+            .await?;
         row.as_ref().map(PolicySet::read).transpose()
     }
 
@@ -171,7 +175,12 @@ impl PolicySets<'_> {
     /// When the store does not answer.
     pub async fn page(&self, slice: Slice<'_>) -> Result<Vec<PolicySet>, StoreError> {
         let params = params![self.0.id(), slice.before, slice.before_id, slice.limit];
-        self.0.query(&sql::PAGE, &params).await?.iter().map(PolicySet::read).collect()
+        self.0
+            .query(&sql::PAGE, &params)
+            .await?
+            .iter()
+            .map(PolicySet::read)
+            .collect()
     }
 
     /// One version of a set.
@@ -183,7 +192,10 @@ impl PolicySets<'_> {
         set: &str,
         version: &str,
     ) -> Result<Option<PolicySetVersion>, StoreError> {
-        let row = self.0.query_opt(&sql::VERSION, &params![self.0.id(), set, version]).await?;
+        let row = self
+            .0
+            .query_opt(&sql::VERSION, &params![self.0.id(), set, version])
+            .await?;
         row.as_ref().map(PolicySetVersion::read).transpose()
     }
 
@@ -197,17 +209,12 @@ impl PolicySets<'_> {
         slice: Slice<'_>,
     ) -> Result<Vec<PolicySetVersion>, StoreError> {
         let params = params![self.0.id(), set, slice.before, slice.before_id, slice.limit];
-        self.0.query(&sql::VERSIONS, &params).await?.iter().map(PolicySetVersion::read).collect()
-    }
-
-    /// The outbox row of the zone's newest policy announcement.
-    ///
-    /// # Errors
-    /// When the store does not answer.
-    pub async fn last_news(&self) -> Result<Option<String>, StoreError> {
-        let params = params![self.0.id(), Topic::PolicyInvalidate.name()];
-        let row = self.0.query_opt(&sql::LAST_NEWS, &params).await?;
-        row.map(|row| row.string("id")).transpose()
+        self.0
+            .query(&sql::VERSIONS, &params)
+            .await?
+            .iter()
+            .map(PolicySetVersion::read)
+            .collect()
     }
 
     /// An outbox row by its id, of whatever zone: the caller compares.
@@ -226,6 +233,7 @@ impl PolicySets<'_> {
             attempts: row.int("attempts")?,
             last_error: row.opt_string("last_error")?,
             dispatched_at: row.opt_time("dispatched_at")?,
+            is_dead: row.int("available_at")? == i64::MAX,
         }))
     }
 }
@@ -250,7 +258,11 @@ impl PolicySetWrites<'_> {
     /// # Errors
     /// When the store does not answer.
     pub async fn lock(&mut self, id: &str) -> Result<bool, StoreError> {
-        Ok(self.tx.query_opt(&sql::LOCK, &params![self.zone, id]).await?.is_some())
+        Ok(self
+            .tx
+            .query_opt(&sql::LOCK, &params![self.zone, id])
+            .await?
+            .is_some())
     }
 
     /// One version of a set.
@@ -262,7 +274,10 @@ impl PolicySetWrites<'_> {
         set: &str,
         version: &str,
     ) -> Result<Option<PolicySetVersion>, StoreError> {
-        let row = self.tx.query_opt(&sql::VERSION, &params![self.zone, set, version]).await?;
+        let row = self
+            .tx
+            .query_opt(&sql::VERSION, &params![self.zone, set, version])
+            .await?;
         row.as_ref().map(PolicySetVersion::read).transpose()
     }
 
@@ -310,7 +325,10 @@ impl PolicySetWrites<'_> {
             version.created_via_operator,
             version.created_at,
         ];
-        self.tx.execute(&sql::INSERT_VERSION, &params).await.map(drop)
+        self.tx
+            .execute(&sql::INSERT_VERSION, &params)
+            .await
+            .map(drop)
     }
 
     /// Notes who changed a set.
@@ -326,8 +344,16 @@ impl PolicySetWrites<'_> {
     ///
     /// # Errors
     /// When the store does not answer.
-    pub async fn bind(&mut self, set: &str, version: &str, now: Timestamp) -> Result<(), StoreError> {
-        self.tx.execute(&sql::BIND, &params![self.zone, set, version, now]).await.map(drop)
+    pub async fn bind(
+        &mut self,
+        set: &str,
+        version: &str,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.tx
+            .execute(&sql::BIND, &params![self.zone, set, version, now])
+            .await
+            .map(drop)
     }
 
     /// Takes a set out of force; answers whether it was in force.
@@ -335,7 +361,11 @@ impl PolicySetWrites<'_> {
     /// # Errors
     /// When the store does not answer.
     pub async fn unbind(&mut self, set: &str) -> Result<bool, StoreError> {
-        Ok(self.tx.execute(&sql::UNBIND, &params![self.zone, set]).await? == 1)
+        Ok(self
+            .tx
+            .execute(&sql::UNBIND, &params![self.zone, set])
+            .await?
+            == 1)
     }
 
     /// Archives a set; answers whether it was there.

@@ -21,7 +21,7 @@ statements! { pub(crate) mod sql {
     GET = concat!("SELECT ", columns!(), " FROM providers \
         WHERE zone_id = $1 AND id = $2 AND archived_at IS NULL");
     LOCK = pg: concat!("SELECT ", columns!(), " FROM providers \
-            WHERE zone_id = $1 AND id = $2 AND archived_at IS NULL FOR UPDATE"),
+            WHERE zone_id = $1 AND id = $2 AND archived_at IS NULL FOR NO KEY UPDATE"),
         lite: concat!("SELECT ", columns!(), " FROM providers \
             WHERE zone_id = $1 AND id = $2 AND archived_at IS NULL");
     SHARE = pg: "SELECT id FROM providers WHERE zone_id = $1 AND id = $2 AND archived_at IS NULL FOR SHARE",
@@ -105,7 +105,10 @@ impl Providers<'_> {
     /// # Errors
     /// When the store does not answer.
     pub async fn get(&self, id: &str) -> Result<Option<Provider>, StoreError> {
-        let row = self.0.query_opt(&sql::GET, &params![self.0.id(), id]).await?;
+        let row = self
+            .0
+            .query_opt(&sql::GET, &params![self.0.id(), id])
+            .await?;
         row.as_ref().map(Provider::read).transpose()
     }
 
@@ -113,9 +116,24 @@ impl Providers<'_> {
     ///
     /// # Errors
     /// When the store does not answer.
-    pub async fn page(&self, archived: bool, slice: Slice<'_>) -> Result<Vec<Provider>, StoreError> {
-        let params = params![self.0.id(), archived, slice.before, slice.before_id, slice.limit];
-        self.0.query(&sql::PAGE, &params).await?.iter().map(Provider::read).collect()
+    pub async fn page(
+        &self,
+        archived: bool,
+        slice: Slice<'_>,
+    ) -> Result<Vec<Provider>, StoreError> {
+        let params = params![
+            self.0.id(),
+            archived,
+            slice.before,
+            slice.before_id,
+            slice.limit
+        ];
+        self.0
+            .query(&sql::PAGE, &params)
+            .await?
+            .iter()
+            .map(Provider::read)
+            .collect()
     }
 }
 
@@ -139,7 +157,10 @@ impl ProviderWrites<'_> {
     /// # Errors
     /// When the store does not answer.
     pub async fn lock(&mut self, id: &str) -> Result<Option<Provider>, StoreError> {
-        let row = self.tx.query_opt(&sql::LOCK, &params![self.zone, id]).await?;
+        let row = self
+            .tx
+            .query_opt(&sql::LOCK, &params![self.zone, id])
+            .await?;
         row.as_ref().map(Provider::read).transpose()
     }
 
@@ -148,7 +169,11 @@ impl ProviderWrites<'_> {
     /// # Errors
     /// When the store does not answer.
     pub async fn is_active(&mut self, id: &str) -> Result<bool, StoreError> {
-        Ok(self.tx.query_opt(&sql::SHARE, &params![self.zone, id]).await?.is_some())
+        Ok(self
+            .tx
+            .query_opt(&sql::SHARE, &params![self.zone, id])
+            .await?
+            .is_some())
     }
 
     /// Adds a provider.

@@ -21,7 +21,7 @@ statements! { pub(crate) mod sql {
     GET = concat!("SELECT ", columns!(), " FROM resources \
         WHERE zone_id = $1 AND id = $2 AND archived_at IS NULL");
     LOCK = pg: concat!("SELECT ", columns!(), " FROM resources \
-            WHERE zone_id = $1 AND id = $2 AND archived_at IS NULL FOR UPDATE"),
+            WHERE zone_id = $1 AND id = $2 AND archived_at IS NULL FOR NO KEY UPDATE"),
         lite: concat!("SELECT ", columns!(), " FROM resources \
             WHERE zone_id = $1 AND id = $2 AND archived_at IS NULL");
     PAGE = concat!("SELECT ", columns!(), " FROM resources \
@@ -105,7 +105,10 @@ impl Resources<'_> {
     /// # Errors
     /// When the store does not answer.
     pub async fn get(&self, id: &str) -> Result<Option<Resource>, StoreError> {
-        let row = self.0.query_opt(&sql::GET, &params![self.0.id(), id]).await?;
+        let row = self
+            .0
+            .query_opt(&sql::GET, &params![self.0.id(), id])
+            .await?;
         row.as_ref().map(Resource::read).transpose()
     }
 
@@ -120,8 +123,20 @@ impl Resources<'_> {
         hidden: Option<&str>,
     ) -> Result<Vec<Resource>, StoreError> {
         let zone = self.0.id();
-        let params = params![zone, archived, slice.before, slice.before_id, slice.limit, hidden];
-        self.0.query(&sql::PAGE, &params).await?.iter().map(Resource::read).collect()
+        let params = params![
+            zone,
+            archived,
+            slice.before,
+            slice.before_id,
+            slice.limit,
+            hidden
+        ];
+        self.0
+            .query(&sql::PAGE, &params)
+            .await?
+            .iter()
+            .map(Resource::read)
+            .collect()
     }
 }
 
@@ -145,7 +160,10 @@ impl ResourceWrites<'_> {
     /// # Errors
     /// When the store does not answer.
     pub async fn lock(&mut self, id: &str) -> Result<Option<Resource>, StoreError> {
-        let row = self.tx.query_opt(&sql::LOCK, &params![self.zone, id]).await?;
+        let row = self
+            .tx
+            .query_opt(&sql::LOCK, &params![self.zone, id])
+            .await?;
         row.as_ref().map(Resource::read).transpose()
     }
 

@@ -43,8 +43,12 @@ impl Secrets<'_> {
     /// # Errors
     /// When the store does not answer.
     pub async fn envelope(&self, at: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        let row = self.0.query_opt(&sql::GET, &params![self.0.id(), at]).await?;
-        row.map(|row| Ok(row.bytes("envelope")?.to_vec())).transpose()
+        let row = self
+            .0
+            .query_opt(&sql::GET, &params![self.0.id(), at])
+            .await?;
+        row.map(|row| Ok(row.bytes("envelope")?.to_vec()))
+            .transpose()
     }
 }
 
@@ -67,7 +71,12 @@ impl SecretWrites<'_> {
     ///
     /// # Errors
     /// When the store does not answer.
-    pub async fn put(&mut self, at: &str, envelope: &[u8], now: Timestamp) -> Result<(), StoreError> {
+    pub async fn put(
+        &mut self,
+        at: &str,
+        envelope: &[u8],
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         let params = params![self.zone, at, envelope, now];
         self.tx.execute(&sql::PUT, &params).await.map(drop)
     }
@@ -77,6 +86,9 @@ impl SecretWrites<'_> {
     /// # Errors
     /// When the store does not answer.
     pub async fn delete(&mut self, at: &str) -> Result<(), StoreError> {
-        self.tx.execute(&sql::DELETE, &params![self.zone, at]).await.map(drop)
+        self.tx
+            .execute(&sql::DELETE, &params![self.zone, at])
+            .await
+            .map(drop)
     }
 }

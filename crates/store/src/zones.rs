@@ -16,7 +16,7 @@ macro_rules! columns {
 
 statements! { pub(crate) mod sql {
     GET = concat!("SELECT ", columns!(), " FROM zones WHERE id = $1 AND archived_at IS NULL");
-    LOCK = pg: concat!("SELECT ", columns!(), " FROM zones WHERE id = $1 AND archived_at IS NULL FOR UPDATE"),
+    LOCK = pg: concat!("SELECT ", columns!(), " FROM zones WHERE id = $1 AND archived_at IS NULL FOR NO KEY UPDATE"),
         lite: concat!("SELECT ", columns!(), " FROM zones WHERE id = $1 AND archived_at IS NULL");
     SHARE = pg: "SELECT id FROM zones WHERE id = $1 AND archived_at IS NULL FOR SHARE",
         lite: "SELECT id FROM zones WHERE id = $1 AND archived_at IS NULL";
@@ -178,16 +178,30 @@ impl Zones<'_> {
     /// # Errors
     /// When the store does not answer.
     pub async fn get(&self, id: &ZoneId) -> Result<Option<Zone>, StoreError> {
-        self.0.query_opt(&sql::GET, &params![id]).await?.as_ref().map(Zone::read).transpose()
+        self.0
+            .query_opt(&sql::GET, &params![id])
+            .await?
+            .as_ref()
+            .map(Zone::read)
+            .transpose()
     }
 
     /// A page of the zones that are neither archived nor reserved, newest first.
     ///
     /// # Errors
     /// When the store does not answer.
-    pub async fn page(&self, slice: Slice<'_>, owner: Option<&str>) -> Result<Vec<Zone>, StoreError> {
+    pub async fn page(
+        &self,
+        slice: Slice<'_>,
+        owner: Option<&str>,
+    ) -> Result<Vec<Zone>, StoreError> {
         let params = params![slice.before, slice.before_id, owner, slice.limit];
-        self.0.query(&sql::PAGE, &params).await?.iter().map(Zone::read).collect()
+        self.0
+            .query(&sql::PAGE, &params)
+            .await?
+            .iter()
+            .map(Zone::read)
+            .collect()
     }
 }
 
@@ -208,7 +222,12 @@ impl ZoneWrites<'_> {
     /// # Errors
     /// When the store does not answer.
     pub async fn lock(&mut self, id: &ZoneId) -> Result<Option<Zone>, StoreError> {
-        self.0.query_opt(&sql::LOCK, &params![id]).await?.as_ref().map(Zone::read).transpose()
+        self.0
+            .query_opt(&sql::LOCK, &params![id])
+            .await?
+            .as_ref()
+            .map(Zone::read)
+            .transpose()
     }
 
     /// Whether the zone is there; it cannot be archived before the end of the transaction.
@@ -224,7 +243,10 @@ impl ZoneWrites<'_> {
     /// # Errors
     /// When the store does not answer.
     pub async fn slugs_like(&mut self, slug: &str) -> Result<Vec<String>, StoreError> {
-        let rows = self.0.query(&sql::SLUGS, &params![slug, format!("{slug}-%")]).await?;
+        let rows = self
+            .0
+            .query(&sql::SLUGS, &params![slug, format!("{slug}-%")])
+            .await?;
         rows.iter().map(|row| row.string("slug")).collect()
     }
 
@@ -259,8 +281,15 @@ impl ZoneWrites<'_> {
         key: &NewZoneKey<'_>,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        let params =
-            params![key.kid, zone, key.x, key.y, key.sealed_private, now, key.signs_from];
+        let params = params![
+            key.kid,
+            zone,
+            key.x,
+            key.y,
+            key.sealed_private,
+            now,
+            key.signs_from
+        ];
         self.0.execute(&sql::INSERT_KEY, &params).await.map(drop)
     }
 

@@ -1,0 +1,36 @@
+//! The settings of this service (spec: admin-api §15).
+
+use std::time::Duration;
+
+use caracal_model::Secret;
+
+caracal_net::settings! {
+    /// What the management service is set to.
+    pub struct Config {
+        /// The token that the deployment starts with: the console's tokens derive from it.
+        pub admin_token: Option<Secret<String>> = var("CARACAL_ADMIN_TOKEN").secret(),
+        /// Longest body of a request, in bytes.
+        pub body_limit: usize = var("API_BODY_LIMIT_BYTES").or("1048576").within("1024", "67108864"),
+        /// Requests a minute from one address, and from one token; 0 is no limit.
+        pub v1_rate_limit: u32 = var("API_V1_RATE_LIMIT_PER_MIN").or("600"),
+        /// Failed authentications a minute from one address; 0 is no limit.
+        pub auth_failure_limit: u32 = var("ADMIN_AUTH_FAIL_LIMIT_PER_MIN").or("60"),
+        /// Readiness probes a minute from one address; 0 is no limit.
+        pub ready_rate_limit: u32 = var("READY_RATE_LIMIT_PER_MIN").or("120"),
+        /// Dead outbox entries past which this replica is not ready.
+        pub ready_outbox_dead_max: u64 = var("API_READY_OUTBOX_DEAD_MAX").or("0"),
+        /// How often the last use of a token is noted.
+        pub last_used_debounce: Duration =
+            var("ADMIN_TOKEN_LAST_USED_DEBOUNCE_SEC").or("60").seconds(),
+        /// Resources that a zone may have; 0 is no limit.
+        pub max_resources_per_zone: u64 = var("API_MAX_RESOURCES_PER_ZONE").or("100000"),
+        /// Whether a proxy that we trust stands before us and names the caller's address.
+        pub trust_proxy: bool = var("TRUST_PROXY").or("false"),
+        /// Identifier of the control resource.
+        pub control_audience: String = var("CONTROL_AUDIENCE").or("caracal-control"),
+        /// Whether the console's read token may be shown secrets for a signed-in account.
+        pub console_may_reveal: bool = var("API_CONSOLE_READ_MAY_REVEAL").or("false"),
+        /// Authenticates those who read metrics.
+        pub metrics_bearer: Option<Secret<String>> = var("METRICS_BEARER").secret(),
+    }
+}

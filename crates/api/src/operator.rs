@@ -1,0 +1,108 @@
+//! What probes and scrapers ask (spec: admin-api §3).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use caracal_net::metrics::Registry;
+use http::{StatusCode, header};
+use serde_json::{Value, json};
+
+use crate::failure::Failure;
+use crate::service::Api;
+use crate::wire;
+
+/// How long one dependency may take to answer a probe.
+const WITHIN: Duration = Duration::from_secs(5);
+
+/// `GET /ready`
+pub async fn ready(State(api): State<Arc<Api>>, request: Request) -> Response {
+    let ip = wire::client_ip(&request, api.config.trust_proxy);
+    if let Err(seconds) = api.limits.ready.count(&ip.to_string()) {
+        return Failure::rate_limited(seconds).into_response();
+    }
+    match Box::pin(check(&api)).await {
+        Ok(()) => Json(json!({ "ok": true })).into_response(),
+        Err(body) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            [(header::RETRY_AFTER, "1")],
+            Json(body),
+        )
+            .into_response(),
+    }
+}
+
+fn not_ready(error: &str, dependency: &str) -> Value {
+    json!({ "ok": false, "error": error, "dependency": dependency })
+}
+
+/// The first reason against being ready.
+async fn check(api: &Api) -> Result<(), Value> {
+    if api.draining.is_cancelled() {
+        return Err(json!({ "ok": false, "draining": true }));
+    }
+    let ping = tokio::time::timeout(WITHIN, api.store.ping()).await;
+    if !matches!(ping, Ok(Ok(()))) {
+        return Err(not_ready("postgres_unreachable", "postgres"));
+    }
+    let ping = tokio::time::timeout(WITHIN, api.bus.ping()).await;
+    if !matches!(ping, Ok(Ok(_))) {
+        return Err(not_ready("redis_unreachable", "redis"));
+    }
+    let counts = tokio::time::timeout(WITHIN, api.store.outbox().counts()).await;
+    let Ok(Ok(counts)) = counts else {
+        return Err(not_ready("outbox_unreachable", "postgres"));
+    };
+    let limit = api.config.ready_outbox_dead_max;
+    if counts.dead > limit {
+        return Err(json!({
+            "ok": false,
+            "error": "outbox_dead_messages",
+            "deadCount": counts.dead,
+            "limit": limit,
+        }));
+    }
+    Ok(())
+}
+
+/// The gauges of the outbox, read when somebody scrapes.
+pub fn measure(api: &Arc<Api>, registry: &Registry) {
+    let pending = registry.gauge("outbox_pending_total", "Entries to be sent");
+    let dead = registry.gauge("outbox_dead_total", "Entries that failed too often");
+    let pending_age = registry.float_gauge(
+        "outbox_oldest_pending_age_seconds",
+        "Age of the oldest entry to be sent",
+    );
+    let dead_age = registry.float_gauge(
+        "outbox_oldest_dead_age_seconds",
+        "Age of the oldest dead entry",
+    );
+    let api = Arc::downgrade(api);
+    registry.on_scrape(move || {
+        let gauges = (
+            pending.clone(),
+            dead.clone(),
+            pending_age.clone(),
+            dead_age.clone(),
+        );
+        let api = api.clone();
+        async move {
+            let Some(api) = api.upgrade() else {
+                return;
+            };
+            match api.store.outbox().counts().await {
+                Ok(counts) => {
+                    let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+                    let age = |age: Option<Duration>| age.map_or(0.0, |age| age.as_secs_f64());
+                    gauges.0.set(count(counts.pending));
+                    gauges.1.set(count(counts.dead));
+                    gauges.2.set(age(counts.oldest_pending));
+                    gauges.3.set(age(counts.oldest_dead));
+                }
+                Err(error) => tracing::warn!(%error, "outbox not measured"),
+            }
+        }
+    });
+}

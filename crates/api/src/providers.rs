@@ -1,0 +1,276 @@
+//! Credential providers (spec: admin-api §7.5).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::extract::{RawQuery, State};
+use caracal_model::{ProviderId, ZoneId};
+use caracal_store::Tx;
+use caracal_store::providers::{IDENTIFIER_INDEX, Provider};
+use caracal_store::secrets::provider_secret_ref;
+use caracal_store::zones::{Author, Provenance};
+use serde_json::{Value, json};
+
+use crate::failure::Failure;
+use crate::fields::{Body, Fields, Text};
+use crate::names::{self, Namespace};
+use crate::page::Page;
+use crate::provider_config::{self as config, KINDS, Kind, SecretIs};
+use crate::query::Query;
+use crate::service::{Api, in_open_zone, open_zone, unless_taken};
+use crate::wire::{self, Answer, At, Caller, Input};
+
+const NAME: Text = Text::trimmed(1..=200);
+const IDENTIFIER: Text = Text::trimmed(1..=512);
+const INVALID: &str = "invalid_provider";
+
+/// No such provider.
+pub fn no_provider(id: &str) -> Failure {
+    Failure::absent(
+        "provider_not_found",
+        format!("there is no provider {id} in this zone"),
+    )
+}
+
+/// The identifier is in use.
+pub fn identifier_taken() -> Failure {
+    Failure::conflict(
+        "provider_identifier_conflict",
+        "another provider of this zone has that identifier",
+    )
+}
+
+fn render(provider: &Provider, zone: &str) -> Value {
+    let members = json!({
+        "id": provider.id,
+        "zone_id": zone,
+        "name": provider.name,
+        "identifier": provider.identifier,
+        "kind": provider.kind,
+        "config_json": provider.config,
+        "secret_config_keys": provider.secret_config_keys,
+        "connectivity_failed_at": provider.connectivity_failed_at.map(|at| at.iso_millis()),
+        "archived_at": provider.archived_at.map(|at| at.iso_millis()),
+    });
+    wire::with_provenance(members, &provider.provenance)
+}
+
+/// `GET /v1/zones/{zone}/providers`
+pub async fn list(State(api): State<Arc<Api>>, at: At, RawQuery(raw): RawQuery) -> Answer {
+    let query = Query::parse(raw.as_deref());
+    let archived = query.word("status", &["active", "archived"])? == Some("archived");
+    let page = Page::of_configuration(&query)?;
+    let rows = api
+        .store
+        .zone(&at.zone)
+        .providers()
+        .page(archived, wire::slice(&page))
+        .await?;
+    let show = |row: &Provider| render(row, at.zone.as_str());
+    let place = |row: &Provider| (row.provenance.created_at, row.id.to_string());
+    wire::ok(page.envelope(&rows, show, place))
+}
+
+/// `GET /v1/zones/{zone}/providers/{id}`
+pub async fn get(State(api): State<Arc<Api>>, at: At) -> Answer {
+    let found = api.store.zone(&at.zone).providers().get(&at.id).await?;
+    wire::ok(render(
+        &found.ok_or_else(|| no_provider(&at.id))?,
+        at.zone.as_str(),
+    ))
+}
+
+struct Wish<'b> {
+    name: Option<String>,
+    identifier: Option<String>,
+    kind: Option<&'static str>,
+    config: Option<&'b Body>,
+    check: bool,
+}
+
+impl<'b> Wish<'b> {
+    fn read(body: &'b Body, creates: bool) -> Result<Self, Failure> {
+        let mut fields = Fields::of(body);
+        let wish = Self {
+            name: fields.text_or_blank("name", NAME),
+            identifier: fields.text_or_blank("identifier", IDENTIFIER),
+            kind: fields.word("kind", &KINDS),
+            config: fields.object("config_json"),
+            check: fields.flag("check").unwrap_or(false),
+        };
+        if creates && fields.get("kind").is_none() {
+            fields.wrong("kind", "is required");
+        }
+        if creates && wish.name.is_none() && wish.identifier.is_none() {
+            fields.wrong("name", "or identifier is required");
+        }
+        fields.end(INVALID)?;
+        Ok(wish)
+    }
+}
+
+fn check_identifier(caller: &Caller, identifier: &str) -> Result<(), Failure> {
+    let rest = identifier.strip_prefix("provider://").unwrap_or_default();
+    let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let is_part = |part: &str| !part.is_empty() && part.bytes().all(legal);
+    if !rest.split('-').all(is_part) {
+        return Err(Failure::bad(
+            "invalid_provider_identifier",
+            "an identifier is provider:// and words of lower-case letters and digits joined by `-`",
+        ));
+    }
+    Namespace::Provider.admit(&caller.actor, identifier)
+}
+
+/// `POST /v1/zones/{zone}/providers`
+pub async fn create(State(api): State<Arc<Api>>, caller: Caller, at: At, input: Input) -> Answer {
+    open_zone(&api, &at.zone).await?;
+    let wish = Wish::read(input.object(INVALID)?, true)?;
+    let generated = || {
+        format!(
+            "provider://{}",
+            names::slug(wish.name.as_deref().unwrap_or_default(), "provider")
+        )
+    };
+    let identifier = wish.identifier.clone().unwrap_or_else(generated);
+    check_identifier(&caller, &identifier)?;
+    let kind = Kind::parse(wish.kind.unwrap_or_default())?;
+    let empty = Body::new();
+    let config = config::check(kind, wish.config.unwrap_or(&empty), SecretIs::Required)?;
+    if wish.check {
+        return Err(check_unsupported());
+    }
+
+    let author = caller.author(&api);
+    let provider = Provider {
+        id: ProviderId::trusted(api.ids.uuid()),
+        name: wish.name.clone().unwrap_or_else(|| identifier.clone()),
+        identifier,
+        kind: kind.name().to_owned(),
+        config: config.public,
+        secret_config_keys: config.secrets.keys().map(ToString::to_string).collect(),
+        connectivity_failed_at: None,
+        provenance: Provenance::created(&author),
+        archived_at: None,
+    };
+    let mut tx = api.store.begin("create a provider").await?;
+    in_open_zone(&mut tx, &at.zone).await?;
+    let inserted = tx.providers(&at.zone).insert(&provider).await;
+    inserted.map_err(unless_taken(IDENTIFIER_INDEX, identifier_taken))?;
+    keep(
+        &api,
+        &mut tx,
+        &at.zone,
+        &provider.id,
+        &config.secrets,
+        &author,
+    )
+    .await?;
+    api.commit(tx, &at.zone).await?;
+    wire::created(render(&provider, at.zone.as_str()))
+}
+
+async fn keep(
+    api: &Api,
+    tx: &mut Tx,
+    zone: &ZoneId,
+    id: &ProviderId,
+    secrets: &BTreeMap<&'static str, String>,
+    author: &Author,
+) -> Result<(), Failure> {
+    let place = provider_secret_ref(zone, id.as_str());
+    if secrets.is_empty() {
+        return Ok(tx.secrets(zone).delete(&place).await?);
+    }
+    // A map of texts always serializes.
+    let plain = caracal_model::Secret::new(serde_json::to_vec(secrets).unwrap_or_default());
+    let sealed = api.seal(&place, plain.expose())?;
+    Ok(tx.secrets(zone).put(&place, &sealed, author.at).await?)
+}
+
+/// `PATCH /v1/zones/{zone}/providers/{id}`: a new kind replaces everything; without one the public
+/// part is replaced, and the secrets only when at least one is sent.
+pub async fn patch(State(api): State<Arc<Api>>, caller: Caller, at: At, input: Input) -> Answer {
+    let wish = Wish::read(input.object(INVALID)?, false)?;
+    if wish.kind.is_some() && wish.config.is_none() {
+        return Err(Failure::bad(
+            "provider_config_required",
+            "a new kind needs its whole config_json, secrets included",
+        ));
+    }
+    if wish.name.is_none() && wish.identifier.is_none() && wish.config.is_none() {
+        return Err(Failure::bad(
+            "no_fields",
+            "send at least one field to change",
+        ));
+    }
+    if let Some(identifier) = &wish.identifier {
+        check_identifier(&caller, identifier)?;
+    }
+
+    let author = caller.author(&api);
+    let mut tx = api.store.begin("change a provider").await?;
+    let found = tx.providers(&at.zone).lock(&at.id).await?;
+    let mut provider = found.ok_or_else(|| no_provider(&at.id))?;
+    Namespace::Provider.admit(&caller.actor, &provider.identifier)?;
+    provider.name = wish.name.unwrap_or(provider.name);
+    provider.identifier = wish.identifier.unwrap_or(provider.identifier);
+    if let Some(sent) = wish.config {
+        let kind = Kind::parse(wish.kind.unwrap_or(&provider.kind))?;
+        let keeps = wish.kind.is_none() && !provider.secret_config_keys.is_empty();
+        let secret = if keeps {
+            SecretIs::Stored
+        } else {
+            SecretIs::Required
+        };
+        let config = config::check(kind, sent, secret)?;
+        provider.kind = kind.name().to_owned();
+        provider.config = config.public;
+        if !keeps || !config.secrets.is_empty() {
+            provider.secret_config_keys = config.secrets.keys().map(ToString::to_string).collect();
+            keep(
+                &api,
+                &mut tx,
+                &at.zone,
+                &provider.id,
+                &config.secrets,
+                &author,
+            )
+            .await?;
+        }
+    }
+    provider.provenance.change(&author);
+    let updated = tx.providers(&at.zone).update(&provider).await;
+    updated.map_err(unless_taken(IDENTIFIER_INDEX, identifier_taken))?;
+    api.commit(tx, &at.zone).await?;
+    wire::ok(render(&provider, at.zone.as_str()))
+}
+
+/// `DELETE /v1/zones/{zone}/providers/{id}`: archives it and forgets its secrets.
+pub async fn delete(State(api): State<Arc<Api>>, caller: Caller, at: At) -> Answer {
+    let author = caller.author(&api);
+    let mut tx = api.store.begin("archive a provider").await?;
+    let found = tx.providers(&at.zone).lock(&at.id).await?;
+    let provider = found.ok_or_else(|| no_provider(&at.id))?;
+    Namespace::Provider.admit(&caller.actor, &provider.identifier)?;
+    tx.providers(&at.zone).archive(&at.id, &author).await?;
+    tx.secrets(&at.zone)
+        .delete(&provider_secret_ref(&at.zone, &at.id))
+        .await?;
+    api.commit(tx, &at.zone).await?;
+    wire::no_content()
+}
+
+fn check_unsupported() -> Failure {
+    Failure::bad(
+        "provider_check_unsupported",
+        "only OAuth kinds can be tested; leave check out",
+    )
+}
+
+/// `POST /v1/zones/{zone}/providers/{id}/test`: none of the kinds that exist has a test.
+pub async fn test(State(api): State<Arc<Api>>, at: At) -> Answer {
+    let found = api.store.zone(&at.zone).providers().get(&at.id).await?;
+    found.ok_or_else(|| no_provider(&at.id))?;
+    Err(check_unsupported())
+}

@@ -1,0 +1,218 @@
+//! Every route, and what stands around them.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post};
+use caracal_net::metrics::{Access, Registry};
+use caracal_net::{Pattern, RequestIds, health, request_id};
+use http::{HeaderValue, header};
+
+use crate::admission::{self, Head};
+use crate::failure::Failure;
+use crate::service::Api;
+use crate::{
+    activation, admin_tokens, application_secrets, applications, audit, operator, policies,
+    policy_sets, providers, resources, simulate, zones,
+};
+
+/// The routes of the service. `open_metrics` lets anybody read metrics when no bearer is set, as
+/// development may.
+pub fn router(api: &Arc<Api>, registry: &Registry, open_metrics: bool) -> Router {
+    operator::measure(api, registry);
+    let bearer = api.config.metrics_bearer.as_ref();
+    let access = Access {
+        bearer: bearer.map(|bearer| caracal_model::Secret::new(bearer.expose().clone())),
+        open: open_metrics,
+        json_refusal: true,
+    };
+    let probes = Router::new()
+        .route("/health", get(health::alive_json))
+        .route("/ready", get(operator::ready));
+    let admitted = Router::new()
+        .merge(platform())
+        .merge(inventory())
+        .merge(policy())
+        .merge(reads())
+        .method_not_allowed_fallback(no_route)
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(api),
+            admission::admit,
+        ));
+    let router = Router::new()
+        .merge(probes)
+        .merge(admitted)
+        .fallback(unknown)
+        .layer(middleware::from_fn(guard_answers))
+        .with_state(Arc::clone(api))
+        .merge(registry.routes::<()>(access));
+    request_id::identify(router, RequestIds::new(Pattern::Id, Arc::clone(&api.ids)))
+}
+
+type Routes = Router<Arc<Api>>;
+
+fn platform() -> Routes {
+    Router::new()
+        .route("/v1/zones", get(zones::list).post(zones::create))
+        .route(
+            "/v1/zones/{zone}",
+            get(zones::get).patch(zones::patch).delete(zones::delete),
+        )
+        .route("/v1/zones/{zone}/dcr-status", get(zones::dcr_status))
+        .route(
+            "/v1/admin-tokens",
+            get(admin_tokens::list).post(admin_tokens::create),
+        )
+        .route("/v1/admin-tokens/{id}", delete(admin_tokens::delete))
+        .route("/v1/policies/validate", post(policies::validate))
+        .route("/v1/policy-templates", get(policies::templates))
+}
+
+fn inventory() -> Routes {
+    Router::new()
+        .route(
+            "/v1/zones/{zone}/applications",
+            get(applications::list).post(applications::create),
+        )
+        .route(
+            "/v1/zones/{zone}/applications/dcr",
+            post(applications::register),
+        )
+        .route(
+            "/v1/zones/{zone}/applications/{id}",
+            get(applications::get)
+                .patch(applications::patch)
+                .delete(applications::delete),
+        )
+        .route(
+            "/v1/zones/{zone}/applications/{id}/rotate-secret",
+            post(applications::rotate_secret),
+        )
+        .route(
+            "/v1/zones/{zone}/applications/{id}/client-secret",
+            get(application_secrets::reveal),
+        )
+        .route(
+            "/v1/zones/{zone}/providers",
+            get(providers::list).post(providers::create),
+        )
+        .route(
+            "/v1/zones/{zone}/providers/{id}",
+            get(providers::get)
+                .patch(providers::patch)
+                .delete(providers::delete),
+        )
+        .route(
+            "/v1/zones/{zone}/providers/{id}/test",
+            post(providers::test),
+        )
+        .route(
+            "/v1/zones/{zone}/resources",
+            get(resources::list).post(resources::create),
+        )
+        .route(
+            "/v1/zones/{zone}/resources/{id}",
+            get(resources::get)
+                .patch(resources::patch)
+                .delete(resources::delete),
+        )
+        .route(
+            "/v1/zones/{zone}/resources/{id}/test",
+            post(resources::test),
+        )
+}
+
+fn policy() -> Routes {
+    Router::new()
+        .route(
+            "/v1/zones/{zone}/policies",
+            get(policies::list).post(policies::create),
+        )
+        .route(
+            "/v1/zones/{zone}/policies/{id}",
+            get(policies::get).delete(policies::delete),
+        )
+        .route(
+            "/v1/zones/{zone}/policies/{id}/versions",
+            post(policies::add_version),
+        )
+        .route(
+            "/v1/zones/{zone}/policy-sets",
+            get(policy_sets::list).post(policy_sets::create),
+        )
+        .route(
+            "/v1/zones/{zone}/policy-sets/{id}",
+            get(policy_sets::get).delete(policy_sets::delete),
+        )
+        .route(
+            "/v1/zones/{zone}/policy-sets/{id}/versions",
+            get(policy_sets::versions).post(policy_sets::add_version),
+        )
+        .route(
+            "/v1/zones/{zone}/policy-sets/{id}/versions/{version}",
+            get(policy_sets::version),
+        )
+        .route(
+            "/v1/zones/{zone}/policy-sets/{id}/activate",
+            post(activation::activate),
+        )
+        .route(
+            "/v1/zones/{zone}/policy-sets/{id}/activation-status",
+            get(activation::status),
+        )
+        .route(
+            "/v1/zones/{zone}/policy-sets/{id}/simulate",
+            post(simulate::simulate),
+        )
+}
+
+fn reads() -> Routes {
+    Router::new()
+        .route("/v1/zones/{zone}/audit", get(audit::list))
+        .route(
+            "/v1/zones/{zone}/audit/by-request/{id}",
+            get(audit::by_request),
+        )
+        .route(
+            "/v1/zones/{zone}/audit/by-request/{id}/explain",
+            get(audit::explain),
+        )
+}
+
+async fn no_route() -> Failure {
+    Failure::no_route()
+}
+
+/// Unknown routes under `/v1/` are told apart from known ones only by those who may know.
+async fn unknown(State(api): State<Arc<Api>>, request: Request) -> Response {
+    if !request.uri().path().starts_with("/v1/") {
+        return Failure::no_route().into_response();
+    }
+    let head = Head::of(&api, &request);
+    match Box::pin(admission::check(&api, &head)).await {
+        Ok(_) => Failure::no_route().into_response(),
+        Err(failure) => failure.into_response(),
+    }
+}
+
+/// Answers of the management routes are for the caller alone.
+async fn guard_answers(request: Request, next: Next) -> Response {
+    let guarded = request.uri().path().starts_with("/v1/");
+    let mut response = next.run(request).await;
+    if guarded {
+        let headers = response.headers_mut();
+        headers.insert(
+            header::X_CONTENT_TYPE_OPTIONS,
+            HeaderValue::from_static("nosniff"),
+        );
+        headers.insert(
+            header::REFERRER_POLICY,
+            HeaderValue::from_static("no-referrer"),
+        );
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
+    response
+}

@@ -1,0 +1,14 @@
+//! The service through its router, on each engine at hand.
+
+mod admission;
+mod audit;
+mod inventory;
+mod lists;
+mod malformed;
+mod policy;
+mod provisioning;
+mod secrets;
+mod stack;
+mod tokens;
+
+pub use stack::{Stack, on_each_engine};

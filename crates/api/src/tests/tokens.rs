@@ -1,0 +1,84 @@
+//! Admin tokens: seeded, minted, used, revoked.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::stack::BOOTSTRAP;
+use crate::{on_stack, seed};
+
+on_stack! {
+    async fn seeding_again_changes_nothing(stack: Stack) {
+        let list = async || {
+            let page = stack.get("/v1/admin-tokens").await.is(200);
+            let rows = page["items"].as_array().unwrap().clone();
+            let row = |row: &serde_json::Value| (
+                row["name"].as_str().unwrap().to_owned(),
+                (row["id"].clone(), row["capability"].clone(), row["created_by"].clone(), row["revoked_at"].clone()),
+            );
+            rows.iter().map(row).collect::<BTreeMap<_, _>>()
+        };
+        let first = list().await;
+        seed(&stack.api).await.unwrap();
+        assert_eq!(list().await, first);
+        let shown: Vec<String> = first.iter().map(|(name, (_, can, by, _))| format!("{name} {can} {by}")).collect();
+        insta::allow_duplicates! { insta::assert_snapshot!(shown.join("\n"), @r#"
+        bootstrap "write" "env-bootstrap"
+        console-approve "approve" "env-derived-approve"
+        console-read-only "read" "env-derived"
+        console-write "write" "env-derived-write"
+        "#) };
+    }
+
+    async fn a_token_is_shown_once_works_and_stops_working(stack: Stack) {
+        let wish = json!({"name": "ci", "scope": "global"});
+        let made = stack.send("POST", "/v1/admin-tokens", wish).await.is(201);
+        let token = made["token"].as_str().unwrap();
+        assert!(token.starts_with("cat_") && token.len() == 4 + 43);
+        assert_eq!((&made["capability"], &made["zone_id"]), (&json!("write"), &json!(null)));
+        stack.send_as(token, "GET", "/v1/zones", "").await.is(200);
+        let listed = stack.get("/v1/admin-tokens").await;
+        assert!(!listed.text.contains(token));
+        let row = listed.body["items"].as_array().unwrap().iter().find(|row| row["id"] == made["id"]).unwrap().clone();
+        assert!(row["last_used_at"].is_string(), "{row}");
+        let at = format!("/v1/admin-tokens/{}", made["id"].as_str().unwrap());
+        stack.delete(&at).await.is(204);
+        stack.send_as(token, "GET", "/v1/zones", "").await.is(401);
+        assert_eq!(stack.delete(&at).await.text("error"), "admin_token_not_found");
+    }
+
+    async fn a_token_that_another_replica_revoked_stops_within_a_second(stack: Stack) {
+        let made = stack.send("POST", "/v1/admin-tokens", json!({"name": "ci", "scope": "global"})).await.is(201);
+        let token = made["token"].as_str().unwrap();
+        stack.send_as(token, "GET", "/v1/zones", "").await.is(200);
+        let mut tx = stack.store.begin("revoke elsewhere").await.unwrap();
+        let now = stack.api.clock.now();
+        assert!(tx.admin_tokens().revoke(made["id"].as_str().unwrap(), now).await.unwrap());
+        tx.commit().await.unwrap();
+        let refused = async {
+            while stack.send_as(token, "GET", "/v1/zones", "").await.status != 401 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_millis(1500), refused).await.expect("within a second");
+    }
+
+    async fn archiving_a_zone_ends_its_tokens(stack: Stack) {
+        let zone = stack.zone("Ends").await;
+        let token = stack.token("write", Some(&zone)).await;
+        let path = format!("/v1/zones/{zone}");
+        stack.send_as(&token, "GET", &path, "").await.is(200);
+        stack.send_as(&token, "DELETE", &path, "").await.is(204);
+        stack.send_as(&token, "GET", &path, "").await.is(401);
+        assert_eq!(stack.get(&path).await.text("error"), "zone_not_found");
+        let again = stack.send("POST", "/v1/zones", json!({"name": "x", "slug": "ends"})).await;
+        assert_eq!(again.text("error"), "zone_slug_conflict", "the slug stays taken");
+    }
+
+    async fn only_the_exact_token_is_the_token(stack: Stack) {
+        for wrong in [&BOOTSTRAP[1..], &format!("{BOOTSTRAP}x"), &BOOTSTRAP.to_uppercase()] {
+            stack.send_as(wrong, "GET", "/v1/zones", "").await.is(401);
+        }
+    }
+}
