@@ -1,6 +1,8 @@
 //! Query strings and pages (spec: coordinator §2): unknown keys are ignored, a known key may stand
 //! once, a cursor is the last id of the page before.
 
+use std::time::Duration;
+
 use caracal_model::id::is_id;
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
@@ -76,6 +78,25 @@ impl Query {
     /// Whether the caller asks for a page, rather than for everything.
     pub fn is_paged(&self) -> bool {
         self.has("limit") || self.has("cursor")
+    }
+
+    /// How long the caller wants to wait for proof that every replica has applied a revocation.
+    ///
+    /// # Errors
+    /// `invalid_query` when it is not a whole number from 1 to 10000.
+    pub fn wait(&self) -> Result<Option<Duration>, Failure> {
+        let Some(text) = self.text("wait_ms", 16)? else {
+            return Ok(None);
+        };
+        let millis = text
+            .parse()
+            .ok()
+            .filter(|millis| (1..=10_000).contains(millis));
+        let wrong = || invalid("wait_ms must be a whole number from 1 to 10000".to_owned());
+        millis
+            .map(Duration::from_millis)
+            .map(Some)
+            .ok_or_else(wrong)
     }
 
     /// The page that is asked for.

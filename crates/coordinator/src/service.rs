@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use caracal_crypto::mac::HmacKey;
-use caracal_model::{Clock, Ids, Rng, Secret};
+use caracal_model::{Clock, Ids, Rng, Secret, ZoneId};
 use caracal_store::{Store, StoreError};
-use caracal_view::{Announce, Views};
+use caracal_view::{Announce, ReplicaStatus, Views};
+use serde_json::{Value, json};
 
 use crate::auth::Proven;
 use crate::config::Config;
@@ -109,6 +110,15 @@ impl Coordinator {
     /// has ended will find that it has.
     pub async fn announce(&self) {
         self.announce.announce().await;
+    }
+
+    /// Waits until every replica has applied what was committed in this zone, and says which have
+    /// (architecture §4, barrier revocation).
+    pub async fn prove(&self, zone: &ZoneId, wait: Duration) -> Value {
+        let replicas = self.announce.prove(zone, wait).await;
+        let replica =
+            |one: &ReplicaStatus| json!({ "replica": one.replica, "applied": one.applied });
+        Value::Array(replicas.iter().map(replica).collect())
     }
 
     /// Waits a moment before a transaction is tried again, longer each time and never as long as

@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use caracal_store::sessions::end::{Cut, Root};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::answer::Answer;
 use crate::call::Call;
@@ -15,6 +15,7 @@ pub const REASON: &str = "delegation_revoked";
 
 /// Revokes a Delegation and all that it leads to.
 pub async fn revoke(State(coordinator): State<Coordinator>, call: Call) -> Result<Answer, Failure> {
+    let wait = call.query.wait()?;
     let now = coordinator.clock.now();
     let zone = coordinator.store.zone(&call.zone);
     let edge = zone.delegations().get(&call.delegation()).await?;
@@ -38,9 +39,14 @@ pub async fn revoke(State(coordinator): State<Coordinator>, call: Call) -> Resul
     if ended.edges.is_empty() {
         return Err(Code::DelegationNotFound.into());
     }
-    Ok(Answer::ok(&json!({
+    let mut body = json!({
         "revoked_edges": ended.edges.len(),
         "affected_sessions": ended.records.len(),
         "terminated_sessions": ended.sessions.len(),
-    })))
+    });
+    if let (Some(wait), Value::Object(members)) = (wait, &mut body) {
+        let replicas = coordinator.prove(&call.zone, wait).await;
+        members.insert("replicas".to_owned(), replicas);
+    }
+    Ok(Answer::ok(&body))
 }

@@ -5,6 +5,7 @@ use caracal_model::ZoneId;
 use caracal_store::StoreError;
 use caracal_store::sessions::end::{Cut, Ended, Root};
 use caracal_store::sessions::{Lifecycle, SessionRow};
+use serde_json::json;
 
 use super::managed;
 use crate::answer::Answer;
@@ -24,6 +25,7 @@ pub async fn terminate(
     call: Call,
 ) -> Result<Answer, Failure> {
     let reason = call.query.text("reason", 256)?.unwrap_or("requested");
+    let wait = call.query.wait()?;
     let generation = generation(&call)?;
     for attempt in 0..ATTEMPTS {
         let row = managed(&coordinator, &call).await?;
@@ -43,7 +45,14 @@ pub async fn terminate(
             .sessions
             .is_empty()
         {
-            return Ok(Answer::empty());
+            return Ok(match wait {
+                None => Answer::empty(),
+                // Published clients take any 2xx; the proof needs a body.
+                Some(wait) => {
+                    let replicas = coordinator.prove(&call.zone, wait).await;
+                    Answer::ok(&json!({ "replicas": replicas }))
+                }
+            });
         }
         // It ended, or its lease moved, between the look and the cut: look again.
         coordinator.pause(attempt).await;

@@ -5,6 +5,7 @@ pub mod lease;
 pub mod read;
 pub mod standing;
 pub mod start;
+mod wish;
 
 use caracal_model::{SessionId, Timestamp, ZoneId};
 use caracal_store::sessions::{Lifecycle, SessionRow};

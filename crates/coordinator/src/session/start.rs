@@ -20,6 +20,7 @@ use caracal_store::sessions::{
 use caracal_view::ZoneView;
 use serde_json::{Value, json};
 
+use super::wish::Wish;
 use super::{is_result_live, summary};
 use crate::answer::Answer;
 use crate::auth::is_open;
@@ -27,34 +28,15 @@ use crate::call::Call;
 use crate::caller::Runtime;
 use crate::facts;
 use crate::failure::{Code, Failure};
-use crate::fields::{Body, Fields, length};
 use crate::receipts::{self, Keyed};
 use crate::service::{ATTEMPTS, Coordinator, is_busy};
 use crate::subject::{self, Claim};
 use crate::sweep;
 
-const MAX_LABELS: usize = 32;
-const MAX_LABEL: usize = 64;
-const MAX_TTL: i64 = 86_400;
-const DEFAULT_TTL: i64 = 3_600;
 /// Live children of one Session.
 const MAX_CHILDREN: i64 = 10;
 /// Depth of a Session; a root has 0.
 const MAX_DEPTH: i64 = 10;
-
-/// What is asked for, after defaults.
-struct Wish {
-    application: String,
-    subject_session: Option<String>,
-    subject_token: Option<String>,
-    parent: Option<String>,
-    lifecycle: Lifecycle,
-    labels: Vec<String>,
-    ttl: Option<i64>,
-    inherits: bool,
-    inherit_edge: Option<String>,
-    metadata: Value,
-}
 
 /// Everything that was found before anything is claimed.
 struct Found {
@@ -102,51 +84,6 @@ pub async fn start(State(coordinator): State<Coordinator>, call: Call) -> Result
     };
     let keyed = request.keyed(&call)?;
     Box::pin(request.run(keyed.as_ref())).await
-}
-
-impl Wish {
-    fn read(body: &Body) -> Result<Self, Failure> {
-        let mut fields = Fields::of(body);
-        let lifecycles = [("task", Lifecycle::Task), ("service", Lifecycle::Service)];
-        let lifecycle = fields
-            .word("lifecycle", &lifecycles)
-            .unwrap_or(Lifecycle::Task);
-        let ttl = fields.int("ttl_seconds", 1..=MAX_TTL);
-        if lifecycle == Lifecycle::Service && fields.get("ttl_seconds").is_some() {
-            fields.wrong(
-                "ttl_seconds",
-                "must be absent: a service lives by its lease",
-            );
-        }
-        let text = |text: Option<&str>| text.map(str::to_owned);
-        let wish = Self {
-            application: fields.required_text("application_id").to_owned(),
-            subject_session: text(fields.text("subject_session_id")),
-            subject_token: text(fields.text("subject_token")),
-            parent: text(fields.nullable_text("parent_id")),
-            lifecycle,
-            labels: fields
-                .texts("labels", MAX_LABELS, label)
-                .unwrap_or_default(),
-            ttl: (lifecycle == Lifecycle::Task).then_some(ttl.unwrap_or(DEFAULT_TTL)),
-            inherits: fields
-                .word("parent_authority", &[("inherit", true), ("none", false)])
-                .unwrap_or(true),
-            inherit_edge: text(fields.text("inherit_parent_edge_id")),
-            metadata: Value::Object(fields.object("metadata").cloned().unwrap_or_default()),
-        };
-        fields.end()?;
-        Ok(wish)
-    }
-}
-
-fn label(text: &str) -> Result<String, &'static str> {
-    let text = text.trim();
-    if (1..=MAX_LABEL).contains(&length(text)) && !text.contains('\0') {
-        Ok(text.to_owned())
-    } else {
-        Err("must be 1 to 64 characters")
-    }
 }
 
 impl Request<'_> {

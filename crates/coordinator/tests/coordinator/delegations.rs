@@ -235,11 +235,13 @@ async fn revoking_takes_everything_that_it_led_to() {
             )
             .await
             .is(403, "issuer_ownership_required");
-        let revoked = world.patch(&format!("/delegations/{first}/revoke")).await;
+        let path = format!("/delegations/{first}/revoke?wait_ms=5000");
+        let revoked = world.patch(&path).await;
         assert_eq!(
             revoked.ok(),
             &json!({
                 "revoked_edges": 3, "affected_sessions": 1, "terminated_sessions": 3,
+                "replicas": [{ "replica": "local", "applied": true }],
             })
         );
         for session in [&b, &c, &child] {

@@ -11,3 +11,4 @@ mod delegations;
 mod races;
 mod sessions;
 mod support;
+mod time;

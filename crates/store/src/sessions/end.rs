@@ -14,7 +14,8 @@ use caracal_model::{
     Topic,
 };
 
-use super::{SessionStatus, SessionsTx, lifecycle_event, subject_type};
+use super::row::subject_type;
+use super::{SessionStatus, SessionsTx, lifecycle_event};
 use crate::error::StoreError;
 use crate::{Param, Row, params, statements};
 
