@@ -145,8 +145,11 @@ impl Registry {
     }
 
     /// `/metrics`, and `/metrics.json` when [`Registry::json`] was given.
-    pub fn routes<S: Clone + Send + Sync + 'static>(&self, access: Access) -> Router<S> {
-        let scrape = (self.clone(), Arc::new(access));
+    pub fn routes<S: Clone + Send + Sync + 'static>(
+        &self,
+        access: impl Into<Arc<Access>>,
+    ) -> Router<S> {
+        let scrape = (self.clone(), access.into());
         let mut router = Router::new().route("/metrics", any(metrics));
         if self.0.json.lock().is_some() {
             router = router.route("/metrics.json", any(metrics_json));

@@ -1,0 +1,234 @@
+//! The settings of the Gateway (spec: gateway §17, operations §2.3).
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use caracal_crypto::HmacKey;
+use caracal_model::Secret;
+use caracal_net::Limits;
+use caracal_net::metrics::Access;
+use caracal_net::settings::{Mistakes, Mode, Strings};
+use url::Url;
+
+caracal_net::settings! {
+    /// As declared; [`Config`] is what the service runs on.
+    pub struct Settings {
+        /// Posture: `dev`, or `rc` and `stable` for deployments.
+        pub mode: Mode = var("CARACAL_MODE").or("stable"),
+        /// Where the Gateway listens.
+        pub port: u16 = var("PORT").or("8081"),
+        /// Where the STS is; not needed when it runs in the same process.
+        pub sts_url: Option<Url> = var("STS_URL"),
+        /// Signs exchanges; hex, at least 32 bytes.
+        pub gateway_key: Option<HmacKey> = var("GATEWAY_STS_HMAC_KEY").secret(),
+        /// The issuer of every mandate; when unset, a mandate's own issuer must be its audience.
+        pub issuer: Option<String> = var("ISSUER_URL"),
+        /// Lets an operator force a reload of the revocations.
+        pub admin_token: Option<Secret<String>> = var("CARACAL_ADMIN_TOKEN").secret(),
+        /// Lets a scraper read the metrics.
+        pub metrics_bearer: Option<Secret<String>> = var("METRICS_BEARER").secret(),
+        /// How long an exchange may take.
+        pub sts_timeout: Duration = var("STS_TIMEOUT").or("5s"),
+        /// How long an upstream may take to the head of its response.
+        pub upstream_timeout: Duration = var("UPSTREAM_TIMEOUT").or("30s"),
+        /// How long the head of a request may take.
+        pub read_header_timeout: Duration = var("READ_HEADER_TIMEOUT").or("5s"),
+        /// How long a request body may make no progress.
+        pub read_timeout: Duration = var("READ_TIMEOUT").or("45s"),
+        /// How long a connection may be idle between requests.
+        pub idle_timeout: Duration = var("IDLE_TIMEOUT").or("120s"),
+        /// How long a caller may take nothing of a response.
+        pub write_timeout: Duration = var("WRITE_TIMEOUT").or("60s"),
+        /// How long an upstream may send nothing within a response.
+        pub stream_idle_timeout: Duration = var("STREAM_IDLE_TIMEOUT").or("60s"),
+        /// Longest request body.
+        pub max_request_bytes: u64 = var("MAX_REQUEST_BYTES").or("10485760").within("1", "1099511627776"),
+        /// Certificate chain of the listener, PEM.
+        pub tls_cert: Option<PathBuf> = var("TLS_CERT_FILE"),
+        /// Key of the listener, PEM.
+        pub tls_key: Option<PathBuf> = var("TLS_KEY_FILE"),
+        /// More roots to trust, PEM.
+        pub extra_ca: Option<PathBuf> = var("CARACAL_TLS_EXTRA_CA_FILE"),
+        /// When not empty, the only upstream hosts.
+        pub upstream_hosts: Vec<String> = var("UPSTREAM_HOST_ALLOWLIST").or(" "),
+        /// Whether `X-Forwarded-For` and `X-Forwarded-Proto` of callers are believed.
+        pub trust_proxy: bool = var("TRUST_PROXY").or("false"),
+        /// Lets mandates pass unclaimed while the bus is out; dev only.
+        pub jti_fail_open: bool = var("JTI_FAIL_OPEN").or("false"),
+        /// Forbidden in deployments.
+        pub insecure_sts: bool = var("INSECURE_STS").or("false"),
+        /// Forbidden in deployments.
+        pub insecure_http: bool = var("INSECURE_HTTP").or("false"),
+        /// Where evidence waits for delivery.
+        pub audit_replay_dir: PathBuf = var("AUDIT_REPLAY_DIR").or("/var/lib/caracal/audit-replay"),
+    }
+}
+
+impl Settings {
+    /// The rules that span several settings. `remote_sts` says whether the STS is another process.
+    pub fn check(&self, remote_sts: bool, mistakes: &mut Mistakes) {
+        if self.read_timeout <= self.sts_timeout + self.upstream_timeout {
+            mistakes.add(
+                "READ_TIMEOUT",
+                "must be longer than STS_TIMEOUT and UPSTREAM_TIMEOUT together",
+            );
+        }
+        if self.tls_cert.is_some() != self.tls_key.is_some() {
+            mistakes.add(
+                "TLS_CERT_FILE",
+                "TLS_CERT_FILE and TLS_KEY_FILE go together",
+            );
+        }
+        if remote_sts && self.sts_url.is_none() {
+            mistakes.add("STS_URL", "is required, for example https://sts.example");
+        }
+        if !self.mode.is_published() {
+            return;
+        }
+        for (name, on) in [
+            ("JTI_FAIL_OPEN", self.jti_fail_open),
+            ("INSECURE_STS", self.insecure_sts),
+            ("INSECURE_HTTP", self.insecure_http),
+        ] {
+            if on {
+                mistakes.add(name, "is for CARACAL_MODE=dev only");
+            }
+        }
+        if remote_sts && self.gateway_key.is_none() {
+            mistakes.add(
+                "GATEWAY_STS_HMAC_KEY",
+                "is required: hex, at least 32 bytes",
+            );
+        }
+        if remote_sts && !self.sts_url.as_ref().is_none_or(is_private_enough) {
+            mistakes.add("STS_URL", "must be https, or name a host without a dot");
+        }
+    }
+}
+
+/// Whether exchanges may travel there: encrypted, or within the machine or the cluster.
+fn is_private_enough(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    url.scheme() == "https" || matches!(host, "127.0.0.1" | "[::1]") || !host.contains(['.', ':'])
+}
+
+/// What the service runs on.
+#[derive(Debug)]
+pub struct Config {
+    /// The issuer that mandates must name; when unset, their issuer must be their audience.
+    pub issuer: Option<String>,
+    /// A Gateway mandate made at this time (Unix milliseconds) or before is spent: claims of before
+    /// a restart are not remembered (architecture §4).
+    pub floor_ms: Option<u64>,
+    /// `CARACAL_ADMIN_TOKEN`.
+    pub admin_token: Option<Secret<String>>,
+    /// Who may read metrics.
+    pub metrics: Arc<Access>,
+    /// Head of the upstream's response.
+    pub upstream_timeout: Duration,
+    /// Progress of a request body.
+    pub read_timeout: Duration,
+    /// Progress of a response body.
+    pub stream_idle_timeout: Duration,
+    /// Longest request body.
+    pub max_request_bytes: u64,
+    /// Longest bearer.
+    pub max_bearer_bytes: usize,
+    /// The only upstream hosts, unless empty.
+    pub upstream_hosts: BTreeSet<String>,
+    /// Whether a proxy before us is believed.
+    pub trust_proxy: bool,
+    /// Whether mandates pass unclaimed while the bus is out (dev).
+    pub jti_fail_open: bool,
+    /// More roots to trust.
+    pub extra_ca: Option<PathBuf>,
+    /// Of the listener.
+    pub limits: Limits,
+}
+
+impl Config {
+    /// Reads and checks everything; every mistake is added to `mistakes`.
+    pub fn load(from: &dyn Strings, remote_sts: bool, mistakes: &mut Mistakes) -> Option<Self> {
+        let settings = Settings::load(from, mistakes)?;
+        settings.check(remote_sts, mistakes);
+        mistakes.is_empty().then(|| Self::from(settings))
+    }
+}
+
+impl From<Settings> for Config {
+    fn from(settings: Settings) -> Self {
+        Self {
+            issuer: settings.issuer,
+            floor_ms: None,
+            admin_token: settings.admin_token,
+            metrics: Arc::new(Access {
+                bearer: settings.metrics_bearer,
+                open: !settings.mode.is_published(),
+                json_refusal: false,
+            }),
+            upstream_timeout: settings.upstream_timeout,
+            read_timeout: settings.read_timeout,
+            stream_idle_timeout: settings.stream_idle_timeout,
+            max_request_bytes: settings.max_request_bytes,
+            max_bearer_bytes: caracal_model::limits::MAX_BEARER_BYTES,
+            upstream_hosts: settings.upstream_hosts.into_iter().collect(),
+            trust_proxy: settings.trust_proxy,
+            jti_fail_open: settings.jti_fail_open,
+            extra_ca: settings.extra_ca,
+            limits: Limits {
+                header_read: settings.read_header_timeout,
+                idle: settings.idle_timeout,
+                write_idle: settings.write_timeout,
+                drain: Duration::from_secs(14),
+                ..Limits::default()
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    fn mistakes(pairs: &[(&str, &str)]) -> String {
+        let from: BTreeMap<String, String> = pairs
+            .iter()
+            .map(|(name, value)| ((*name).into(), (*value).into()))
+            .collect();
+        let mut mistakes = Mistakes::default();
+        let config = Config::load(&from, true, &mut mistakes);
+        assert_eq!(config.is_some(), mistakes.is_empty());
+        mistakes.to_string()
+    }
+
+    const KEY: (&str, &str) = (
+        "GATEWAY_STS_HMAC_KEY",
+        "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f",
+    );
+
+    #[test]
+    fn a_deployment_must_have_what_makes_it_safe() {
+        assert_eq!(mistakes(&[("STS_URL", "https://sts.example"), KEY]), "");
+        assert_eq!(mistakes(&[("STS_URL", "http://sts:8080"), KEY]), "");
+        assert_eq!(
+            mistakes(&[("STS_URL", "http://sts.example"), ("CARACAL_MODE", "dev")]),
+            ""
+        );
+        let told = mistakes(&[
+            ("STS_URL", "http://sts.example"),
+            ("JTI_FAIL_OPEN", "yes"),
+            ("READ_TIMEOUT", "35s"),
+            ("TLS_KEY_FILE", "/key.pem"),
+        ]);
+        insta::assert_snapshot!(told, @r"
+        READ_TIMEOUT: must be longer than STS_TIMEOUT and UPSTREAM_TIMEOUT together
+        TLS_CERT_FILE: TLS_CERT_FILE and TLS_KEY_FILE go together
+        JTI_FAIL_OPEN: is for CARACAL_MODE=dev only
+        GATEWAY_STS_HMAC_KEY: is required: hex, at least 32 bytes
+        STS_URL: must be https, or name a host without a dot
+        ");
+    }
+}

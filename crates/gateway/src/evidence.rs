@@ -1,0 +1,386 @@
+//! What the Gateway puts on record (spec: gateway §14; better item 6).
+//!
+//! **Forces.** Once the directive is there, something may happen at the upstream, so a record must
+//! come out of every way in which a call can end, the caller's hanging up included. A flood of
+//! denials must not become a flood of records. **Choice.** An [`OpenCall`] owns the record from
+//! that point on: it is closed with an outcome, or by its drop. Denials of proven mandates are
+//! recorded one by one up to a rate, and counted beyond it.
+
+mod flood;
+
+use std::sync::Arc;
+
+use caracal_crypto::digest::{hex_encode, sha256};
+use caracal_evidence::{EvidenceError, EvidenceLog};
+use caracal_ledger::Event;
+use caracal_model::{Clock, EventId, Ids, Mandate, RequestId, SubjectType, ZoneId};
+use caracal_net::Tasks;
+use http::StatusCode;
+use serde_json::{Map, Value, json};
+
+use crate::denial::{Cause, Denied, Whose};
+use flood::Flood;
+
+/// Writes records.
+pub struct Scribe {
+    log: EvidenceLog,
+    ids: Arc<Ids>,
+    clock: Arc<dyn Clock>,
+    tasks: Tasks,
+    flood: Flood,
+}
+
+/// The bearer, so that records of one mandate can be told to belong together: the first 8 bytes of
+/// its digest.
+pub fn fingerprint(bearer: &str) -> String {
+    let digest = sha256(bearer.as_bytes());
+    hex_encode(digest.get(..8).unwrap_or_default())
+}
+
+/// How a call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Its response was passed on, perhaps cut by a revocation.
+    Executed,
+    /// Its response broke after the head.
+    CopyFailed,
+    /// No response.
+    TransportError,
+    /// The upstream may not be reached.
+    NotAddressable,
+    /// The credential may not be sent to that host.
+    HostNotAllowed,
+    /// The request could not be built.
+    BuildFailed,
+    /// The mandate was revoked before anything was sent.
+    Revoked,
+}
+
+impl Ended {
+    /// Decision, status and kind of error. What was never sent was denied (README, decision 17).
+    const fn row(self) -> (&'static str, &'static str, Option<&'static str>) {
+        match self {
+            Self::Executed => ("allow", "executed", None),
+            Self::CopyFailed => ("allow", "upstream_error", Some("response_copy_failed")),
+            Self::TransportError => ("allow", "upstream_error", Some("transport_error")),
+            Self::NotAddressable => (
+                "deny",
+                "upstream_rejected",
+                Some("upstream_not_addressable"),
+            ),
+            Self::HostNotAllowed => (
+                "deny",
+                "upstream_rejected",
+                Some("provider_host_not_allowed"),
+            ),
+            Self::BuildFailed => ("deny", "build_failed", Some("request_build_failed")),
+            Self::Revoked => ("deny", "revoked", None),
+        }
+    }
+}
+
+/// What a record says of a call. Never tokens, queries, paths, bodies or the subject.
+#[derive(Debug)]
+pub struct CallRecord {
+    /// The mandate.
+    pub mandate: Arc<Mandate>,
+    /// The request.
+    pub request_id: RequestId,
+    /// The resource.
+    pub resource: String,
+    /// See [`fingerprint`].
+    pub fingerprint: String,
+    /// The inbound method.
+    pub method: String,
+    /// Of the forwarded `traceparent`.
+    pub trace_id: Option<String>,
+    /// Host of the directive.
+    pub upstream_host: Option<String>,
+    /// Mode of the directive.
+    pub auth_mode: &'static str,
+    /// Provider of the directive.
+    pub provider_id: String,
+    /// Connection of the directive.
+    pub connection_id: String,
+    /// What the caller got.
+    pub gateway_status: u16,
+    /// What the upstream said.
+    pub upstream_status: Option<u16>,
+    /// From the start of the request to the head of the response.
+    pub latency_ms: u64,
+    /// Bytes passed on.
+    pub response_bytes: u64,
+    /// Whether a revocation cut it.
+    pub revoked: bool,
+}
+
+impl CallRecord {
+    fn metadata(&self, error_kind: Option<&str>) -> Map<String, Value> {
+        let kind = match self.mandate.sub_type {
+            SubjectType::Application => "application",
+            SubjectType::User => "user",
+        };
+        let mut members = Map::new();
+        let mut put = |name: &str, value: Value| members.insert(name.to_owned(), value);
+        put("application_id", self.mandate.client_id.as_str().into());
+        put("resource", self.resource.as_str().into());
+        put("subject_fingerprint", self.fingerprint.as_str().into());
+        put("subject_kind", kind.into());
+        put("method", self.method.as_str().into());
+        put("gateway_status", self.gateway_status.into());
+        put("latency_ms", self.latency_ms.into());
+        put("response_bytes", self.response_bytes.into());
+        if let Some(trace) = &self.trace_id {
+            put("trace_id", trace.as_str().into());
+        }
+        if let Some(host) = &self.upstream_host {
+            put("upstream_host", host.as_str().into());
+        }
+        put("auth_mode", self.auth_mode.into());
+        for (name, text) in [
+            ("provider_id", &self.provider_id),
+            ("connection_id", &self.connection_id),
+        ] {
+            if !text.is_empty() {
+                put(name, text.as_str().into());
+            }
+        }
+        if let Some(status) = self.upstream_status {
+            put("upstream_status", status.into());
+            put("result_class", result_class(status).into());
+        }
+        if self.revoked {
+            put("revocation_interrupted", true.into());
+        }
+        if let Some(kind) = error_kind {
+            put("error_kind", kind.into());
+        }
+        members
+    }
+}
+
+fn result_class(status: u16) -> &'static str {
+    match status {
+        200..=299 => "success",
+        300..=399 => "redirect",
+        400..=499 => "client_error",
+        500.. => "server_error",
+        _ => "unknown",
+    }
+}
+
+impl Scribe {
+    /// Writes into this log.
+    pub fn new(log: EvidenceLog, ids: Arc<Ids>, clock: Arc<dyn Clock>, tasks: Tasks) -> Self {
+        Self {
+            log,
+            ids,
+            clock,
+            tasks,
+            flood: Flood::default(),
+        }
+    }
+
+    fn event(
+        &self,
+        zone: &ZoneId,
+        event_type: &'static str,
+        request_id: &str,
+        decision: &'static str,
+        status: &'static str,
+    ) -> Event {
+        let id = EventId::trusted(self.ids.uuid());
+        let now = self.clock.now();
+        Event::new(
+            id,
+            zone.clone(),
+            event_type,
+            request_id,
+            decision,
+            status,
+            now,
+        )
+    }
+
+    fn of_call(&self, record: &CallRecord, ended: Ended) -> Event {
+        let (decision, status, error_kind) = ended.row();
+        let zone = &record.mandate.zone_id;
+        let id = record.request_id.as_str();
+        self.event(zone, "gateway_resource_request", id, decision, status)
+            .metadata(record.metadata(error_kind))
+    }
+
+    /// Records what has happened and cannot be refused any more.
+    fn record_later(&self, event: Event) {
+        let log = self.log.clone();
+        self.tasks.spawn("gateway-evidence", async move {
+            if let Err(error) = log.record_after_the_fact(vec![event]).await {
+                tracing::error!(%error, "evidence of a call was not recorded");
+            }
+        });
+    }
+
+    /// Records a denial of a proven mandate, unless there are too many to record one by one.
+    ///
+    /// # Errors
+    /// When it cannot be recorded.
+    pub async fn denied(
+        &self,
+        denied: &Denied,
+        request_id: &RequestId,
+        resource: &str,
+        bearer: &str,
+    ) -> Result<(), EvidenceError> {
+        let Some(whose) = denied.whose() else {
+            return Ok(());
+        };
+        let now = self.clock.ticks();
+        let Some(before) = self.flood.admit(&whose.zone, denied.cause(), now) else {
+            return Ok(());
+        };
+        let id = request_id.as_str();
+        let mut event = if denied.cause() == Cause::JtiReplay {
+            let replay = replay(whose, id, resource, bearer);
+            self.event(&whose.zone, "replay_detected", id, "deny", "anomaly")
+                .metadata(replay)
+        } else {
+            let reason = denied.refused().refusal.row().reason;
+            let mut members = Map::new();
+            members.insert(
+                "application_id".to_owned(),
+                whose.application.as_str().into(),
+            );
+            members.insert("resource".to_owned(), resource.into());
+            members.insert("reason".to_owned(), reason.into());
+            members.insert("subject_fingerprint".to_owned(), fingerprint(bearer).into());
+            self.event(&whose.zone, "gateway_request_denied", id, "deny", reason)
+                .metadata(members)
+        };
+        if let (true, Some(members)) = (before > 0, event.metadata_json.as_object_mut()) {
+            members.insert("suppressed".to_owned(), before.into());
+        }
+        self.log.record(vec![event]).await
+    }
+
+    /// Records how many denials were only counted, once their flood is over or it goes on.
+    pub async fn settle_floods(&self, all: bool) {
+        for (zone, cause, count) in self.flood.overdue(self.clock.ticks(), all) {
+            let event_type = match cause {
+                Cause::JtiReplay => "replay_detected",
+                _ => "gateway_request_denied",
+            };
+            let summary = json!({"aggregated": true, "suppressed": count});
+            let Value::Object(summary) = summary else {
+                continue;
+            };
+            let id = self.ids.uuid();
+            let event = self
+                .event(&zone, event_type, &id, "deny", "aggregated")
+                .metadata(summary);
+            if let Err(error) = self.log.record_after_the_fact(vec![event]).await {
+                tracing::error!(%error, "a summary of denials was not recorded");
+            }
+        }
+    }
+}
+
+fn replay(whose: &Whose, request_id: &str, resource: &str, bearer: &str) -> Map<String, Value> {
+    let members = [
+        ("jti", whose.jti.as_str()),
+        ("resource", resource),
+        ("client_id", whose.application.as_str()),
+        ("subject_fp", &fingerprint(bearer)),
+        ("request_id", request_id),
+    ];
+    members
+        .into_iter()
+        .map(|(name, text)| (name.to_owned(), text.into()))
+        .collect()
+}
+
+/// A call that has its directive, and must leave a record.
+pub struct OpenCall {
+    scribe: Arc<Scribe>,
+    record: Option<Box<CallRecord>>,
+}
+
+impl OpenCall {
+    /// Opens it.
+    pub fn new(scribe: Arc<Scribe>, record: CallRecord) -> Self {
+        Self {
+            scribe,
+            record: Some(Box::new(record)),
+        }
+    }
+
+    /// What is to be recorded; nothing once it was closed.
+    pub fn record(&mut self) -> Option<&mut CallRecord> {
+        self.record.as_deref_mut()
+    }
+
+    /// Closes it. The answer may leave once this has succeeded. Should it fail, the record is not
+    /// given up, but the answer must not look complete.
+    pub fn close(
+        &mut self,
+        ended: Ended,
+    ) -> impl Future<Output = Result<(), EvidenceError>> + Send + 'static {
+        let scribe = self.scribe.clone();
+        let event = self
+            .record
+            .take()
+            .map(|record| scribe.of_call(&record, ended));
+        async move {
+            let Some(event) = event else { return Ok(()) };
+            let recorded = scribe.log.record(vec![event.clone()]).await;
+            if recorded.is_err() {
+                scribe.record_later(event);
+            }
+            recorded
+        }
+    }
+}
+
+impl Drop for OpenCall {
+    /// The caller went away.
+    fn drop(&mut self) {
+        let Some(mut record) = self.record.take() else {
+            return;
+        };
+        let ended = if record.upstream_status.is_some() {
+            Ended::CopyFailed
+        } else {
+            record.gateway_status = CLIENT_GONE.as_u16();
+            Ended::TransportError
+        };
+        let event = self.scribe.of_call(&record, ended);
+        self.scribe.record_later(event);
+    }
+}
+
+/// 499: the caller went away.
+pub const CLIENT_GONE: StatusCode = match StatusCode::from_u16(499) {
+    Ok(status) => status,
+    Err(_) => StatusCode::BAD_REQUEST,
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fingerprint_is_that_of_the_specification() {
+        assert_eq!(fingerprint("aaa.bbb.ccc"), "ce887a8eece06ba3");
+    }
+
+    #[test]
+    fn results_have_a_class() {
+        for (status, class) in [
+            (200, "success"),
+            (304, "redirect"),
+            (404, "client_error"),
+            (503, "server_error"),
+        ] {
+            assert_eq!(result_class(status), class);
+        }
+    }
+}
