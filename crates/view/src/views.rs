@@ -133,6 +133,14 @@ impl Views {
         self.0.resnapshot().await
     }
 
+    /// Drops what is held and takes it anew, as an operator in doubt asks for.
+    ///
+    /// # Errors
+    /// When bus or store cannot be reached.
+    pub async fn reload(&self) -> Result<(), ViewError> {
+        self.0.resnapshot().await
+    }
+
     /// The zone as it is now.
     ///
     /// # Errors
