@@ -83,6 +83,19 @@ pub async fn status(State(api): State<Arc<Api>>, at: At, RawQuery(raw): RawQuery
         let why = format!("there is no policy set {} in this zone", at.id);
         Failure::absent("policy_set_binding_not_found", why)
     })?;
+    // Published clients may leave out either: then the active version and its latest news are meant.
+    let version_id = version_id.or_else(|| set.active_version_id.clone()).ok_or_else(|| {
+        let why = "this set has no active version; name one by version_id";
+        Failure::absent("active_policy_set_version_not_found", why)
+    })?;
+    let outbox_id = match outbox_id {
+        Some(id) => id,
+        None => {
+            let outbox = api.store.outbox();
+            let latest = outbox.latest(&at.zone, Topic::PolicyInvalidate).await?;
+            latest.map(|entry| entry.id).unwrap_or_default()
+        }
+    };
     let version = sets.version(&at.id, &version_id).await?.ok_or_else(|| {
         let why = format!("there is no version {version_id} of this set");
         Failure::absent("active_policy_set_version_not_found", why)
@@ -111,20 +124,18 @@ pub async fn status(State(api): State<Arc<Api>>, at: At, RawQuery(raw): RawQuery
 }
 
 /// The query of a status; what is wrong with it is reported like a body, as clients expect.
-fn asked(raw: Option<&str>) -> Result<(String, String), Failure> {
+fn asked(raw: Option<&str>) -> Result<(Option<String>, Option<String>), Failure> {
     let query = Query::parse(raw);
     let mut body = Map::new();
     for name in ["version_id", "outbox_id"] {
         match query.text(name, 128) {
-            Ok(value) => body.insert(name.to_owned(), json!(value)),
+            Ok(None) => None,
+            Ok(Some(value)) => body.insert(name.to_owned(), json!(value)),
             Err(_) => body.insert(name.to_owned(), json!("")),
         };
     }
     let mut fields = Fields::of(&body);
-    let asked = (
-        fields.required_text("version_id", ID),
-        fields.required_text("outbox_id", ID),
-    );
+    let asked = (fields.text("version_id", ID), fields.text("outbox_id", ID));
     fields.end(INVALID)?;
     Ok(asked)
 }

@@ -97,6 +97,7 @@ on_stack! {
             ("POST", "Z/policy-sets/nope/activate", r#"{"version_id":"v"}"#),
             ("POST", "Z/policy-sets/nope/simulate", r#"{"version_id":"v","input":3}"#),
             ("GET", "Z/policy-sets/nope/activation-status", ""),
+            ("GET", "Z/policy-sets/nope/activation-status?version_id=", ""),
             ("GET", "Z/policy-sets/nope/activation-status?version_id=v&outbox_id=o", ""),
             ("GET", "Z/policy-sets/nope/versions", ""),
             ("DELETE", "Z/policy-sets/nope", ""),
@@ -282,7 +283,9 @@ on_stack! {
         POST Z/policy-sets/nope/simulate {"version_id":"v","input":3}
             400 invalid_body: input must be an object
         GET Z/policy-sets/nope/activation-status 
-            400 invalid_body: version_id is required
+            404 policy_set_binding_not_found: there is no policy set nope in this zone
+        GET Z/policy-sets/nope/activation-status?version_id= 
+            400 invalid_body: version_id must be 1 to 128 characters
         GET Z/policy-sets/nope/activation-status?version_id=v&outbox_id=o 
             404 policy_set_binding_not_found: there is no policy set nope in this zone
         GET Z/policy-sets/nope/versions 
