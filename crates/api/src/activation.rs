@@ -84,10 +84,12 @@ pub async fn status(State(api): State<Arc<Api>>, at: At, RawQuery(raw): RawQuery
         Failure::absent("policy_set_binding_not_found", why)
     })?;
     // Published clients may leave out either: then the active version and its latest news are meant.
-    let version_id = version_id.or_else(|| set.active_version_id.clone()).ok_or_else(|| {
-        let why = "this set has no active version; name one by version_id";
-        Failure::absent("active_policy_set_version_not_found", why)
-    })?;
+    let version_id = version_id
+        .or_else(|| set.active_version_id.clone())
+        .ok_or_else(|| {
+            let why = "this set has no active version; name one by version_id";
+            Failure::absent("active_policy_set_version_not_found", why)
+        })?;
     let outbox_id = match outbox_id {
         Some(id) => id,
         None => {
