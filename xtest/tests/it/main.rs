@@ -1,3 +1,10 @@
 //! End-to-end tests: the real binary, over the wire, in both deployments.
 
+mod cli;
+mod clients;
+mod evidence;
+mod governed_call;
+mod lineage;
+mod malformed;
+mod revocation;
 mod workspace;

@@ -41,7 +41,13 @@ const HOMES: &[(&str, &[&str])] = &[
 
 fn dependencies() -> BTreeMap<String, Vec<String>> {
     let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version", "1", "--no-deps", "--offline"])
+        .args([
+            "metadata",
+            "--format-version",
+            "1",
+            "--no-deps",
+            "--offline",
+        ])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .expect("cargo runs");
@@ -66,7 +72,10 @@ fn arrows_between_crates_point_down_only() {
     let mut wrong = Vec::new();
     for (name, uses) in dependencies() {
         let Some(own) = layers.get(name.as_str()) else {
-            assert!(["caracal-bench", "xtest"].contains(&&*name), "{name} has no layer");
+            assert!(
+                ["caracal-bench", "xtest"].contains(&&*name),
+                "{name} has no layer"
+            );
             continue;
         };
         for used in uses {
@@ -75,7 +84,10 @@ fn arrows_between_crates_point_down_only() {
             }
         }
     }
-    assert!(wrong.is_empty(), "arrows that point up or sideways: {wrong:?}");
+    assert!(
+        wrong.is_empty(),
+        "arrows that point up or sideways: {wrong:?}"
+    );
 }
 
 #[test]
@@ -91,6 +103,9 @@ fn each_heavy_dependency_has_one_home() {
 #[test]
 fn the_bench_knows_only_the_public_wire() {
     let uses = &dependencies()["caracal-bench"];
-    let ours: Vec<_> = uses.iter().filter(|used| used.starts_with("caracal")).collect();
+    let ours: Vec<_> = uses
+        .iter()
+        .filter(|used| used.starts_with("caracal"))
+        .collect();
     assert!(ours.is_empty(), "{ours:?}");
 }

@@ -1,0 +1,158 @@
+//! The command line as an operator uses it, on both deployments.
+//!
+//! What each command says to a person is told in the binary's own tests; here, that it works on a
+//! deployment that serves.
+
+use std::process::Output;
+use std::sync::Arc;
+
+use serde_json::Value;
+use xtest::{Deployment, Options, Stack, World, on_both_stacks};
+
+#[track_caller]
+fn succeeds(output: &Output) -> String {
+    let said = said(output);
+    assert!(output.status.success(), "{said}");
+    said
+}
+
+#[track_caller]
+fn fails(output: &Output) -> String {
+    let said = said(output);
+    assert!(!output.status.success(), "{said}");
+    said
+}
+
+fn said(output: &Output) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    format!("{}{}", text(&output.stdout), text(&output.stderr))
+}
+
+fn lines(output: &Output) -> Vec<Value> {
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.lines()
+        .map(|line| serde_json::from_str(line).expect(line))
+        .collect()
+}
+
+on_both_stacks! {
+    async fn evidence_is_tailed_exported_and_verified(stack: Arc<Stack>) {
+        let world = World::new(Arc::clone(&stack)).await;
+        let agent = world.agent().await;
+        let mandate = world.mandate(&agent).await;
+        let called = world.call(&mandate).await.unwrap().expect(200).request_id();
+        let denied = world.exchange(&[("scope", "desk:write")]).await.unwrap().expect(403).request_id();
+        world.is_recorded(&called, &["token_exchange allow", "gateway_resource_request allow"]).await;
+        world.is_recorded(&denied, &["token_exchange deny"]).await;
+
+        let api = format!("--api-url {} --zone {}", stack.urls.api, world.zone);
+        let tail = stack.caracal(&format!("audit tail --once --json --decision deny {api}")).await;
+        succeeds(&tail);
+        let tail = lines(&tail);
+        assert_eq!(tail.len(), 1, "{tail:?}");
+        assert_eq!(tail[0]["request_id"], denied);
+        let line = format!("audit tail --once --event-type gateway_resource_request {api}");
+        let told = succeeds(&stack.caracal(&line).await);
+        assert!(told.contains(&called) && !told.contains(&denied), "{told}");
+
+        let verified = succeeds(&stack.caracal("audit verify").await);
+        assert!(verified.contains("holds"), "{verified}");
+        let head = verified.lines().find(|line| line.contains(&world.zone)).unwrap();
+        let head = head.split_whitespace().last().unwrap();
+        // Evidence goes on behind a head that was kept.
+        world.call(&world.mandate(&agent).await).await.unwrap().expect(200);
+        succeeds(&stack.caracal(&format!("audit verify --head {head}")).await);
+        let forged = format!("{}{}", &head[..head.len() - 4], "dead");
+        let told = fails(&stack.caracal(&format!("audit verify --head {forged}")).await);
+        assert!(told.contains("BROKEN"), "{told}");
+
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("events.ndjson");
+        let file = file.display();
+        succeeds(&stack.caracal(&format!("audit export --out {file}")).await);
+        succeeds(&stack.caracal(&format!("audit verify --export {file}")).await);
+    }
+}
+
+#[test]
+fn an_embedded_deployment_is_seen_demonstrated_and_stopped() {
+    xtest::on(
+        Deployment::Embedded,
+        Options::default(),
+        async |stack: Arc<Stack>| {
+            let status = stack.caracal("status --ready --json").await;
+            succeeds(&status);
+            let status = &lines(&status)[0];
+            let services = status["services"].as_array().unwrap();
+            assert_eq!(services.len(), 5, "{status}");
+            assert!(
+                services.iter().all(|service| service["ok"] == true),
+                "{status}"
+            );
+
+            let demo = succeeds(&stack.caracal("demo").await);
+            for line in [
+                "allowed 200",
+                "refused 403",
+                "refused 401",
+                "final decision: deny",
+            ] {
+                assert!(demo.contains(line), "no `{line}` in\n{demo}");
+            }
+            assert!(succeeds(&stack.caracal("down").await).contains("stopped"));
+            assert!(fails(&stack.caracal("status").await).contains("unreachable"));
+            // It was stopped from outside: that is no defect, and it starts again.
+            stack.stop();
+            stack.restart().await;
+            succeeds(&stack.caracal("demo").await);
+            succeeds(&stack.caracal("audit verify").await);
+        },
+    );
+}
+
+#[test]
+fn a_distributed_deployment_is_migrated_once_and_names_every_setting_that_it_lacks() {
+    xtest::on(
+        Deployment::Distributed,
+        Options::default(),
+        async |stack: Arc<Stack>| {
+            let again = succeeds(&stack.caracal("migrate").await);
+            assert!(again.contains("up to date"), "{again}");
+            let bare = tokio::process::Command::new(stack.binary())
+                .args(["serve", "sts"])
+                .env_clear()
+                .env("CARACAL_HOME", stack.setting("CARACAL_HOME"))
+                .env("DATABASE_URL", stack.setting("DATABASE_URL"))
+                .output()
+                .await
+                .unwrap();
+            let told = fails(&bare);
+            for name in [
+                "SECRET_STORE_KEK",
+                "AUDIT_HMAC_KEY",
+                "STREAMS_HMAC_KEY",
+                "GATEWAY_STS_HMAC_KEY",
+            ] {
+                assert!(told.contains(name), "no {name} in\n{told}");
+            }
+        },
+    );
+}
+
+#[test]
+fn completions_know_every_command() {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = std::process::Command::new(xtest::binary::path())
+            .args(["completions", shell])
+            .env_clear()
+            .output()
+            .unwrap();
+        let script = succeeds(&output);
+        for command in ["up", "down", "status", "serve", "migrate", "audit", "demo"] {
+            assert!(
+                script.contains(command),
+                "{shell} does not complete {command}"
+            );
+        }
+    }
+}
