@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use http::Method;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 
 use crate::wire::{Base, Conn};
@@ -89,15 +90,23 @@ impl Spawned {
             coordinator: url(3),
             start_to_ready: Duration::ZERO,
         };
-        for n in 0..SERVICES {
-            spawned.wait_ready(&url(n), began).await?;
+        // Liveness may be asked as often as one likes; readiness is limited with stock limits.
+        for (path, pause) in [("/health", 1), ("/ready", 10)] {
+            for n in 0..SERVICES {
+                let url = format!("{}{path}", url(n));
+                spawned
+                    .answers(&url, Duration::from_millis(pause), began)
+                    .await?;
+            }
         }
         spawned.start_to_ready = began.elapsed();
         Ok(spawned)
     }
 
-    async fn wait_ready(&mut self, url: &str, began: Instant) -> anyhow::Result<()> {
-        let mut conn = Conn::new(&Base::parse(url)?);
+    async fn answers(&mut self, url: &str, pause: Duration, began: Instant) -> anyhow::Result<()> {
+        let base = Base::parse(url)?;
+        let path = base.at("");
+        let mut conn = Conn::new(&base);
         loop {
             if let Some(status) = self.child.try_wait()? {
                 bail!(
@@ -106,18 +115,18 @@ impl Spawned {
                 );
             }
             let answer = conn
-                .send(Method::GET, "/ready", &[], bytes::Bytes::new())
+                .send(Method::GET, &path, &[], bytes::Bytes::new())
                 .await;
             if answer.is_ok_and(|answer| answer.status.is_success()) {
                 return Ok(());
             }
             if began.elapsed() > READY_WITHIN {
                 bail!(
-                    "{url}/ready is not 200 after 60 s. The server's log says:\n{}",
+                    "{url} is not 200 after 60 s. The server's log says:\n{}",
                     self.log_tail()
                 );
             }
-            tokio::time::sleep(Duration::from_millis(2)).await;
+            tokio::time::sleep(pause).await;
         }
     }
 
@@ -133,18 +142,18 @@ impl Spawned {
     /// Asks the server to stop, waits, and removes the scratch directory.
     pub async fn stop(mut self) -> anyhow::Result<Duration> {
         let began = Instant::now();
-        let asked = Command::new("kill")
-            .args(["-TERM", &self.pid.to_string()])
-            .status()
-            .await;
-        if asked.is_ok_and(|status| status.success()) {
-            let ended = tokio::time::timeout(STOPPED_WITHIN, self.child.wait()).await;
-            if ended.is_err() {
-                self.child.kill().await?;
-                bail!("the server did not stop within 40 s of SIGTERM; it was killed");
-            }
-        } else {
+        let asked = i32::try_from(self.pid)
+            .ok()
+            .and_then(Pid::from_raw)
+            .is_some_and(|pid| kill_process(pid, Signal::TERM).is_ok());
+        if !asked {
             self.child.kill().await?;
+        } else if tokio::time::timeout(STOPPED_WITHIN, self.child.wait())
+            .await
+            .is_err()
+        {
+            self.child.kill().await?;
+            bail!("the server did not stop within 40 s of SIGTERM; it was killed");
         }
         let took = began.elapsed();
         std::fs::remove_dir_all(&self.home)

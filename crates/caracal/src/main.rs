@@ -1,1 +1,38 @@
-fn main() {}
+//! The binary: five services in one process (`up`) or any of them apart (`serve`), and the
+//! operator's commands.
+#![expect(clippy::print_stdout, reason = "a command answers on standard output")]
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+mod adapters;
+mod audit;
+mod cli;
+mod config;
+mod database;
+mod demo;
+mod down;
+mod embedded;
+mod exit;
+mod floor;
+mod home;
+mod migrate;
+mod platform;
+mod process;
+mod roles;
+mod serve;
+mod status;
+mod telemetry;
+mod term;
+mod up;
+mod version;
+mod web;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    telemetry::panics_end_in_one_line();
+    exit::with(|| cli::Cli::parse().run())
+}

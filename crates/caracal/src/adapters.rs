@@ -1,0 +1,278 @@
+//! What the services stand on. The two deployments differ here and nowhere else: services are handed
+//! adapters and never ask which.
+//!
+//! | | embedded | distributed |
+//! | --- | --- | --- |
+//! | store | SQLite | Postgres |
+//! | bus | memory, the published topics mirrored to Redis if there is one | Redis |
+//! | announce | drains the outbox, waits until the own memory has it | drains the outbox |
+//! | evidence | straight into the ledger (through Redis if there is one) | the audit stream |
+//! | single use across a restart | the boot floor | Redis |
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use caracal_audit::{Consumer, ConsumerOptions, Health, Ingest};
+use caracal_bus::{Bus, RedisOptions};
+use caracal_crypto::envelope::Keyring;
+use caracal_crypto::os::{OsRng, SystemClock};
+use caracal_evidence::{BusSink, EvidenceLog, Sink};
+use caracal_model::{Clock, Ids, Rng};
+use caracal_net::Tasks;
+use caracal_store::Store;
+use caracal_view::{Announce, Distributed, Local, Relay, RelayOptions, ViewConfig, Views};
+
+use crate::config::Environment;
+use crate::database::{self, DatabaseConfig};
+use crate::floor::Floor;
+use crate::home::Home;
+use crate::platform::Settings;
+use crate::roles::Role;
+use crate::{config, term};
+
+/// How long a start waits for a database that is not there yet.
+const DATABASE_PATIENCE: Duration = Duration::from_secs(30);
+/// How long the last batch of evidence may take, and then everything else.
+const FLUSH: Duration = Duration::from_secs(6);
+
+/// The adapters of a process, and the loops behind them.
+pub struct Adapters {
+    pub clock: Arc<dyn Clock>,
+    pub rng: Arc<dyn Rng>,
+    pub ids: Arc<Ids>,
+    pub store: Store,
+    pub bus: Bus,
+    pub views: Views,
+    pub announce: Arc<dyn Announce>,
+    pub evidence: EvidenceLog,
+    /// Only for roles that hold secrets.
+    pub keyring: Option<Arc<Keyring>>,
+    pub ingest: Arc<Ingest>,
+    /// The stream that Audit reads; none when evidence goes straight into the ledger.
+    pub stream: Option<(Bus, Health)>,
+    /// Ids at or below it are from before this start; only where claims die with the process.
+    pub floor_ms: Option<u64>,
+    /// Loops that end before evidence is flushed.
+    pub loops: Tasks,
+    /// The way of evidence: ends last.
+    flush: Tasks,
+}
+
+impl Adapters {
+    /// One process, one directory.
+    pub async fn embedded(
+        environment: &Environment,
+        home: &Home,
+        settings: &Settings,
+    ) -> anyhow::Result<Self> {
+        let (store, clock) = open(environment, home, &Role::ALL).await?;
+        store
+            .migrate()
+            .await
+            .context("the database cannot be brought up to date")?;
+        let floor = Floor::take(store.clone(), clock.clone())
+            .await
+            .context("the boot floor cannot be kept")?;
+        let mirror = match &settings.redis_url {
+            Some(_) => Some(redis(settings).await?),
+            None => None,
+        };
+        let base = Base {
+            bus: Bus::memory(clock.clone()),
+            stream: mirror.clone(),
+            mirror,
+            log: "caracal".to_owned(),
+            store,
+            clock,
+            settings,
+        };
+        base.assemble(&Role::ALL, Some(floor)).await
+    }
+
+    /// Some of the services of many processes.
+    pub async fn distributed(
+        environment: &Environment,
+        home: &Home,
+        settings: &Settings,
+        roles: &[Role],
+    ) -> anyhow::Result<Self> {
+        let (store, clock) = open(environment, home, roles).await?;
+        // Any read of a table tells whether the schema is there.
+        store
+            .audit_zones()
+            .await
+            .context("the schema is not there, or may not be read: run `caracal migrate` first")?;
+        let bus = redis(settings).await?;
+        let names: Vec<&str> = roles.iter().map(|role| role.name()).collect();
+        let base = Base {
+            stream: Some(bus.clone()),
+            bus,
+            mirror: None,
+            log: names.join("-"),
+            store,
+            clock,
+            settings,
+        };
+        base.assemble(roles, None).await
+    }
+
+    /// Flushes evidence, ends every loop and closes the store. The servers have drained before.
+    pub async fn shutdown(self) {
+        self.loops.shutdown(FLUSH).await;
+        self.flush.shutdown(FLUSH).await;
+        self.evidence.close().await;
+        self.store.shutdown().await;
+    }
+
+    /// Resolves with the name of the first loop that panicked.
+    pub async fn failed(&self) -> String {
+        tokio::select! {
+            name = self.loops.failed() => name.into_owned(),
+            name = self.flush.failed() => name.into_owned(),
+        }
+    }
+}
+
+async fn open(
+    environment: &Environment,
+    home: &Home,
+    roles: &[Role],
+) -> anyhow::Result<(Store, Arc<dyn Clock>)> {
+    let config = config::load(environment, DatabaseConfig::load)?;
+    let store = database::open(config, home, roles, DATABASE_PATIENCE).await?;
+    Ok((store, Arc::new(SystemClock::new())))
+}
+
+/// Where the deployments differ, before the loops are started.
+struct Base<'s> {
+    settings: &'s Settings,
+    clock: Arc<dyn Clock>,
+    store: Store,
+    bus: Bus,
+    /// Where the published topics are copied to.
+    mirror: Option<Bus>,
+    /// The bus of evidence; without one, evidence goes straight into the ledger.
+    stream: Option<Bus>,
+    /// Names the evidence log of this process.
+    log: String,
+}
+
+impl Base<'_> {
+    /// With a floor, claims and memory are this process's alone.
+    async fn assemble(self, roles: &[Role], floor: Option<Floor>) -> anyhow::Result<Adapters> {
+        let (loops, flush) = (Tasks::new(), Tasks::new());
+        let rng: Arc<dyn Rng> = Arc::new(OsRng);
+        let floor_ms = floor.as_ref().map(Floor::ms);
+        let ids = Arc::new(Ids::above(
+            self.clock.clone(),
+            rng.clone(),
+            floor_ms.unwrap_or(0),
+        ));
+        let keyring = self.settings.keyring()?;
+        let (views, announce) = self.feed(keyring.clone(), floor.is_some(), &loops);
+        views
+            .start()
+            .await
+            .context("the revocations of the last day cannot be read")?;
+        if let Some(floor) = floor {
+            loops.spawn("boot floor", floor.keep(loops.stop()));
+        }
+        let key = self.settings.audit_key.clone();
+        let ingest = Arc::new(Ingest::new(self.store.clone(), key, self.clock.clone()));
+        let evidence = self.evidence(&ingest, &rng, &flush)?;
+        let stream = self
+            .stream
+            .filter(|_| roles.contains(&Role::Audit))
+            .map(|bus| {
+                let options = ConsumerOptions::named(self.settings.replica());
+                let consumer = Consumer::new(bus.clone(), ingest.clone(), options);
+                let health = consumer.health();
+                loops.spawn("audit consumer", consumer.run(loops.stop()));
+                (bus, health)
+            });
+        Ok(Adapters {
+            clock: self.clock,
+            rng,
+            ids,
+            store: self.store,
+            bus: self.bus,
+            views,
+            announce,
+            evidence,
+            keyring,
+            ingest,
+            stream,
+            floor_ms,
+            loops,
+            flush,
+        })
+    }
+
+    /// The memory of the process, what keeps it true, and what tells the others.
+    fn feed(
+        &self,
+        keyring: Option<Arc<Keyring>>,
+        alone: bool,
+        loops: &Tasks,
+    ) -> (Views, Arc<dyn Announce>) {
+        let settings = self.settings;
+        let config = ViewConfig {
+            feed_max_lag: settings.feed_max_lag,
+            streams_key: settings.streams_key.clone(),
+            replica: settings.replica(),
+            ..ViewConfig::default()
+        };
+        let (store, bus, clock) = (self.store.clone(), self.bus.clone(), self.clock.clone());
+        let (views, follower) =
+            Views::new(store.clone(), bus.clone(), clock.clone(), keyring, config);
+        let options = RelayOptions {
+            max_attempts: settings.outbox_attempts,
+            keep: Duration::from_secs(u64::from(settings.outbox_days) * 24 * 3600),
+        };
+        let key = settings.streams_key.clone();
+        let relay = Relay::new(store, bus, clock, key, self.mirror.clone(), options);
+        let announce: Arc<dyn Announce> = if alone {
+            Arc::new(Local::new(relay.clone(), views.clone()))
+        } else {
+            Arc::new(Distributed::new(relay.clone(), views.clone()))
+        };
+        loops.spawn("outbox relay", relay.run(loops.stop()));
+        loops.spawn("feed", follower.run(loops.stop()));
+        (views, announce)
+    }
+
+    /// The local log, and the loop that empties it into the ledger or the stream.
+    fn evidence(
+        &self,
+        ingest: &Arc<Ingest>,
+        rng: &Arc<dyn Rng>,
+        flush: &Tasks,
+    ) -> anyhow::Result<EvidenceLog> {
+        let settings = self.settings;
+        let sink: Arc<dyn Sink> = match &self.stream {
+            None => ingest.clone(),
+            Some(bus) => Arc::new(BusSink::new(bus.clone(), settings.audit_key.clone())),
+        };
+        let durability = settings.durability().unwrap_or_default();
+        let clock = self.clock.clone();
+        let opened = EvidenceLog::open(&settings.replay_dir, &self.log, durability, clock);
+        let (log, drain) = opened.with_context(|| {
+            let directory = settings.replay_dir.display();
+            format!("the evidence log in {directory} cannot be opened; see AUDIT_REPLAY_DIR")
+        })?;
+        let relay = caracal_evidence::Relay::new(drain, sink, rng.clone());
+        flush.spawn("evidence relay", relay.run(flush.stop()));
+        Ok(log)
+    }
+}
+
+async fn redis(settings: &Settings) -> anyhow::Result<Bus> {
+    let url = settings
+        .redis_url
+        .as_ref()
+        .context("REDIS_URL is required, for example redis://redis:6379")?;
+    let connecting = Bus::redis(url, RedisOptions::default());
+    let bus = term::patiently("waiting for Redis", connecting).await;
+    bus.context("Redis cannot be reached; is it running, and is REDIS_URL right?")
+}

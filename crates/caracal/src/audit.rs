@@ -1,0 +1,118 @@
+//! `caracal audit`: evidence as an operator reads, keeps and proves it.
+
+use anyhow::{Context as _, bail};
+use caracal_model::Secret;
+use clap::Subcommand;
+use serde_json::Value;
+
+use crate::cli::Api;
+use crate::config::Environment;
+use crate::exit::Outcome;
+use crate::home::{Home, read_secret};
+use crate::web::{Call, Web};
+
+mod export;
+mod tail;
+mod verify;
+
+/// Read, export and verify evidence.
+#[derive(Debug, Subcommand)]
+pub enum Audit {
+    /// Verify the chain of every zone, in the database or in an export
+    Verify(verify::Verify),
+    /// Print events as they arrive
+    Tail(tail::Tail),
+    /// Write the events of a zone with their chain, one JSON object a line
+    Export(export::Export),
+}
+
+impl Audit {
+    pub fn run(&self) -> Outcome {
+        match self {
+            Self::Verify(verify) => verify.run(),
+            Self::Tail(tail) => tail.run(),
+            Self::Export(export) => export.run(),
+        }
+    }
+}
+
+/// The token given by file, or set, or the one of the deployment on this machine.
+pub fn admin_token(
+    api: &Api,
+    environment: &Environment,
+    home: &Home,
+) -> anyhow::Result<Secret<String>> {
+    if let Some(file) = &api.admin_token_file {
+        return read_secret(file);
+    }
+    if let Some(token) = environment.get("CARACAL_ADMIN_TOKEN") {
+        return Ok(Secret::new(token.to_owned()));
+    }
+    if let Some(file) = environment.get("CARACAL_ADMIN_TOKEN_FILE") {
+        return read_secret(file.as_ref());
+    }
+    home.admin_token().context(
+        "no admin token. Start a deployment with `caracal up`, set CARACAL_ADMIN_TOKEN, or give \
+         --admin-token-file",
+    )
+}
+
+/// A reader of the management API.
+struct Reader {
+    web: Web,
+    api: String,
+    token: Secret<String>,
+}
+
+impl Reader {
+    fn open(api: &Api) -> anyhow::Result<Self> {
+        let (environment, home) = api.data.open()?;
+        let token = admin_token(api, &environment, &home)?;
+        let url = match &api.api_url {
+            Some(url) => url.trim_end_matches('/').to_owned(),
+            None => crate::status::urls(&home).api,
+        };
+        Ok(Self {
+            web: Web::new(),
+            api: url,
+            token,
+        })
+    }
+
+    async fn get(&self, path: &str) -> anyhow::Result<Value> {
+        let call = Call::get(format!("{}{path}", self.api)).bearer(self.token.expose())?;
+        self.web.json(call).await
+    }
+
+    /// The zone asked for; without one, the only zone that there is.
+    async fn zone(&self, asked: Option<&str>) -> anyhow::Result<String> {
+        if let Some(zone) = asked {
+            return Ok(zone.to_owned());
+        }
+        let page = self.get("/v1/zones?limit=20").await?;
+        let zones: Vec<(&str, &str)> = items(&page)
+            .filter_map(|zone| Some((zone.get("id")?.as_str()?, zone.get("name")?.as_str()?)))
+            .collect();
+        match zones.as_slice() {
+            [] => bail!(
+                "there is no zone yet; make one through the API, or run `caracal demo --keep`"
+            ),
+            [(id, _)] => Ok((*id).to_owned()),
+            many => {
+                let list: Vec<_> = many
+                    .iter()
+                    .map(|(id, name)| format!("  --zone {id}  {name}"))
+                    .collect();
+                bail!("there are several zones; say which:\n{}", list.join("\n"))
+            }
+        }
+    }
+}
+
+/// The items of a page.
+fn items(page: &Value) -> impl Iterator<Item = &Value> {
+    page.get("items")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+}

@@ -1,0 +1,175 @@
+//! Settings that belong to the process and not to one service: keys, streams, evidence, shutdown.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::anyhow;
+use caracal_crypto::envelope::{Kek, Keyring};
+use caracal_crypto::mac::HmacKey;
+use caracal_evidence::Durability;
+use caracal_model::Secret;
+use caracal_net::settings::{Mistakes, Mode, Strings};
+
+use crate::roles::Role;
+use crate::telemetry;
+
+caracal_net::settings! {
+    /// What a process is set to, whatever its roles.
+    pub struct Settings {
+        /// Posture: `dev`, `rc` or `stable`; unset is `stable`.
+        pub mode: Mode = var("CARACAL_MODE").or("stable"),
+        /// Streams, claims and counters; embedded, where the published streams are mirrored to.
+        pub redis_url: Option<Secret<String>> = var("REDIS_URL").secret(),
+        /// Signs evidence and its chain; hex, at least 32 bytes.
+        pub audit_key: Option<HmacKey> = var("AUDIT_HMAC_KEY").secret(),
+        /// Signs the streams; hex, at least 32 bytes.
+        pub streams_key: Option<HmacKey> = var("STREAMS_HMAC_KEY").secret(),
+        /// Authenticates the exchanges of the Gateway; hex, at least 32 bytes.
+        pub exchange_key: Option<HmacKey> = var("GATEWAY_STS_HMAC_KEY").secret(),
+        /// Seals stored credentials and signing keys; exactly 32 bytes in hex.
+        pub kek: Option<Secret<String>> = var("SECRET_STORE_KEK").secret(),
+        /// The one before, while secrets are sealed again.
+        pub kek_previous: Option<Secret<String>> = var("SECRET_STORE_KEK_PREVIOUS").secret(),
+        /// How long a replica answers from memory after the feed was last confirmed.
+        pub feed_max_lag: Duration = var("FEED_MAX_LAG").or("1s").within("100ms", "10s"),
+        /// Where evidence waits until the ledger has it.
+        pub replay_dir: PathBuf = var("AUDIT_REPLAY_DIR").or("/var/lib/caracal/audit-replay"),
+        /// When evidence counts as recorded: `process` (survives any kill) or `machine` (a power cut).
+        pub audit_durability: String = var("AUDIT_DURABILITY").or("process"),
+        /// Refusals after which an outbox entry is dead.
+        pub outbox_attempts: u32 = var("OUTBOX_MAX_ATTEMPTS").or("20").within("1", "10000"),
+        /// Days that delivered outbox entries are kept.
+        pub outbox_days: u32 = var("OUTBOX_RETENTION_DAYS").or("7").within("1", "36500"),
+        /// How long requests in flight may take once the process stops.
+        pub shutdown_grace: Duration = var("SHUTDOWN_GRACE_MS").or("15000").millis().within("1", "600000"),
+        /// Names this process among its replicas.
+        pub worker: Option<String> = var("WORKER_ID"),
+        /// Refused outside of `dev`.
+        pub insecure_sts: bool = var("INSECURE_STS").or("false"),
+        /// Refused outside of `dev`.
+        pub insecure_http: bool = var("INSECURE_HTTP").or("false"),
+    }
+}
+
+impl Settings {
+    /// Reads the settings, and checks what these roles require of them.
+    pub fn read(from: &dyn Strings, roles: &[Role], mistakes: &mut Mistakes) -> Option<Self> {
+        let settings = Self::load(from, mistakes)?;
+        settings.check(roles, mistakes);
+        Some(settings)
+    }
+
+    fn check(&self, roles: &[Role], mistakes: &mut Mistakes) {
+        let any = |of: &[Role]| roles.iter().any(|role| of.contains(role));
+        let key = "is required: 64 hex digits or more, the same in every process";
+        if any(&[Role::Api, Role::Sts]) && self.kek.is_none() {
+            mistakes.add(
+                "SECRET_STORE_KEK",
+                "is required: exactly 64 hex digits, kept safe",
+            );
+        }
+        if self.durability().is_none() {
+            mistakes.add("AUDIT_DURABILITY", "is either process or machine");
+        }
+        if self.mode == Mode::Dev {
+            return;
+        }
+        for (name, set) in [
+            ("INSECURE_STS", self.insecure_sts),
+            ("INSECURE_HTTP", self.insecure_http),
+        ] {
+            if set {
+                mistakes.add(name, "is allowed only with CARACAL_MODE=dev");
+            }
+        }
+        if any(&[Role::Sts, Role::Gateway, Role::Audit]) && self.audit_key.is_none() {
+            mistakes.add("AUDIT_HMAC_KEY", key);
+        }
+        if any(&[Role::Api, Role::Sts, Role::Gateway, Role::Coordinator])
+            && self.streams_key.is_none()
+        {
+            mistakes.add("STREAMS_HMAC_KEY", key);
+        }
+        if any(&[Role::Sts, Role::Gateway]) && self.exchange_key.is_none() {
+            mistakes.add("GATEWAY_STS_HMAC_KEY", key);
+        }
+    }
+
+    /// `AUDIT_DURABILITY`; `None` when it is neither of the two.
+    pub fn durability(&self) -> Option<Durability> {
+        match self.audit_durability.as_str() {
+            "process" => Some(Durability::Process),
+            "machine" => Some(Durability::Machine),
+            _ => None,
+        }
+    }
+
+    /// The keys that seal, for processes that hold secrets.
+    pub fn keyring(&self) -> anyhow::Result<Option<Arc<Keyring>>> {
+        let kek = |text: &Secret<String>, name: &'static str| {
+            Kek::from_hex(text.expose()).map_err(|error| anyhow!("{name}: {error}"))
+        };
+        let Some(current) = &self.kek else {
+            return Ok(None);
+        };
+        let current = kek(current, "SECRET_STORE_KEK")?;
+        let previous = self.kek_previous.as_ref();
+        let previous = previous
+            .map(|text| kek(text, "SECRET_STORE_KEK_PREVIOUS"))
+            .transpose()?;
+        Ok(Some(Arc::new(Keyring::new(current, previous))))
+    }
+
+    /// Of this process alone.
+    pub fn replica(&self) -> String {
+        let own = || format!("{}:{}", telemetry::hostname(), std::process::id());
+        self.worker.clone().unwrap_or_else(own)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn mistakes(roles: &[Role], pairs: &[(&str, &str)]) -> Vec<String> {
+        let from: BTreeMap<String, String> = pairs
+            .iter()
+            .map(|(name, value)| ((*name).into(), (*value).into()))
+            .collect();
+        let mut mistakes = Mistakes::default();
+        Settings::read(&from, roles, &mut mistakes);
+        mistakes
+            .iter()
+            .map(|mistake| mistake.name.clone())
+            .collect()
+    }
+
+    #[test]
+    fn each_role_requires_its_own_keys() {
+        assert_eq!(mistakes(&[Role::Audit], &[]), ["AUDIT_HMAC_KEY"]);
+        assert_eq!(mistakes(&[Role::Coordinator], &[]), ["STREAMS_HMAC_KEY"]);
+        assert_eq!(
+            mistakes(&[Role::Gateway], &[]),
+            ["AUDIT_HMAC_KEY", "STREAMS_HMAC_KEY", "GATEWAY_STS_HMAC_KEY"]
+        );
+        assert_eq!(
+            mistakes(&[Role::Api], &[]),
+            ["SECRET_STORE_KEK", "STREAMS_HMAC_KEY"]
+        );
+        assert_eq!(
+            mistakes(&[Role::Gateway], &[("CARACAL_MODE", "dev")]),
+            Vec::<String>::new()
+        );
+    }
+
+    #[test]
+    fn insecurity_is_for_development() {
+        let insecure = [("INSECURE_HTTP", "1"), ("AUDIT_HMAC_KEY", &"ab".repeat(32))];
+        assert_eq!(mistakes(&[Role::Audit], &insecure), ["INSECURE_HTTP"]);
+        let durability = [("AUDIT_DURABILITY", "perhaps"), ("CARACAL_MODE", "dev")];
+        assert_eq!(mistakes(&[Role::Audit], &durability), ["AUDIT_DURABILITY"]);
+    }
+}

@@ -1,0 +1,335 @@
+//! The five services, and how each is put on its adapters.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use axum::Router;
+use caracal_client::{Exchange, RemoteExchange};
+use caracal_crypto::envelope::Keyring;
+use caracal_net::Limits;
+use caracal_net::egress::{
+    AddressGuard, Egress, Forwarder, PoolSettings, SystemResolver, client_config, server_config,
+};
+use caracal_net::metrics::Registry;
+use caracal_net::settings::{Mistakes, Mode};
+use tokio_util::sync::CancellationToken;
+
+use crate::adapters::Adapters;
+use crate::config::{self, Environment};
+use crate::platform::Settings;
+use crate::up::Listen;
+
+/// A service that a process can run. In the order in which they are mounted: the Gateway after the
+/// STS that it may ask by a function call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub enum Role {
+    Api,
+    Sts,
+    Gateway,
+    Coordinator,
+    Audit,
+}
+
+impl Role {
+    /// Every role.
+    pub const ALL: [Self; 5] = [
+        Self::Api,
+        Self::Sts,
+        Self::Gateway,
+        Self::Coordinator,
+        Self::Audit,
+    ];
+
+    /// As on the command line and in logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Api => "api",
+            Self::Sts => "sts",
+            Self::Gateway => "gateway",
+            Self::Coordinator => "coordinator",
+            Self::Audit => "audit",
+        }
+    }
+
+    /// The published port.
+    pub const fn port(self) -> u16 {
+        match self {
+            Self::Api => 3000,
+            Self::Sts => 8080,
+            Self::Gateway => 8081,
+            Self::Coordinator => 4000,
+            Self::Audit => 9090,
+        }
+    }
+
+    /// Its port among those of an embedded deployment.
+    pub const fn of(self, listen: &Listen) -> u16 {
+        let [api, sts, gateway, coordinator, audit] = listen.ports;
+        match self {
+            Self::Api => api,
+            Self::Sts => sts,
+            Self::Gateway => gateway,
+            Self::Coordinator => coordinator,
+            Self::Audit => audit,
+        }
+    }
+
+    /// Database connections that it needs: the hot path reads memory (operations specification
+    /// §17.7).
+    pub const fn connections(self) -> usize {
+        match self {
+            Self::Sts => 8,
+            Self::Gateway => 2,
+            Self::Audit => 4,
+            Self::Api | Self::Coordinator => 10,
+        }
+    }
+}
+
+/// A service, ready to be served.
+pub struct Mounted {
+    pub router: Router,
+    pub limits: Limits,
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+}
+
+/// Puts these services on their adapters, in the order of the list. All settings of all of them are
+/// checked before the first is made.
+pub async fn mount(
+    roles: &[Role],
+    environment: &Environment,
+    settings: &Settings,
+    adapters: &Adapters,
+    draining: &CancellationToken,
+) -> anyhow::Result<Vec<Mounted>> {
+    let on = On {
+        settings,
+        adapters,
+        draining,
+        open_metrics: settings.mode == Mode::Dev,
+    };
+    let beside_sts = roles.contains(&Role::Sts);
+    let configs: anyhow::Result<Vec<_>> = roles
+        .iter()
+        .map(|role| role.configure(environment, beside_sts))
+        .collect();
+    let mut sts: Option<Arc<caracal_sts::Sts>> = None;
+    let mut mounted = Vec::new();
+    for config in configs? {
+        mounted.push(match config {
+            Configured::Api(config) => on.api(config).await?,
+            Configured::Sts(config) => {
+                let made = on.sts(config)?;
+                sts = Some(Arc::clone(&made));
+                plain(caracal_sts::router(made, on.open_metrics), 10)
+            }
+            Configured::Gateway(config) => on.gateway(*config, sts.clone())?,
+            Configured::Coordinator(config) => on.coordinator(*config),
+            Configured::Audit(config) => on.audit(*config),
+        });
+    }
+    Ok(mounted)
+}
+
+/// The settings of one service.
+enum Configured {
+    Api(caracal_api::Config),
+    Sts(caracal_sts::Config),
+    Gateway(Box<caracal_gateway::Settings>),
+    Coordinator(Box<caracal_coordinator::Config>),
+    Audit(Box<caracal_audit::Config>),
+}
+
+impl Role {
+    fn configure(self, environment: &Environment, beside_sts: bool) -> anyhow::Result<Configured> {
+        let from = environment;
+        let mistaken = |mistakes: Mistakes| config::mistaken(&mistakes);
+        Ok(match self {
+            Self::Api => Configured::Api(config::load(from, caracal_api::Config::load)?),
+            Self::Sts => Configured::Sts(config::load(from, caracal_sts::Config::load)?),
+            Self::Gateway => Configured::Gateway(config::load(from, |from, mistakes| {
+                let settings = caracal_gateway::Settings::load(from, mistakes)?;
+                settings.check(!beside_sts, mistakes);
+                Some(Box::new(settings))
+            })?),
+            Self::Coordinator => {
+                let read = caracal_coordinator::Config::read(from);
+                Configured::Coordinator(Box::new(read.map_err(mistaken)?))
+            }
+            Self::Audit => Configured::Audit(Box::new(
+                caracal_audit::Config::read(from).map_err(mistaken)?,
+            )),
+        })
+    }
+}
+
+/// What the services are put on.
+struct On<'p> {
+    settings: &'p Settings,
+    adapters: &'p Adapters,
+    draining: &'p CancellationToken,
+    open_metrics: bool,
+}
+
+impl On<'_> {
+    fn keyring(&self) -> anyhow::Result<Arc<Keyring>> {
+        self.adapters
+            .keyring
+            .clone()
+            .context("SECRET_STORE_KEK is required: exactly 64 hex digits")
+    }
+
+    async fn api(&self, config: caracal_api::Config) -> anyhow::Result<Mounted> {
+        let at = self.adapters;
+        let api = caracal_api::Api::new(
+            config,
+            caracal_api::Deps {
+                store: at.store.clone(),
+                views: at.views.clone(),
+                announce: at.announce.clone(),
+                bus: at.bus.clone(),
+                keyring: self.keyring()?,
+                evidence: at.evidence.clone(),
+                clock: at.clock.clone(),
+                ids: at.ids.clone(),
+                rng: at.rng.clone(),
+                draining: self.draining.clone(),
+            },
+        );
+        caracal_api::seed(&api)
+            .await
+            .context("the tokens of this deployment cannot be stored")?;
+        let registry = Registry::new("caracal_api");
+        Ok(plain(
+            caracal_api::router(&api, &registry, self.open_metrics),
+            15,
+        ))
+    }
+
+    fn sts(&self, config: caracal_sts::Config) -> anyhow::Result<Arc<caracal_sts::Sts>> {
+        let at = self.adapters;
+        Ok(caracal_sts::Sts::new(
+            config,
+            caracal_sts::Deps {
+                store: at.store.clone(),
+                bus: at.bus.clone(),
+                views: at.views.clone(),
+                announce: at.announce.clone(),
+                evidence: at.evidence.clone(),
+                keyring: self.keyring()?,
+                gateway_key: self.settings.exchange_key.clone(),
+                clock: at.clock.clone(),
+                rng: at.rng.clone(),
+                ids: at.ids.clone(),
+            },
+        ))
+    }
+
+    fn gateway(
+        &self,
+        settings: caracal_gateway::Settings,
+        sts: Option<Arc<caracal_sts::Sts>>,
+    ) -> anyhow::Result<Mounted> {
+        let at = self.adapters;
+        let exchange: Arc<dyn Exchange> = match sts {
+            Some(sts) => sts,
+            None => Arc::new(self.remote(&settings)?),
+        };
+        let tls = match (&settings.tls_cert, &settings.tls_key) {
+            (Some(chain), Some(key)) => {
+                let config = server_config(chain, key);
+                Some(config.context("TLS_CERT_FILE and TLS_KEY_FILE cannot be used")?)
+            }
+            _ => None,
+        };
+        let mut config = caracal_gateway::Config::from(settings);
+        config.floor_ms = at.floor_ms;
+        let limits = config.limits;
+        let router = caracal_gateway::router(
+            config,
+            caracal_gateway::Deps {
+                views: at.views.clone(),
+                bus: at.bus.clone(),
+                store: at.store.clone(),
+                exchange,
+                evidence: at.evidence.clone(),
+                clock: at.clock.clone(),
+                ids: at.ids.clone(),
+                tasks: at.loops.clone(),
+            },
+        );
+        let router = router.context("CARACAL_TLS_EXTRA_CA_FILE cannot be used")?;
+        Ok(Mounted {
+            router,
+            limits,
+            tls,
+        })
+    }
+
+    /// An STS in another process. Its address may be private; operators name it.
+    fn remote(&self, settings: &caracal_gateway::Settings) -> anyhow::Result<RemoteExchange> {
+        let at = self.adapters;
+        let tls = client_config(settings.extra_ca.as_deref())
+            .context("CARACAL_TLS_EXTRA_CA_FILE cannot be used")?;
+        let egress = Egress::new(
+            AddressGuard::upstream(),
+            Arc::new(SystemResolver),
+            at.clock.clone(),
+        );
+        let forwarder = Forwarder::new(egress, tls, PoolSettings::default());
+        let base = settings.sts_url.as_ref().context("STS_URL is required")?;
+        let (key, within) = (settings.gateway_key.clone(), settings.sts_timeout);
+        let exchange = RemoteExchange::new(
+            base,
+            key,
+            at.clock.clone(),
+            at.rng.clone(),
+            forwarder,
+            within,
+        );
+        exchange.context("STS_URL cannot be used")
+    }
+
+    fn coordinator(&self, config: caracal_coordinator::Config) -> Mounted {
+        let at = self.adapters;
+        let coordinator = caracal_coordinator::Coordinator::new(
+            config,
+            caracal_coordinator::Deps {
+                store: at.store.clone(),
+                views: at.views.clone(),
+                announce: at.announce.clone(),
+                clock: at.clock.clone(),
+                rng: at.rng.clone(),
+                ids: at.ids.clone(),
+            },
+        );
+        caracal_coordinator::tasks(&coordinator, &at.loops);
+        plain(caracal_coordinator::router(&coordinator), 15)
+    }
+
+    fn audit(&self, config: caracal_audit::Config) -> Mounted {
+        let at = self.adapters;
+        let deps = caracal_audit::Deps {
+            ingest: at.ingest.clone(),
+            stream: at.stream.clone(),
+        };
+        let sweep =
+            caracal_audit::Sweep::new(at.ingest.clone(), at.bus.clone(), self.settings.replica());
+        at.loops.spawn("audit sweep", sweep.run(at.loops.stop()));
+        plain(caracal_audit::router(config, deps), 10)
+    }
+}
+
+/// In the clear, with these seconds for what is in flight when the process stops.
+fn plain(router: Router, drain: u64) -> Mounted {
+    let limits = Limits {
+        drain: Duration::from_secs(drain),
+        ..Limits::default()
+    };
+    Mounted {
+        router,
+        limits,
+        tls: None,
+    }
+}

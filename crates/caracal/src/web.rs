@@ -1,0 +1,194 @@
+//! The HTTP client of the commands: what an operator's script would send, no more.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde_json::Value;
+
+/// No answer within this is an error.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A client for plain HTTP; the commands talk to this machine or through a forwarded port.
+#[derive(Clone, Debug)]
+pub struct Web(Client<HttpConnector, Full<Bytes>>);
+
+/// A request under construction.
+#[derive(Clone, Debug)]
+pub struct Call {
+    method: Method,
+    url: String,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+/// An answer.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+/// Why there was no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoAnswer {
+    #[error("unreachable")]
+    Unreachable,
+    #[error("timeout")]
+    Timeout,
+}
+
+impl Call {
+    pub fn new(method: Method, url: impl Into<String>) -> Self {
+        Self {
+            method,
+            url: url.into(),
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+        }
+    }
+
+    pub fn get(url: impl Into<String>) -> Self {
+        Self::new(Method::GET, url)
+    }
+
+    pub fn bearer(mut self, token: &str) -> anyhow::Result<Self> {
+        let mut value = HeaderValue::from_str(&format!("Bearer {token}"))
+            .ok()
+            .context("the token holds characters that no header may hold")?;
+        value.set_sensitive(true);
+        self.headers.insert(AUTHORIZATION, value);
+        Ok(self)
+    }
+
+    pub fn header(mut self, name: &'static str, value: &str) -> anyhow::Result<Self> {
+        self.headers.insert(name, HeaderValue::from_str(value)?);
+        Ok(self)
+    }
+
+    pub fn json(mut self, body: &Value) -> Self {
+        self.headers
+            .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        self.body = Bytes::from(body.to_string());
+        self
+    }
+
+    pub fn form(mut self, fields: &[(&str, &str)]) -> Self {
+        let form = HeaderValue::from_static("application/x-www-form-urlencoded");
+        self.headers.insert(CONTENT_TYPE, form);
+        let mut text = url::form_urlencoded::Serializer::new(String::new());
+        text.extend_pairs(fields);
+        self.body = Bytes::from(text.finish());
+        self
+    }
+}
+
+impl Web {
+    pub fn new() -> Self {
+        Self(Client::builder(TokioExecutor::new()).build_http())
+    }
+
+    /// Sends and reads the whole answer, whatever its status.
+    pub async fn send(&self, call: Call, within: Duration) -> Result<Answer, NoAnswer> {
+        let uri: Uri = call.url.parse().map_err(|_| NoAnswer::Unreachable)?;
+        let mut request = Request::new(Full::new(call.body));
+        *request.method_mut() = call.method;
+        *request.uri_mut() = uri;
+        *request.headers_mut() = call.headers;
+        let exchange = async {
+            let (head, body) = self
+                .0
+                .request(request)
+                .await
+                .map_err(|_| NoAnswer::Unreachable)?
+                .into_parts();
+            let body = body
+                .collect()
+                .await
+                .map_err(|_| NoAnswer::Unreachable)?
+                .to_bytes();
+            Ok(Answer {
+                status: head.status,
+                headers: head.headers,
+                body,
+            })
+        };
+        tokio::time::timeout(within, exchange)
+            .await
+            .unwrap_or(Err(NoAnswer::Timeout))
+    }
+
+    /// Sends, and takes nothing but success for an answer.
+    pub async fn json(&self, call: Call) -> anyhow::Result<Value> {
+        let what = format!("{} {}", call.method, call.url);
+        let answer = self.send(call, PATIENCE).await.with_context(|| {
+            format!(
+                "{what}. Is Caracal running there? See `caracal status`, start it with `caracal up`"
+            )
+        })?;
+        if answer.status == StatusCode::UNAUTHORIZED {
+            bail!(
+                "{what}: 401 {}. Give the admin token of this deployment with --admin-token-file \
+                 or CARACAL_ADMIN_TOKEN",
+                answer.code()
+            );
+        }
+        if !answer.status.is_success() {
+            bail!("{what}: {} {}", answer.status.as_u16(), answer.said());
+        }
+        answer.value()
+    }
+}
+
+impl Answer {
+    /// The body as JSON; an empty one is null.
+    pub fn value(&self) -> anyhow::Result<Value> {
+        if self.body.is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_slice(&self.body).context("the answer is not JSON")
+    }
+
+    /// The first of these text fields of the body that is there.
+    fn first_of(&self, fields: &[&str]) -> Option<String> {
+        let body = self.value().ok()?;
+        fields
+            .iter()
+            .find_map(|field| Some(body.get(field)?.as_str()?.to_owned()))
+    }
+
+    /// The refusal's code.
+    pub fn code(&self) -> String {
+        self.first_of(&["reason", "error", "detail"])
+            .unwrap_or_default()
+    }
+
+    /// The refusal's code and description.
+    pub fn said(&self) -> String {
+        match self.first_of(&["error_description", "message"]) {
+            Some(description) => format!("{}: {description}", self.code()),
+            None => self.code(),
+        }
+    }
+
+    /// The request's id, under which evidence is found.
+    pub fn request_id(&self) -> Option<&str> {
+        self.headers.get("x-request-id")?.to_str().ok()
+    }
+}
+
+/// A text field that the answer must have.
+pub fn text(value: &Value, field: &str) -> anyhow::Result<String> {
+    value
+        .get(field)
+        .and_then(Value::as_str)
+        .map(str::to_owned)
+        .with_context(|| format!("the answer has no text field `{field}`"))
+}
