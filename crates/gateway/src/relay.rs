@@ -4,7 +4,7 @@
 //! that is silent; a broken upstream must not look like a complete answer; and the end of the
 //! answer must not leave before its record is durable. **Choice.** What ends the body (the last
 //! chunk, or the frame that completes a declared length) is held back until the record is written.
-//! A cut sets the trailer where chunks can carry one, and breaks the connection where not.
+//! A cut sets the trailer where the caller reads one, and breaks the connection where not.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};

@@ -13,7 +13,7 @@ use caracal_model::{Mandate, Refusal, RequestId, Ticks, ZoneId};
 use caracal_net::egress::ForwardBody;
 use caracal_net::{Peer, bearer};
 use caracal_view::{ViewError, ZoneView};
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, TRAILER};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, TE, TRAILER};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Version};
 use http_body::Body as _;
@@ -248,6 +248,23 @@ async fn exchange(
     grant.map_err(Rejection::Exchange)
 }
 
+/// Whether the caller reads trailers (RFC 9110 §6.5.1). To any other, a response that was cut and
+/// ends with one would look complete.
+fn takes_trailers(head: &Parts) -> bool {
+    let lines = head
+        .headers
+        .get_all(TE)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    let mut codings = lines.flat_map(|line| line.split(','));
+    head.version >= Version::HTTP_11
+        && codings.any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
+}
+
+fn expects_a_body(method: &Method) -> bool {
+    matches!(*method, Method::POST | Method::PUT | Method::PATCH)
+}
+
 /// Whom the upstream is told that the call comes from.
 fn origin(peer: Option<&Peer>, trust_proxy: bool) -> Origin {
     let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
@@ -307,9 +324,9 @@ impl Call<'_> {
         id: &RequestId,
     ) -> Result<Response, Rejection> {
         self.watch.follow(self.admitted.claims().clone());
-        let version = head.version;
+        let trailers = takes_trailers(&head);
         match self.send(head, body, &grant, id).await {
-            Ok(response) => self.respond(response, version).await,
+            Ok(response) => self.respond(response, trailers).await,
             Err(failed) => Err(self.give_up(failed).await),
         }
     }
@@ -330,6 +347,7 @@ impl Call<'_> {
             extensions,
             ..
         } = head;
+        let declared = headers.contains_key(CONTENT_LENGTH);
         let origin = origin(extensions.get(), gateway.config.trust_proxy);
         let trace_id = headers::outbound(&mut headers, origin, id, &gateway.ids);
         if let Some(record) = self.call.record() {
@@ -340,12 +358,16 @@ impl Call<'_> {
         upstream
             .judge(&grant.directive, &gateway.config, &gateway.forwarder)
             .await?;
-        let parts = upstream.request(method, &uri, headers, grant)?;
+        let mut parts = upstream.request(method, &uri, headers, grant)?;
         if self.watch.is_tripped() {
             return Err(Failed::revoked());
         }
         let stall = Stall::new(gateway.clock.clone(), gateway.config.read_timeout);
         let (upload, uploading) = Upload::new(body, gateway.config.max_request_bytes, stall);
+        if upload.is_end_stream() && (declared || expects_a_body(&parts.method)) {
+            // Some servers answer 411 to a request that could have a body and does not say.
+            parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(0));
+        }
         let outbound = forward::with_body(parts, upload);
         let sent = gateway.clock.ticks();
         let response = gateway
@@ -366,7 +388,7 @@ impl Call<'_> {
     async fn respond(
         mut self,
         response: http::Response<ForwardBody>,
-        version: Version,
+        trailers: bool,
     ) -> Result<Response, Rejection> {
         let (mut head, body) = response.into_parts();
         let latency = self.latency_ms();
@@ -397,7 +419,6 @@ impl Call<'_> {
             self.gateway.clock.clone(),
             self.gateway.config.stream_idle_timeout,
         );
-        let trailers = version >= Version::HTTP_11;
         let relay = Relay::new(body, trailers, self.call, self.watch, stall, active);
         Ok(Response::from_parts(head, Body::new(relay)))
     }

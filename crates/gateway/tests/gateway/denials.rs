@@ -1,0 +1,567 @@
+//! The denial sequence, as a caller sees it (spec: gateway §3.1).
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use axum::response::IntoResponse as _;
+use caracal_client::ExchangeRefused;
+use caracal_crypto::SigningKey;
+use caracal_crypto::digest::b64url_encode;
+use caracal_model::{DelegationId, Kid, SessionId};
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use crate::client::Answer;
+use crate::stack::{Stack, config};
+
+const ID: &str = "X-Request-Id: r-1\r\n";
+
+/// Status, code and description; the envelope is checked on the way.
+fn told(answer: &Answer) -> String {
+    assert_eq!(answer.header("x-request-id"), Some("r-1"));
+    assert_eq!(answer.header("content-type"), Some("application/json"));
+    assert!(answer.rest.ends_with("}\n"), "{}", answer.rest);
+    let body: Value = serde_json::from_str(&answer.rest).unwrap();
+    assert_eq!(
+        (&body["requestId"], &body["request_id"]),
+        (&json!("r-1"), &json!("r-1"))
+    );
+    let error = body["error"].as_str().unwrap();
+    let description = body["error_description"].as_str().unwrap_or("-");
+    let retry = answer
+        .header("retry-after")
+        .map_or(String::new(), |s| format!(" (again in {s})"));
+    format!("{} {error}: {description}{retry}", answer.status)
+}
+
+fn request(target: &str, headers: &[&str]) -> String {
+    let headers: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
+    format!("POST {target} HTTP/1.1\r\nHost: g\r\nConnection: close\r\n{ID}{headers}\r\n")
+}
+
+const RESOURCE: &str = "X-Caracal-Resource: resource://desk";
+
+#[tokio::test]
+async fn bad_requests_are_told_what_is_wrong_before_anything_is_spent() {
+    let stack = Stack::start().await;
+    let good = || format!("Authorization: Bearer {}", stack.bearer());
+    let claims = |change: fn(&mut Value)| {
+        let mut claims = serde_json::to_value(stack.mandate()).unwrap();
+        change(&mut claims);
+        format!("Authorization: Bearer {}", stack.sign(&claims))
+    };
+    let parts = stack.bearer();
+    let mut parts = parts.split('.');
+    let (header, payload, _) = (
+        parts.next().unwrap(),
+        parts.next().unwrap(),
+        parts.next().unwrap(),
+    );
+    let signature = b64url_encode(&[7; 64]);
+    let none = b64url_encode(br#"{"alg":"none"}"#);
+    let stranger = SigningKey::generate(Kid::trusted("key-9")).unwrap();
+    let impostor = SigningKey::generate(Kid::trusted("key-1")).unwrap();
+    let bearer = |text: String| format!("Authorization: Bearer {text}");
+
+    let mut table = String::new();
+    for (case, target, headers) in [
+        ("no bearer", "/", vec![RESOURCE.to_owned()]),
+        (
+            "other scheme",
+            "/",
+            vec!["Authorization: Basic abc".into(), RESOURCE.into()],
+        ),
+        (
+            "empty bearer",
+            "/",
+            vec!["Authorization: Bearer  ".into(), RESOURCE.into()],
+        ),
+        ("two bearers", "/", vec![good(), good(), RESOURCE.into()]),
+        (
+            "oversized bearer",
+            "/",
+            vec![bearer("x".repeat(9000)), RESOURCE.into()],
+        ),
+        ("no token", "/", vec![bearer("abc".into()), RESOURCE.into()]),
+        (
+            "four parts",
+            "/",
+            vec![
+                bearer(format!("{header}.{payload}.{signature}.x")),
+                RESOURCE.into(),
+            ],
+        ),
+        (
+            "no JSON",
+            "/",
+            vec![
+                bearer(format!("{header}.YWJj.{signature}")),
+                RESOURCE.into(),
+            ],
+        ),
+        (
+            "no exp",
+            "/",
+            vec![
+                claims(|c| {
+                    c.as_object_mut().unwrap().remove("exp");
+                }),
+                RESOURCE.into(),
+            ],
+        ),
+        (
+            "exp 0",
+            "/",
+            vec![claims(|c| c["exp"] = json!(0)), RESOURCE.into()],
+        ),
+        (
+            "exp as text",
+            "/",
+            vec![claims(|c| c["exp"] = json!("soon")), RESOURCE.into()],
+        ),
+        (
+            "exp fractional",
+            "/",
+            vec![claims(|c| c["exp"] = json!(1e12)), RESOURCE.into()],
+        ),
+        (
+            "expired",
+            "/",
+            vec![claims(|c| c["exp"] = json!(1000)), RESOURCE.into()],
+        ),
+        (
+            "34 s left",
+            "/",
+            vec![
+                claims(|c| c["exp"] = json!(c["iat"].as_i64().unwrap() + 34)),
+                RESOURCE.into(),
+            ],
+        ),
+        (
+            "client id header",
+            "/",
+            vec![good(), RESOURCE.into(), "X-Caracal-Client-ID: app-1".into()],
+        ),
+        ("no resource", "/", vec![good()]),
+        (
+            "blank resource",
+            "/",
+            vec![good(), "X-Caracal-Resource:  ".into()],
+        ),
+        (
+            "two resources",
+            "/",
+            vec![
+                good(),
+                RESOURCE.into(),
+                "X-Caracal-Resource: resource://b".into(),
+            ],
+        ),
+        (
+            "no zone",
+            "/",
+            vec![
+                claims(|c| {
+                    c.as_object_mut().unwrap().remove("zone_id");
+                }),
+                RESOURCE.into(),
+            ],
+        ),
+        (
+            "bad zone",
+            "/",
+            vec![claims(|c| c["zone_id"] = json!("a/b")), RESOURCE.into()],
+        ),
+        (
+            "no client",
+            "/",
+            vec![
+                claims(|c| {
+                    c.as_object_mut().unwrap().remove("client_id");
+                }),
+                RESOURCE.into(),
+            ],
+        ),
+        ("traversal", "/a/%2e%2e/b", vec![good(), RESOURCE.into()]),
+        (
+            "double encoding",
+            "/a/%252e%252e/b",
+            vec![good(), RESOURCE.into()],
+        ),
+        ("backslash", "/a\\b", vec![good(), RESOURCE.into()]),
+        ("dot segments", "/a/../b", vec![good(), RESOURCE.into()]),
+        (
+            "too large",
+            "/",
+            vec![good(), RESOURCE.into(), "Content-Length: 1048577".into()],
+        ),
+        (
+            "alg none",
+            "/",
+            vec![
+                bearer(format!("{none}.{payload}.{signature}")),
+                RESOURCE.into(),
+            ],
+        ),
+        (
+            "no signature",
+            "/",
+            vec![bearer(format!("{header}.{payload}.")), RESOURCE.into()],
+        ),
+        (
+            "wrong signature",
+            "/",
+            vec![
+                bearer(format!("{header}.{payload}.{signature}")),
+                RESOURCE.into(),
+            ],
+        ),
+        (
+            "unknown key",
+            "/",
+            vec![
+                bearer(stranger.sign(&stack.mandate()).unwrap()),
+                RESOURCE.into(),
+            ],
+        ),
+        (
+            "impostor's key",
+            "/",
+            vec![
+                bearer(impostor.sign(&stack.mandate()).unwrap()),
+                RESOURCE.into(),
+            ],
+        ),
+        (
+            "unknown zone",
+            "/",
+            vec![claims(|c| c["zone_id"] = json!("z9")), RESOURCE.into()],
+        ),
+        (
+            "session mandate",
+            "/",
+            vec![claims(|c| c["use"] = json!("session")), RESOURCE.into()],
+        ),
+        (
+            "resource mandate",
+            "/",
+            vec![claims(|c| c["use"] = json!("resource")), RESOURCE.into()],
+        ),
+        (
+            "no jti",
+            "/",
+            vec![
+                claims(|c| {
+                    c.as_object_mut().unwrap().remove("jti");
+                }),
+                RESOURCE.into(),
+            ],
+        ),
+        (
+            "empty jti",
+            "/",
+            vec![claims(|c| c["jti"] = json!("")), RESOURCE.into()],
+        ),
+        (
+            "other issuer",
+            "/",
+            vec![
+                claims(|c| {
+                    c["iss"] = json!("https://e");
+                    c["aud"] = json!(["https://e"]);
+                }),
+                RESOURCE.into(),
+            ],
+        ),
+        (
+            "other audience",
+            "/",
+            vec![
+                claims(|c| c["aud"] = json!(["resource://desk"])),
+                RESOURCE.into(),
+            ],
+        ),
+    ] {
+        let headers: Vec<&str> = headers.iter().map(String::as_str).collect();
+        let answer = stack.raw(&request(target, &headers)).await;
+        writeln!(table, "{case:<17}| {}", told(&answer)).unwrap();
+    }
+    insta::assert_snapshot!(table, @r"
+    no bearer        | 401 invalid_token: missing bearer token
+    other scheme     | 401 invalid_token: missing bearer token
+    empty bearer     | 401 invalid_token: missing bearer token
+    two bearers      | 401 invalid_token: missing bearer token
+    oversized bearer | 401 invalid_token: bearer token too large
+    no token         | 401 invalid_token: malformed bearer token
+    four parts       | 401 invalid_token: malformed bearer token
+    no JSON          | 401 invalid_token: malformed bearer token
+    no exp           | 401 invalid_token: malformed bearer token
+    exp 0            | 401 invalid_token: malformed bearer token
+    exp as text      | 401 invalid_token: malformed bearer token
+    exp fractional   | 401 invalid_token: malformed bearer token
+    expired          | 401 credential_expired_not_renewable: credential expiring within pre-flight window
+    34 s left        | 401 credential_expired_not_renewable: credential expiring within pre-flight window
+    client id header | 400 invalid_token: client identity derives from the bearer token
+    no resource      | 400 invalid_token: missing routing headers
+    blank resource   | 400 invalid_token: missing routing headers
+    two resources    | 400 invalid_token: missing routing headers
+    no zone          | 401 invalid_token: missing token zone
+    bad zone         | 401 invalid_token: missing token zone
+    no client        | 401 invalid_token: missing token client
+    traversal        | 400 invalid_token: path traversal not permitted
+    double encoding  | 400 invalid_token: path traversal not permitted
+    backslash        | 400 invalid_token: path traversal not permitted
+    dot segments     | 400 invalid_token: path traversal not permitted
+    too large        | 413 payload_too_large: request body too large
+    alg none         | 401 invalid_token: bearer signature invalid
+    no signature     | 401 invalid_token: bearer signature invalid
+    wrong signature  | 401 invalid_token: bearer signature invalid
+    unknown key      | 401 invalid_token: bearer signature invalid
+    impostor's key   | 401 invalid_token: bearer signature invalid
+    unknown zone     | 401 invalid_token: bearer signature invalid
+    session mandate  | 401 invalid_token: invalid subject_token
+    resource mandate | 401 invalid_token: invalid subject_token
+    no jti           | 401 invalid_token: invalid subject_token
+    empty jti        | 401 invalid_token: invalid subject_token
+    other issuer     | 401 invalid_token: invalid subject_token
+    other audience   | 401 invalid_token: invalid subject_token
+    ");
+    assert_eq!(*stack.exchange.asked.lock().unwrap(), Vec::<String>::new());
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn every_anchor_of_a_mandate_revokes_it() {
+    let stack = Stack::start().await;
+    stack
+        .forwards_to(|_| async { "fine".into_response() })
+        .await;
+    let mut table = String::new();
+    let anchors = [
+        ("session_id", "record-1"),
+        ("session_id", "record-0"),
+        ("agent_session_id", "session-1"),
+        ("delegation_edge_id", "edge-1"),
+        ("delegation_edge_id", "edge-2"),
+    ];
+    for (at, (anchor, id)) in anchors.into_iter().enumerate() {
+        // Names of its own for each round: a mark stays.
+        let mut mandate = stack.mandate();
+        let named = |id: &str| format!("{id}-{at}");
+        mandate.sid = caracal_model::RecordId::trusted(named("record-1"));
+        mandate.root_sid = caracal_model::RecordId::trusted(named("record-0"));
+        mandate.agent_session_id = Some(SessionId::trusted(named("session-1")));
+        mandate.delegation_edge_id = Some(DelegationId::trusted(named("edge-2")));
+        mandate.delegation_path = ["edge-1", "edge-2"]
+            .map(|id| DelegationId::trusted(named(id)))
+            .to_vec();
+        let mut calls = |stack: &Stack| {
+            mandate.jti = stack.mandate().jti;
+            let bearer = format!("Authorization: Bearer {}", stack.sign(&mandate));
+            request("/", &[&bearer, RESOURCE])
+        };
+        let before = stack.raw(&calls(&stack)).await;
+        assert_eq!(before.status, 200, "{}", before.rest);
+        stack.has_revoked(anchor, &named(id)).await;
+        let after = stack.raw(&calls(&stack)).await;
+        writeln!(table, "{anchor} {id}: {}", told(&after)).unwrap();
+    }
+    insta::assert_snapshot!(table, @r"
+    session_id record-1: 401 invalid_token: session revoked
+    session_id record-0: 401 invalid_token: session revoked
+    agent_session_id session-1: 401 invalid_token: session revoked
+    delegation_edge_id edge-1: 401 invalid_token: session revoked
+    delegation_edge_id edge-2: 401 invalid_token: session revoked
+    ");
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn of_many_uses_of_one_mandate_one_wins() {
+    let stack = Arc::new(Stack::start().await);
+    stack
+        .forwards_to(|_| async { "fine".into_response() })
+        .await;
+    let bearer = format!("Authorization: Bearer {}", stack.bearer());
+    let one = request("/", &[&bearer, RESOURCE]);
+    let mut uses = tokio::task::JoinSet::new();
+    for _ in 0..64 {
+        let (stack, one) = (stack.clone(), one.clone());
+        uses.spawn(async move { stack.raw(&one).await });
+    }
+    let answers = uses.join_all().await;
+    let winners = answers.iter().filter(|answer| answer.status == 200).count();
+    assert_eq!(winners, 1);
+    let lost = answers.iter().find(|answer| answer.status != 200).unwrap();
+    assert_eq!(told(lost), "401 invalid_token: token replay detected");
+    assert_eq!(stack.exchange.asked.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_mandate_of_before_the_restart_is_spent() {
+    let before = Stack::start().await;
+    let now = u64::try_from(before.clock.now().unix_millis()).unwrap();
+    before.stop().await;
+    for (floor, status) in [(now + 60_000, 401), (now - 60_000, 200)] {
+        let stack = Stack::with(caracal_gateway::Config {
+            floor_ms: Some(floor),
+            ..config()
+        })
+        .await;
+        stack
+            .forwards_to(|_| async { "fine".into_response() })
+            .await;
+        assert_eq!(stack.get("/").await.status, status);
+        let mut timeless = stack.mandate();
+        timeless.jti = caracal_model::Jti::trusted("no-uuid");
+        let bearer = format!("Authorization: Bearer {}", stack.sign(&timeless));
+        let answer = stack.raw(&request("/", &[&bearer, RESOURCE])).await;
+        assert_eq!(told(&answer), "401 invalid_token: token replay detected");
+        stack.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_of_the_sts_reaches_the_caller_whole() {
+    let stack = Stack::start().await;
+    let members = json!({"approval_id": "5c0e", "state": "pending"});
+    let Value::Object(members) = members else {
+        unreachable!()
+    };
+    let hold = ExchangeRefused::new(
+        StatusCode::UNAUTHORIZED,
+        "interaction_required",
+        "Human approval required",
+    )
+    .members(members)
+    .retry_after(Some(5));
+    *stack.exchange.refuses.lock().unwrap() = Some(hold);
+    let head = stack
+        .head("GET", "/")
+        .replace("\r\nHost", "\r\nX-Request-Id: r-1\r\nHost");
+    let answer = stack.raw(&format!("{head}\r\n")).await;
+    assert_eq!(
+        told(&answer),
+        "401 interaction_required: Human approval required (again in 5)"
+    );
+    assert!(
+        answer.rest.contains(r#""approval_id":"5c0e""#),
+        "{}",
+        answer.rest
+    );
+    assert_eq!(
+        stack.stop().await,
+        Vec::<Value>::new(),
+        "the STS records its own denials"
+    );
+}
+
+#[tokio::test]
+async fn directives_that_cannot_be_carried_out_send_nothing() {
+    let stack = Stack::start().await;
+    let reached = stack.forwards_to(|_| async { panic!("reached") }).await;
+    let mut table = String::new();
+    for (case, target, directive) in [
+        (
+            "metadata service",
+            "/",
+            json!({"url": "http://169.254.169.254/", "auth_mode": "none"}),
+        ),
+        (
+            "mapped metadata",
+            "/",
+            json!({"url": "http://[::ffff:169.254.169.254]/", "auth_mode": "none"}),
+        ),
+        (
+            "other scheme",
+            "/",
+            json!({"url": "ftp://a.example", "auth_mode": "none"}),
+        ),
+        (
+            "credentials in URL",
+            "/",
+            json!({"url": "http://u:p@a.example", "auth_mode": "none"}),
+        ),
+        (
+            "no such host",
+            "/",
+            json!({"url": "http://nowhere.invalid", "auth_mode": "none"}),
+        ),
+        (
+            "host not for the token",
+            "/",
+            json!({"url": reached, "auth_mode": "provider_oauth",
+            "provider_token": "t", "allowed_token_hosts": ["api.example"]}),
+        ),
+        (
+            "bad query",
+            "/?a=%zz",
+            json!({"url": reached, "auth_mode": "none"}),
+        ),
+        (
+            "semicolon",
+            "/?a=1;b=2",
+            json!({"url": reached, "auth_mode": "none"}),
+        ),
+        (
+            "reserved header",
+            "/",
+            json!({"url": reached, "auth_mode": "provider_apikey",
+            "auth_header": "Host", "provider_token": "k"}),
+        ),
+        (
+            "unknown mode",
+            "/",
+            json!({"url": reached, "auth_mode": "mtls"}),
+        ),
+        (
+            "refused",
+            "/",
+            json!({"url": "http://127.0.0.1:1", "auth_mode": "none"}),
+        ),
+    ] {
+        stack.directive(directive);
+        let head = stack
+            .head("GET", target)
+            .replace("\r\nHost", "\r\nX-Request-Id: r-1\r\nHost");
+        let answer = stack.raw(&format!("{head}\r\n")).await;
+        let event = stack.events(table.lines().count() + 1).await.pop().unwrap();
+        writeln!(
+            table,
+            "{case:<23}| {} | {} {} {}",
+            told(&answer),
+            event["decision"].as_str().unwrap(),
+            event["evaluation_status"].as_str().unwrap(),
+            event["metadata_json"]["error_kind"].as_str().unwrap_or("-"),
+        )
+        .unwrap();
+    }
+    insta::assert_snapshot!(table, @r"
+    metadata service       | 502 internal_error: upstream not addressable | deny upstream_rejected upstream_not_addressable
+    mapped metadata        | 502 internal_error: upstream not addressable | deny upstream_rejected upstream_not_addressable
+    other scheme           | 502 internal_error: upstream not addressable | deny upstream_rejected upstream_not_addressable
+    credentials in URL     | 502 internal_error: upstream not addressable | deny upstream_rejected upstream_not_addressable
+    no such host           | 502 internal_error: upstream not addressable | deny upstream_rejected upstream_not_addressable
+    host not for the token | 502 internal_error: provider credential not allowed for upstream host | deny upstream_rejected provider_host_not_allowed
+    bad query              | 400 internal_error: upstream request build failed | deny build_failed request_build_failed
+    semicolon              | 400 internal_error: upstream request build failed | deny build_failed request_build_failed
+    reserved header        | 400 internal_error: upstream request build failed | deny build_failed request_build_failed
+    unknown mode           | 400 internal_error: upstream request build failed | deny build_failed request_build_failed
+    refused                | 502 internal_error: upstream unreachable | allow upstream_error transport_error
+    ");
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn an_allow_list_pins_the_upstreams() {
+    let config = caracal_gateway::Config {
+        upstream_hosts: ["api.example".to_owned()].into(),
+        ..config()
+    };
+    let stack = Stack::with(config).await;
+    stack.forwards_to(|_| async { panic!("reached") }).await;
+    let answer = stack.get("/").await;
+    assert_eq!(answer.status, 502);
+    assert!(answer.rest.contains("upstream not addressable"));
+    stack.stop().await;
+}

@@ -1,0 +1,132 @@
+//! The endpoints of operators.
+
+use axum::response::IntoResponse as _;
+use serde_json::Value;
+
+use crate::stack::Stack;
+
+async fn ask(stack: &Stack, method: &str, target: &str, headers: &str) -> String {
+    let request =
+        format!("{method} {target} HTTP/1.1\r\nHost: g\r\nConnection: close\r\n{headers}\r\n");
+    let answer = stack.raw(&request).await;
+    assert!(
+        answer
+            .header("x-request-id")
+            .is_some_and(|id| id.len() == 36)
+    );
+    format!("{} {}", answer.status, answer.rest.trim_end())
+}
+
+#[tokio::test]
+async fn probes_answer_without_a_credential() {
+    let stack = Stack::start().await;
+    assert_eq!(ask(&stack, "GET", "/health", "").await, "200 ");
+    assert_eq!(ask(&stack, "POST", "/health", "").await, "200 ");
+    assert_eq!(
+        ask(&stack, "GET", "/ready", "").await,
+        r#"200 {"ok":true,"ready":true}"#
+    );
+    *stack.exchange.healthy.lock().unwrap() = false;
+    let not_ready = r#"503 {"ok":false,"ready":false,"reason":"sts_unreachable"}"#;
+    assert_eq!(ask(&stack, "GET", "/ready", "").await, not_ready);
+    stack.evidence.close().await;
+    stack.tasks.stop().cancel();
+}
+
+#[tokio::test]
+async fn a_reload_needs_the_operators_token() {
+    let stack = Stack::start().await;
+    stack.has_revoked("session_id", "record-9").await;
+    let path = "/internal/revocations/reload";
+    assert_eq!(ask(&stack, "POST", path, "").await, "404 not found");
+    assert_eq!(
+        ask(&stack, "POST", path, "Authorization: Bearer wrong\r\n").await,
+        "404 not found"
+    );
+    let right = ask(&stack, "POST", path, "Authorization: Bearer operator\r\n").await;
+    assert_eq!(right, r#"200 {"ok":true,"revocations":1}"#);
+    let proxied = ask(&stack, "GET", path, "Authorization: Bearer operator\r\n").await;
+    assert!(
+        proxied.starts_with("401 "),
+        "any other method is proxied: {proxied}"
+    );
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn metrics_have_the_names_of_the_catalogue() {
+    let stack = Stack::start().await;
+    stack
+        .forwards_to(|_| async { "fine".into_response() })
+        .await;
+    assert_eq!(stack.get("/").await.status, 200);
+    assert_eq!(stack.get("/a/%2e%2e").await.status, 400);
+    let text = ask(&stack, "GET", "/metrics", "").await;
+    for name in [
+        "requests",
+        "requests_allowed",
+        "requests_denied",
+        "denials_missing_auth",
+        "denials_bad_bearer",
+        "denials_expiring",
+        "denials_bad_routing",
+        "denials_path_traversal",
+        "denials_signature",
+        "denials_jti_replay",
+        "denials_revoked",
+        "denials_revocation_stale",
+        "sts_exchange_errors",
+        "sts_circuit_opened",
+        "sts_circuit_fast_fail",
+        "upstream_errors",
+        "audit_dropped",
+        "audit_sink_errors",
+        "audit_persisted",
+        "audit_drained",
+        "revocation_messages",
+        "revocation_pending_replayed",
+        "revocation_dead_letters",
+        "revocation_invalid_signatures",
+        "revocation_reloads",
+        "revocation_reload_errors",
+    ] {
+        assert!(
+            text.contains(&format!("# TYPE caracal_gateway_{name}_total counter\n")),
+            "{name}"
+        );
+    }
+    for name in [
+        "sts_exchange_latency_ms",
+        "sts_circuit_open",
+        "audit_replay_files",
+        "audit_replay_bytes",
+        "audit_replay_oldest_age_seconds",
+        "audit_queue_depth",
+        "audit_queue_capacity",
+        "revocations_active",
+        "revocation_snapshot_age_seconds",
+        "revocation_snapshot_fresh",
+        "revocation_propagation_seconds",
+    ] {
+        assert!(
+            text.contains(&format!("# TYPE caracal_gateway_{name} gauge\n")),
+            "{name}"
+        );
+    }
+    for line in [
+        "caracal_gateway_requests_total 2\n",
+        "caracal_gateway_requests_allowed_total 1\n",
+        "caracal_gateway_denials_path_traversal_total 1\n",
+        "caracal_gateway_revocation_snapshot_fresh 1\n",
+        "caracal_gateway_upstream_duration_seconds_count 1\n",
+        "caracal_db_pool_max_conns ",
+    ] {
+        assert!(text.contains(line), "{line}");
+    }
+    let flat = ask(&stack, "GET", "/metrics.json", "").await;
+    let flat: Value = serde_json::from_str(flat.strip_prefix("200 ").unwrap()).unwrap();
+    assert_eq!(flat["requests_total"], 2);
+    assert_eq!(flat["requests_allowed"], 1);
+    assert!(flat["audit_queue_cap"].as_i64().unwrap() > 0);
+    stack.stop().await;
+}
