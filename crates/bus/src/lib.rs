@@ -184,11 +184,26 @@ impl Bus {
         wait: Duration,
         limit: usize,
     ) -> Result<Vec<Entry>, BusError> {
-        backend!(self.tail(from, wait, limit))
+        backend!(self.tail("", from, wait, limit))
     }
 
-    /// Names the history that positions belong to. When it differs from before, the server was
-    /// started again and may have lost entries that it had acknowledged: take a snapshot.
+    /// As [`Bus::tail`], for positions that belong to this [`Bus::incarnation`]: any other server
+    /// than that answers with a gap.
+    ///
+    /// # Errors
+    /// As [`Bus::tail`].
+    pub async fn tail_within(
+        &self,
+        incarnation: &str,
+        from: &[(&str, Position)],
+        wait: Duration,
+        limit: usize,
+    ) -> Result<Vec<Entry>, BusError> {
+        backend!(self.tail(incarnation, from, wait, limit))
+    }
+
+    /// Names the history that positions belong to: a server that was started again is another one,
+    /// because it may have lost entries that it had acknowledged.
     ///
     /// # Errors
     /// [`BusError`].

@@ -124,8 +124,10 @@ impl Memory {
         Ok(self.with(topic, |_, stream| stream.last()))
     }
 
+    /// There is one history only: it ends with the process, and so does everybody who reads it.
     pub async fn tail(
         &self,
+        _incarnation: &str,
         from: &[(&str, Position)],
         wait: Duration,
         limit: usize,

@@ -92,16 +92,24 @@ return fields(redis.call('XINFO', 'STREAM', KEYS[1]))['last-generated-id']
 ";
 
 /// INVARIANT (no silent gap): checks and reads in one step. KEYS are topics; ARGV is the limit,
-/// then a position for each topic. Answers {topic with a gap or '', entries or nil}.
+/// the incarnation that the positions belong to (or nothing), then a position for each topic.
+/// Answers {topic with a gap or '', entries or nil}.
+///
+/// A server that was started again may have lost entries after the position that nobody here has
+/// read yet: only its run id shows that.
 ///
 /// A position has no gap after it when nothing came since; when its entry is still there (what is
 /// trimmed goes from the old end, so everything after it is there too); or, at the very start, when
 /// nothing was ever removed. In every other case entries may be missing, also when the server came
 /// back without the newest of its writes.
 const TAIL: &str = r"
+if ARGV[2] ~= '' then
+  local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
+  if run_id ~= ARGV[2] then return {KEYS[1], false} end
+end
 local read = {'XREAD', 'COUNT', ARGV[1], 'STREAMS'}
 for index, topic in ipairs(KEYS) do
-  local at = ARGV[index + 1]
+  local at = ARGV[index + 2]
   local info = redis.pcall('XINFO', 'STREAM', topic)
   if info.err then
     if not string.find(info.err, 'no such key', 1, true) then return info end
@@ -122,7 +130,7 @@ for index, topic in ipairs(KEYS) do
   end
   read[#read + 1] = topic
 end
-for index = 1, #KEYS do read[#read + 1] = ARGV[index + 1] end
+for index = 1, #KEYS do read[#read + 1] = ARGV[index + 2] end
 return {'', redis.call(unpack(read))}
 ";
 

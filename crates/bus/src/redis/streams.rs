@@ -47,6 +47,7 @@ impl Redis {
 
     pub async fn tail(
         &self,
+        incarnation: &str,
         from: &[(&str, Position)],
         wait: Duration,
         limit: usize,
@@ -54,6 +55,7 @@ impl Redis {
         let doing = "tailing";
         let mut connection = self.blocking.borrow(wait).await?;
         let mut check = self.scripts.tail.arg(limit);
+        check.arg(incarnation);
         for (topic, after) in from {
             check.key(self.key(topic)).arg(after.to_string());
         }
