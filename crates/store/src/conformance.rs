@@ -430,6 +430,22 @@ async fn postgres_entries_are_claimed_by_one_relay_at_a_time() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn news_is_due_at_once_though_the_clock_stepped_back_since() {
+    for database in Database::each("step").await {
+        let clock = Arc::new(caracal_model::TestClock::default());
+        let store = database.open_with(clock.clone()).await;
+        store.migrate().await.unwrap();
+        let mut tx = store.begin("announcing").await.unwrap();
+        tx.announce(lifecycle(&ZoneId::trusted("z1"), "terminate"));
+        tx.commit().await.unwrap();
+        clock.step_back(Duration::from_secs(3600));
+        assert_eq!(store.outbox().claim(10, LEASE).await.unwrap().len(), 1);
+        store.shutdown().await;
+        database.remove().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgres_connections_that_were_cut_are_an_outage_and_are_replaced() {
     for database in Database::each("cut").await.into_iter().skip(1) {
         let (store, killer) = (database.open().await, database.open().await);

@@ -18,16 +18,18 @@ use crate::store::{Engine, Store};
 use crate::{params, statements};
 
 statements! { pub(crate) mod sql {
+    /// Due at once, whatever the clock says: one that is stepped back between a commit and the
+    /// relay must not hold a revocation up for as long as the step was.
     INSERT = pg: "INSERT INTO outbox
                       (id, topic, zone_id, urgent, fields_json, created_at, attempts, available_at)
-                  SELECT id, topic, zone_id, urgent, fields_json, created_at, 0, created_at
+                  SELECT id, topic, zone_id, urgent, fields_json, created_at, 0, 0
                   FROM unnest($1::text[], $2::text[], $3::text[], $4::boolean[], $5::text[],
                               $6::bigint[])
                        AS entry (id, topic, zone_id, urgent, fields_json, created_at)",
              lite: "INSERT INTO outbox
                         (id, topic, zone_id, urgent, fields_json, created_at, attempts,
                          available_at)
-                    VALUES ($1, $2, $3, $4, $5, $6, 0, $6)";
+                    VALUES ($1, $2, $3, $4, $5, $6, 0, 0)";
     /// Postgres leases until `$3`; SQLite only names it, for the same list of parameters.
     CLAIM = pg: "UPDATE outbox SET available_at = $3
                  WHERE id IN (
