@@ -74,6 +74,24 @@ impl Dedicated {
     }
 }
 
+/// Codes of a server that can do nothing for anybody now, or nothing of ours: starting, failed over,
+/// out of memory, unable to persist or replicate, or not letting us in. What was sent is not at
+/// fault, so it must be kept and sent again, and never be given up as poison.
+const OUTAGES: [&str; 12] = [
+    "LOADING",
+    "MASTERDOWN",
+    "CLUSTERDOWN",
+    "READONLY",
+    "BUSY",
+    "TRYAGAIN",
+    "OOM",
+    "MISCONF",
+    "NOREPLICAS",
+    "NOAUTH",
+    "NOPERM",
+    "WRONGPASS",
+];
+
 /// An answer that says no is a refusal; everything else leaves open what happened.
 pub(super) fn failed(doing: &'static str, error: RedisError) -> BusError {
     let said_no = matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension);
@@ -84,10 +102,7 @@ pub(super) fn failed(doing: &'static str, error: RedisError) -> BusError {
         };
     }
     let code = error.code().unwrap_or("ERR").to_owned();
-    if matches!(
-        code.as_str(),
-        "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "READONLY" | "BUSY"
-    ) {
+    if OUTAGES.contains(&code.as_str()) {
         return BusError::Unreachable {
             doing,
             source: error.into(),
@@ -95,4 +110,36 @@ pub(super) fn failed(doing: &'static str, error: RedisError) -> BusError {
     }
     let detail = format!("{code} {}", error.detail().unwrap_or_default());
     BusError::Refused { doing, detail }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(answer: &str) -> BusError {
+        let answer = redis::parse_redis_value(answer.as_bytes()).unwrap();
+        failed("appending", answer.extract_error().unwrap_err())
+    }
+
+    #[test]
+    fn a_server_that_takes_nothing_is_an_outage_and_no_fault_of_what_was_sent() {
+        for answer in [
+            "-OOM command not allowed when used memory > 'maxmemory'.\r\n",
+            "-MISCONF Redis is configured to save RDB snapshots, but cannot.\r\n",
+            "-NOREPLICAS Not enough good replicas to write.\r\n",
+            "-READONLY You can't write against a read only replica.\r\n",
+            "-LOADING Redis is loading the dataset in memory\r\n",
+            "-NOAUTH Authentication required.\r\n",
+        ] {
+            let error = told(answer);
+            assert!(error.is_outage(), "{answer:?} is {error:?}");
+        }
+        for answer in [
+            "-WRONGTYPE Operation against a key holding the wrong kind of value\r\n",
+            "-ERR wrong number of arguments\r\n",
+        ] {
+            let error = told(answer);
+            assert!(!error.is_outage(), "{answer:?} is {error:?}");
+        }
+    }
 }
