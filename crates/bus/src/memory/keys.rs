@@ -6,6 +6,10 @@
 //! **Choice.** Shards of a map with an expiry heap beside it; each use prunes what is due in its
 //! shard. When the bound is reached, a claim fails, which callers turn into a denial.
 //!
+//! INVARIANT (both clocks): a claim ends once its time is over by the monotonic clock *and* by the
+//! wall clock. What it protects expires by the wall clock, so stepping that back must not let the
+//! claim end first.
+//!
 //! **Rejected.** Evicting the oldest claim: that is the replay an attacker would wait for.
 
 use std::cmp::Reverse;
@@ -14,7 +18,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
-use caracal_model::{Clock, Ticks};
+use caracal_model::{Clock, Ticks, Timestamp};
 use parking_lot::Mutex;
 
 use crate::BusError;
@@ -35,12 +39,20 @@ type Board = BTreeMap<String, (String, Ticks)>;
 
 #[derive(Default)]
 struct Shard {
-    values: HashMap<Arc<str>, (u64, Ticks)>,
+    values: HashMap<Arc<str>, Held>,
     due: BinaryHeap<Reverse<(Ticks, Arc<str>)>>,
 }
 
+#[derive(Clone, Copy)]
+struct Held {
+    count: u64,
+    until: Ticks,
+    /// Claims only: not before this.
+    not_before: Option<Timestamp>,
+}
+
 impl Shard {
-    fn prune(&mut self, now: Ticks) {
+    fn prune(&mut self, now: Ticks, wall: Timestamp) {
         while self
             .due
             .peek()
@@ -49,13 +61,19 @@ impl Shard {
             let Some(Reverse((_, key))) = self.due.pop() else {
                 return;
             };
-            // The key may have been set again since: only its own end removes it.
-            if self
-                .values
-                .get(&key)
-                .is_some_and(|(_, until)| *until <= now)
-            {
-                self.values.remove(&key);
+            let Some(held) = self.values.get_mut(&key) else {
+                continue;
+            };
+            if held.until > now {
+                continue; // set again since: only its own end removes it
+            }
+            match held.not_before.filter(|at| *at > wall) {
+                // INVARIANT (both clocks).
+                Some(at) => {
+                    held.until = later(now, at.since(wall));
+                    self.due.push(Reverse((held.until, key)));
+                }
+                None => drop(self.values.remove(&key)),
             }
         }
     }
@@ -74,26 +92,33 @@ impl Keys {
     }
 
     pub fn claim(&self, key: &str, ttl: Duration) -> Result<bool, BusError> {
-        Ok(self.add("claim", key, ttl)? == 1)
+        let not_before = self.clock.now().plus(ttl);
+        Ok(self.add("claim", key, ttl, Some(not_before))? == 1)
     }
 
     pub fn count(&self, key: &str, window: Duration) -> Result<u64, BusError> {
-        self.add("count", key, window)
+        self.add("count", key, window, None)
     }
 
     /// One more of `key`, whose count ends `ttl` after its first.
-    fn add(&self, kind: &str, key: &str, ttl: Duration) -> Result<u64, BusError> {
-        let now = self.clock.ticks();
+    fn add(
+        &self,
+        kind: &str,
+        key: &str,
+        ttl: Duration,
+        not_before: Option<Timestamp>,
+    ) -> Result<u64, BusError> {
+        let (now, wall) = (self.clock.ticks(), self.clock.now());
         let hash = usize::try_from(self.hasher.hash_one((kind, key)) >> 32).unwrap_or(0);
         let Some(shard) = self.shards.get(hash % SHARDS) else {
             return Err(full());
         };
         let name = format!("{kind}:{key}");
         let mut shard = shard.lock();
-        shard.prune(now);
-        if let Some((count, _)) = shard.values.get_mut(name.as_str()) {
-            *count = count.saturating_add(1);
-            return Ok(*count);
+        shard.prune(now, wall);
+        if let Some(held) = shard.values.get_mut(name.as_str()) {
+            held.count = held.count.saturating_add(1);
+            return Ok(held.count);
         }
         if shard.values.len() >= self.shard_bound {
             return Err(full());
@@ -101,7 +126,12 @@ impl Keys {
         let name: Arc<str> = name.into();
         let until = later(now, ttl);
         shard.due.push(Reverse((until, name.clone())));
-        shard.values.insert(name, (1, until));
+        let held = Held {
+            count: 1,
+            until,
+            not_before,
+        };
+        shard.values.insert(name, held);
         Ok(1)
     }
 
@@ -175,5 +205,21 @@ mod tests {
                 .iter()
                 .all(|key| matches!(keys.claim(key, minute), Ok(true)))
         );
+    }
+
+    #[test]
+    fn a_claim_outlives_a_wall_clock_that_steps_back() {
+        let clock = Arc::new(TestClock::default());
+        let keys = Keys::new(clock.clone(), SHARDS);
+        let (minute, hour) = (Duration::from_secs(60), Duration::from_secs(3600));
+        assert_eq!(keys.claim("jti", minute).ok(), Some(true));
+        assert_eq!(keys.count("rate", minute).ok(), Some(1));
+        clock.step_back(hour);
+        clock.advance(minute);
+        // By the wall clock, which is what a mandate expires by, an hour is left.
+        assert_eq!(keys.claim("jti", minute).ok(), Some(false));
+        assert_eq!(keys.count("rate", minute).ok(), Some(1), "a new window");
+        clock.advance(hour);
+        assert_eq!(keys.claim("jti", minute).ok(), Some(true));
     }
 }
