@@ -225,6 +225,7 @@ CREATE INDEX sessions_zone ON sessions (zone_id, id);
 CREATE INDEX sessions_parent ON sessions (parent_id, status);
 CREATE INDEX sessions_live_tasks ON sessions (ends_at) WHERE status IN ('active', 'suspended');
 CREATE INDEX sessions_live_leases ON sessions (heartbeat_deadline_at) WHERE status = 'active';
+CREATE INDEX sessions_subject ON sessions (subject_record_id) WHERE status IN ('active', 'suspended');
 CREATE INDEX sessions_ended ON sessions (terminated_at) WHERE terminated_at IS NOT NULL;
 
 -- Live Sessions of a zone (holder = 'zone') and of an application (holder = its id): quotas are
@@ -257,6 +258,8 @@ CREATE TABLE delegations (
 CREATE INDEX delegations_zone ON delegations (zone_id, id);
 CREATE INDEX delegations_target ON delegations (target_session_id, status);
 CREATE INDEX delegations_source ON delegations (source_session_id, status);
+CREATE INDEX delegations_parent ON delegations (parent_edge_id) WHERE parent_edge_id IS NOT NULL;
+CREATE INDEX delegations_lapse ON delegations (expires_at) WHERE status = 'active';
 CREATE INDEX delegations_revoked ON delegations (revoked_at) WHERE revoked_at IS NOT NULL;
 
 CREATE TABLE delegation_epochs (
