@@ -29,9 +29,18 @@ pub const FOLLOWED: [Topic; 4] = [
 /// A position in each of several topics.
 pub type Positions = BTreeMap<Topic, Position>;
 
+/// Where to read on.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    /// The history that the positions belong to.
+    pub incarnation: String,
+    /// The last entries that were applied.
+    pub positions: Positions,
+}
+
 pub(crate) struct Feed {
-    /// Where to read on; `None` before the first snapshot and after a gap.
-    next: Mutex<Option<Positions>>,
+    /// `None` before the first snapshot and after a gap.
+    next: Mutex<Option<Place>>,
     applied: watch::Sender<Positions>,
     count: AtomicU64,
     resnapshots: AtomicU64,
@@ -51,7 +60,7 @@ impl Feed {
         self.next.lock().is_some()
     }
 
-    pub fn next(&self) -> Option<Positions> {
+    pub fn next(&self) -> Option<Place> {
         self.next.lock().clone()
     }
 
@@ -60,13 +69,21 @@ impl Feed {
         *self.next.lock() = None;
     }
 
-    /// Everything up to these positions has been applied. They rise, except when the bus lost its
-    /// history: a snapshot then starts a new one.
+    /// A snapshot was taken after this place.
+    fn begin(&self, at: Place) {
+        self.applied
+            .send_modify(|applied| applied.clone_from(&at.positions));
+        *self.next.lock() = Some(at);
+    }
+
+    /// Everything up to these positions has been applied.
     pub fn advance(&self, to: &Positions) {
         if to.is_empty() {
             return;
         }
-        self.next.lock().get_or_insert_default().extend(to);
+        if let Some(next) = self.next.lock().as_mut() {
+            next.positions.extend(to);
+        }
         self.applied.send_modify(|applied| applied.extend(to));
     }
 
@@ -103,6 +120,7 @@ impl Inner {
     /// dropped or read, so a change is either seen by a read or comes after the position.
     pub async fn resnapshot(&self) -> Result<(), ViewError> {
         let asked_at = self.clock.ticks();
+        let incarnation = self.bus.incarnation().await?;
         let mut positions = Positions::new();
         for topic in FOLLOWED {
             positions.insert(topic, self.bus.last(topic.name()).await?);
@@ -112,7 +130,10 @@ impl Inner {
         let dead = self.store.dead_since(since).await?;
         self.revocations
             .mark(dead.into_iter().map(|dead| (dead.anchor, dead.at)));
-        self.feed.advance(&positions);
+        self.feed.begin(Place {
+            incarnation,
+            positions,
+        });
         self.feed.resnapshots.fetch_add(1, Ordering::Relaxed);
         self.lease.confirm(asked_at);
         Ok(())

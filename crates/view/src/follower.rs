@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
 use crate::barrier;
-use crate::feed::{FOLLOWED, Positions};
+use crate::feed::{FOLLOWED, Place, Positions};
 use crate::{ViewError, Views};
 
 /// Entries of one topic that are read at once.
@@ -23,14 +23,12 @@ const BATCH: usize = 1_000;
 /// How often expired marks are dropped.
 const PRUNE_EVERY: Duration = Duration::from_secs(600);
 
-/// Owned by whoever runs it: it ends when it is told to stop, and its loads end with it.
+/// Owned by whoever runs it: it ends when it is told to stop, and what it began ends with it.
 pub struct Follower {
     views: Views,
     backoff: Backoff,
-    incarnation: Option<String>,
-    /// The feed was cut off since: who answers now may not be who answered before.
-    in_doubt: bool,
-    reloads: JoinSet<()>,
+    /// Loads and reports that are under way.
+    beside: JoinSet<()>,
     pruned_at: Ticks,
     posted: (Positions, Option<Ticks>),
 }
@@ -38,7 +36,7 @@ pub struct Follower {
 impl std::fmt::Debug for Follower {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Follower")
-            .field("in_doubt", &self.in_doubt)
+            .field("views", &self.views)
             .finish_non_exhaustive()
     }
 }
@@ -49,9 +47,7 @@ impl Follower {
         Self {
             views,
             backoff: Backoff::new(Duration::from_millis(20), Duration::from_secs(1)),
-            incarnation: None,
-            in_doubt: true,
-            reloads: JoinSet::new(),
+            beside: JoinSet::new(),
             pruned_at,
             posted: (Positions::new(), None),
         }
@@ -60,7 +56,7 @@ impl Follower {
     /// Follows the feed until told to stop.
     pub async fn run(mut self, stop: CancellationToken) {
         let views = self.views.clone();
-        self.reloads.spawn(async move {
+        self.beside.spawn(async move {
             if let Err(error) = views.warm().await {
                 tracing::warn!(%error, "zones not loaded beforehand");
             }
@@ -79,57 +75,42 @@ impl Follower {
 
     /// One answer of the feed.
     pub(crate) async fn step(&mut self) -> Result<(), ViewError> {
-        self.settle_doubt().await?;
         let Some(next) = self.views.0.feed.next() else {
             return self.views.0.resnapshot().await;
         };
         match self.read(&next).await {
-            Ok(()) => self.keep_house().await,
+            Ok(()) => {
+                self.keep_house();
+                Ok(())
+            }
             Err(BusError::Gap { topic }) => {
                 tracing::warn!(topic, "the feed has a gap, everything is read anew");
                 self.views.0.lease.void();
                 self.views.0.feed.lose();
-                self.views.0.resnapshot().await?;
+                self.views.0.resnapshot().await
             }
-            Err(error) => {
-                self.in_doubt = true;
-                return Err(error.into());
-            }
+            Err(error) => Err(error.into()),
         }
-        Ok(())
     }
 
-    /// After a cut, the server may have come back without its newest entries: positions alone do
-    /// not show that.
-    async fn settle_doubt(&mut self) -> Result<(), ViewError> {
-        if !self.in_doubt {
-            return Ok(());
-        }
-        let now = self.views.0.bus.incarnation().await?;
-        if self
-            .incarnation
-            .as_ref()
-            .is_some_and(|before| *before != now)
-        {
-            tracing::warn!("the bus was started again, everything is read anew");
-            self.views.0.lease.void();
-            self.views.0.feed.lose();
-        }
-        self.incarnation = Some(now);
-        self.in_doubt = false;
-        Ok(())
-    }
-
-    async fn read(&mut self, next: &Positions) -> Result<(), BusError> {
+    async fn read(&mut self, next: &Place) -> Result<(), BusError> {
         let at = &self.views.0;
         let from: Vec<(&str, Position)> = FOLLOWED
             .iter()
-            .map(|topic| (topic.name(), next.get(topic).copied().unwrap_or_default()))
+            .map(|topic| {
+                (
+                    topic.name(),
+                    next.positions.get(topic).copied().unwrap_or_default(),
+                )
+            })
             .collect();
         let wait = at.config.feed_max_lag / 4;
         // INVARIANT (lease): the time of the question.
         let asked_at = at.clock.ticks();
-        let entries = at.bus.tail(&from, wait, BATCH).await?;
+        let entries = at
+            .bus
+            .tail_within(&next.incarnation, &from, wait, BATCH)
+            .await?;
         let changed: Vec<ZoneId> = entries.iter().filter_map(|entry| at.apply(entry)).collect();
         at.feed.advance(&newest(&entries));
         if is_everything(&entries) {
@@ -143,10 +124,9 @@ impl Follower {
     fn reload(&mut self, mut zones: Vec<ZoneId>) {
         zones.sort();
         zones.dedup();
-        while self.reloads.try_join_next().is_some() {}
         for zone in zones {
             let views = self.views.clone();
-            self.reloads.spawn(async move {
+            self.beside.spawn(async move {
                 if let Err(error) = views.zone(&zone).await {
                     tracing::warn!(%zone, %error, "zone not loaded after a change");
                 }
@@ -154,7 +134,8 @@ impl Follower {
         }
     }
 
-    async fn keep_house(&mut self) {
+    fn keep_house(&mut self) {
+        while self.beside.try_join_next().is_some() {}
         let at = &self.views.0;
         let now = at.clock.ticks();
         if now.since(self.pruned_at) >= PRUNE_EVERY {
@@ -162,12 +143,15 @@ impl Follower {
             at.revocations.prune(at.clock.now());
         }
         let applied = at.feed.applied_now();
-        let due = barrier::report_due(&at.config, self.posted.1, now);
-        if due || applied != self.posted.0 {
-            match barrier::report(at, &applied).await {
-                Ok(()) => self.posted = (applied, Some(now)),
-                Err(error) => tracing::debug!(%error, "applied position not reported"),
-            }
+        if barrier::report_due(&at.config, self.posted.1, now) || applied != self.posted.0 {
+            let views = self.views.clone();
+            self.posted = (applied.clone(), Some(now));
+            // Beside the loop: a slow answer must not keep us from the next news.
+            self.beside.spawn(async move {
+                if let Err(error) = barrier::report(&views.0, &applied).await {
+                    tracing::debug!(%error, "applied position not reported");
+                }
+            });
         }
     }
 }
