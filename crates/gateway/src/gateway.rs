@@ -21,6 +21,7 @@ use caracal_view::Views;
 use crate::config::Config;
 use crate::evidence::Scribe;
 use crate::metrics::{Metrics, show, shown};
+use crate::strangers::Strangers;
 use crate::{operator, request};
 
 /// How often counted denials are settled.
@@ -60,6 +61,7 @@ pub(crate) struct Gateway {
     pub exchange: Arc<dyn Exchange>,
     pub evidence: EvidenceLog,
     pub scribe: Arc<Scribe>,
+    pub strangers: Strangers,
     pub forwarder: Forwarder,
     pub clock: Arc<dyn Clock>,
     pub ids: Arc<Ids>,
@@ -93,6 +95,7 @@ pub fn router(config: Config, deps: Deps) -> Result<Router, TlsError> {
         exchange: deps.exchange,
         evidence: deps.evidence,
         scribe,
+        strangers: Strangers::new(deps.clock.clone()),
         clock: deps.clock,
         ids: deps.ids.clone(),
         metrics,

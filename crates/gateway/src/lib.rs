@@ -23,6 +23,7 @@ mod progress;
 mod relay;
 mod request;
 mod revocation;
+mod strangers;
 mod target;
 mod upload;
 

@@ -134,6 +134,15 @@ pub fn bad_signature() -> Denied {
     )
 }
 
+/// Step 1: neither memory nor the store says who is revoked.
+pub fn stale() -> Denied {
+    let why = "revocation state unavailable";
+    Denied::new(
+        Cause::RevocationStale,
+        Refusal::RevocationsStale.because(why),
+    )
+}
+
 /// What can be claimed once, and what happens when it cannot be known.
 #[derive(Clone, Copy, Debug)]
 pub struct Once<'a> {
@@ -159,11 +168,7 @@ impl Verified {
             Ok(Some(_)) => return Err(revoked().of(&self.0)),
             Err(error) => {
                 tracing::warn!(%error, "revocation state unavailable");
-                let why = "revocation state unavailable";
-                return Err(Denied::new(
-                    Cause::RevocationStale,
-                    Refusal::RevocationsStale.because(why),
-                ));
+                return Err(stale());
             }
         }
         once.claim(&self.0, now).await?;

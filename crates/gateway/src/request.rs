@@ -25,7 +25,7 @@ use crate::gateway::Gateway;
 use crate::headers::{
     self, Origin, X_CARACAL_CLIENT_ID, X_CARACAL_RESOURCE, X_CARACAL_TOKEN_EXPIRES_IN,
 };
-use crate::mandate::{Admitted, Once, Unverified, Verified, bad_signature, revoked};
+use crate::mandate::{Admitted, Once, Unverified, Verified, bad_signature, revoked, stale};
 use crate::progress::Stall;
 use crate::relay::{Active, Relay};
 use crate::revocation::RevocationWatch;
@@ -171,18 +171,23 @@ fn acceptable(head: &Parts, limit: u64) -> Result<(), Denied> {
     Ok(())
 }
 
-/// The zone whose keys the mandate claims to be signed with.
+/// The zone whose keys the mandate claims to be signed with. When neither memory nor the store may
+/// answer, revocations are not known either (step 1).
 async fn zone_of(gateway: &Gateway, zone: &ZoneId) -> Result<Arc<ZoneView>, Denied> {
-    gateway.views.zone(zone).await.map_err(|error| match error {
-        ViewError::UnknownZone => bad_signature(),
-        error => {
-            tracing::warn!(%zone, %error, "keys unavailable");
-            Denied::new(
-                Cause::Unavailable,
-                Refusal::Unavailable.because("keys unavailable"),
-            )
+    if gateway.strangers.knows(zone) {
+        return Err(bad_signature());
+    }
+    match gateway.views.zone(zone).await {
+        Ok(view) => Ok(view),
+        Err(ViewError::UnknownZone) => {
+            gateway.strangers.remember(zone.clone());
+            Err(bad_signature())
         }
-    })
+        Err(error) => {
+            tracing::warn!(%zone, %error, "keys and revocations unavailable");
+            Err(stale())
+        }
+    }
 }
 
 /// Steps 11 to 13.

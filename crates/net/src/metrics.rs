@@ -4,6 +4,8 @@
 //! of a counter is named without `_total`; the older format that scrapers of the reference expect
 //! names the sample, so [`exposition`] puts the suffix back into HELP and TYPE.
 
+mod histogram;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,14 +20,13 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
 use parking_lot::Mutex;
 use prometheus_client::encoding::text;
-use prometheus_client::metrics::histogram::exponential_buckets;
 use serde_json::{Value, json};
 
+pub use histogram::Histogram;
 pub use prometheus_client::encoding::EncodeLabelSet;
 pub use prometheus_client::metrics::counter::Counter;
 pub use prometheus_client::metrics::family::Family;
 pub use prometheus_client::metrics::gauge::Gauge;
-pub use prometheus_client::metrics::histogram::Histogram;
 
 /// A gauge of fractions.
 pub type FloatGauge = Gauge<f64, AtomicU64>;
@@ -87,11 +88,7 @@ impl Registry {
 
     /// A histogram of seconds, from 0.25 ms to 8 s in steps of two.
     pub fn seconds(&self, name: &str, help: &str) -> Histogram {
-        self.register(
-            name,
-            help,
-            Histogram::new(exponential_buckets(0.000_25, 2.0, 16)),
-        )
+        self.register(name, help, Histogram::default())
     }
 
     /// Any metric (a [`Family`] with labels, say) under the prefix.

@@ -70,7 +70,7 @@ impl Wire {
 
     /// One read; false at the end of the connection.
     async fn more(&mut self) -> bool {
-        let mut part = [0u8; 16 * 1024];
+        let mut part = vec![0u8; 16 * 1024];
         match self.stream.read(&mut part).await {
             Ok(read) => {
                 self.seen.extend_from_slice(&part[..read]);

@@ -4,15 +4,16 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use axum::response::IntoResponse as _;
+use caracal_bus::{Bus, RedisOptions};
 use caracal_client::ExchangeRefused;
 use caracal_crypto::SigningKey;
 use caracal_crypto::digest::b64url_encode;
-use caracal_model::{DelegationId, Kid, SessionId};
+use caracal_model::{DelegationId, Kid, Secret, SessionId};
 use http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::client::Answer;
-use crate::stack::{Stack, config};
+use crate::stack::{Around, Stack, config};
 
 const ID: &str = "X-Request-Id: r-1\r\n";
 
@@ -563,5 +564,95 @@ async fn an_allow_list_pins_the_upstreams() {
     let answer = stack.get("/").await;
     assert_eq!(answer.status, 502);
     assert!(answer.rest.contains("upstream not addressable"));
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn a_mandate_that_cannot_be_claimed_is_refused_for_now() {
+    let nobody = Secret::new("redis://127.0.0.1:1".to_owned());
+    let bus = || async { Bus::redis(&nobody, RedisOptions::default()).await.unwrap() };
+    let stack = Stack::among(
+        config(),
+        Around {
+            claims: Some(bus().await),
+            ..Around::default()
+        },
+    );
+    let stack = stack.await;
+    stack
+        .forwards_to(|_| async { "fine".into_response() })
+        .await;
+    let head = format!("{}{ID}\r\n", stack.head("GET", "/"));
+    let answer = stack.raw(&head).await;
+    assert_eq!(
+        told(&answer),
+        "503 sts_unavailable: replay state unavailable (again in 1)"
+    );
+    let ready = stack
+        .raw("GET /ready HTTP/1.1\r\nHost: g\r\nConnection: close\r\n\r\n")
+        .await;
+    assert_eq!(
+        ready.rest,
+        r#"{"ok":false,"ready":false,"reason":"redis_unreachable"}"#
+    );
+    assert_eq!(*stack.exchange.asked.lock().unwrap(), Vec::<String>::new());
+    stack.stop().await;
+
+    let open = caracal_gateway::Config {
+        jti_fail_open: true,
+        ..config()
+    };
+    let stack = Stack::among(
+        open,
+        Around {
+            claims: Some(bus().await),
+            ..Around::default()
+        },
+    )
+    .await;
+    stack
+        .forwards_to(|_| async { "fine".into_response() })
+        .await;
+    assert_eq!(stack.get("/").await.status, 200, "in dev, when told so");
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn without_feed_and_store_nothing_passes() {
+    let feed_max_lag = std::time::Duration::from_millis(200);
+    let stack = Stack::among(
+        config(),
+        Around {
+            feed_max_lag,
+            ..Around::default()
+        },
+    )
+    .await;
+    stack
+        .forwards_to(|_| async { "fine".into_response() })
+        .await;
+    assert_eq!(stack.get("/").await.status, 200);
+    stack.is_cut_off().await;
+    tokio::time::timeout(crate::client::PATIENCE, async {
+        while stack.views.lease_holds() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .unwrap();
+    let answer = stack
+        .raw(&format!("{}{ID}\r\n", stack.head("GET", "/")))
+        .await;
+    assert_eq!(
+        told(&answer),
+        "503 sts_unavailable: revocation state unavailable (again in 1)"
+    );
+    let ready = stack
+        .raw("GET /ready HTTP/1.1\r\nHost: g\r\nConnection: close\r\n\r\n")
+        .await;
+    assert_eq!(
+        ready.rest,
+        r#"{"ok":false,"ready":false,"reason":"revocation_snapshot_stale"}"#
+    );
     stack.stop().await;
 }

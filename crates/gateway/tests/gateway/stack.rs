@@ -91,10 +91,28 @@ pub struct Stack {
     pub tasks: Tasks,
     pub key: SigningKey,
     delivery: Tasks,
+    follows: Tasks,
+    store: caracal_store::Store,
     delivered: Delivered,
     ids: Arc<Ids>,
     database: Option<Database>,
     _dir: tempfile::TempDir,
+}
+
+/// What a test may want otherwise.
+pub struct Around {
+    /// Where mandates are claimed, when not on the bus of the feed.
+    pub claims: Option<Bus>,
+    pub feed_max_lag: Duration,
+}
+
+impl Default for Around {
+    fn default() -> Self {
+        Self {
+            claims: None,
+            feed_max_lag: Duration::from_secs(3600),
+        }
+    }
 }
 
 pub fn config() -> Config {
@@ -146,10 +164,12 @@ impl Stack {
     }
 
     pub async fn with(config: Config) -> Self {
-        Self::with_clock(config, Arc::new(SystemClock::new())).await
+        let around = Around::default();
+        Self::among(config, around).await
     }
 
-    pub async fn with_clock(config: Config, clock: Arc<dyn Clock>) -> Self {
+    pub async fn among(config: Config, around: Around) -> Self {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let tasks = Tasks::new();
         let ids = Arc::new(Ids::new(clock.clone(), Arc::new(OsRng)));
         // The Gateway only reads its store, so one engine is enough here.
@@ -170,12 +190,13 @@ impl Stack {
             clock.clone(),
             None,
             ViewConfig {
-                feed_max_lag: Duration::from_secs(3600),
+                feed_max_lag: around.feed_max_lag,
                 ..ViewConfig::default()
             },
         );
         views.start().await.unwrap();
-        tasks.spawn("follower", follower.run(tasks.stop()));
+        let follows = Tasks::new();
+        follows.spawn("follower", follower.run(follows.stop()));
 
         let dir = tempfile::tempdir().unwrap();
         let (evidence, drain) =
@@ -195,8 +216,8 @@ impl Stack {
         let limits = config.limits;
         let deps = Deps {
             views: views.clone(),
-            bus: bus.clone(),
-            store,
+            bus: around.claims.unwrap_or_else(|| bus.clone()),
+            store: store.clone(),
             exchange: exchange.clone(),
             evidence: evidence.clone(),
             clock: clock.clone(),
@@ -220,6 +241,8 @@ impl Stack {
             tasks,
             key,
             delivery,
+            follows,
+            store,
             delivered,
             ids,
             database: Some(database),
@@ -347,9 +370,16 @@ impl Stack {
         }
     }
 
+    /// Takes the feed and the store away.
+    pub async fn is_cut_off(&self) {
+        self.follows.shutdown(PATIENCE).await;
+        self.store.shutdown().await;
+    }
+
     /// Stops everything; answers all events there ever were.
     pub async fn stop(mut self) -> Vec<Value> {
         self.tasks.shutdown(PATIENCE).await;
+        self.follows.shutdown(PATIENCE).await;
         self.delivery.shutdown(PATIENCE).await;
         self.evidence.close().await;
         if let Some(database) = self.database.take() {
