@@ -173,10 +173,13 @@ impl EvidenceLog {
     /// Records events of one decision: all of them, or none. Returns once they are as durable as
     /// the log is; only then may the decision leave the process.
     ///
+    /// What the disk refuses is offered to the sink directly, unless it allows: nothing was allowed
+    /// then.
+    ///
     /// # Errors
     /// [`EvidenceError`]: the decision must be refused.
     pub async fn record(&self, events: Vec<Event>) -> Result<(), EvidenceError> {
-        let Some((command, done)) = append(&events) else {
+        let Some((command, done)) = append(&events, Certainty::Conditional) else {
             return Ok(());
         };
         self.writer.try_send(command).map_err(|error| match error {
@@ -192,7 +195,7 @@ impl EvidenceLog {
     /// # Errors
     /// [`EvidenceError::Unwritable`], [`EvidenceError::Closed`]. The latter counts as a loss.
     pub async fn record_after_the_fact(&self, events: Vec<Event>) -> Result<(), EvidenceError> {
-        let Some((command, done)) = append(&events) else {
+        let Some((command, done)) = append(&events, Certainty::Happened) else {
             return Ok(());
         };
         let recorded = match self.writer.send(command).await {
@@ -279,13 +282,29 @@ impl EvidenceLog {
     }
 }
 
+/// Whether a decision has left already.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Certainty {
+    /// It leaves once it is recorded. An allow that cannot be recorded becomes a refusal.
+    Conditional,
+    /// It happened, whatever becomes of its record.
+    Happened,
+}
+
+type Recorded = oneshot::Receiver<Result<(), EvidenceError>>;
+
 /// Serialized here, in the caller: the writer thread is the narrow place. `None` for no events.
-fn append(events: &[Event]) -> Option<(Command, oneshot::Receiver<Result<(), EvidenceError>>)> {
+fn append(events: &[Event], certainty: Certainty) -> Option<(Command, Recorded)> {
+    let allows = events.iter().any(|event| event.decision == "allow");
     let pending = |event: &Event| Pending {
         id: event.id.clone(),
         wire: event.to_wire(),
     };
-    let events: Vec<Pending> = events.iter().map(pending).collect();
     let (done, waiting) = oneshot::channel();
-    (!events.is_empty()).then(|| (Command::Append(Append { events, done }), waiting))
+    let append = Append {
+        events: events.iter().map(pending).collect(),
+        conditional: allows && certainty == Certainty::Conditional,
+        done,
+    };
+    (!events.is_empty()).then(|| (Command::Append(append), waiting))
 }

@@ -2,6 +2,9 @@
 //!
 //! While one commit runs, the next callers gather; the busier it is, the larger the groups and the
 //! cheaper each event. There is no timer, so a caller alone waits for one commit and no more.
+//!
+//! INVARIANT (no allow without its decision): what the disk refuses is offered to the sink once,
+//! except an allow that its caller has to take back for want of evidence: nothing was allowed.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -25,6 +28,8 @@ const FORGET_AFTER: u64 = 256;
 #[derive(Debug)]
 pub struct Append {
     pub events: Vec<Pending>,
+    /// When the disk refuses, these are true no longer: their decision does not leave.
+    pub conditional: bool,
     pub done: oneshot::Sender<Result<(), EvidenceError>>,
 }
 
@@ -89,22 +94,29 @@ impl Writer {
         let at = self.clock.now();
         let mut waiting = Vec::with_capacity(appends.len());
         let mut entries = Vec::with_capacity(appends.len());
-        for Append { events, done } in appends {
+        let mut conditional = Vec::with_capacity(appends.len());
+        for append in appends {
             let next = self.last + 1 + entries.len() as u64;
-            let places = (next..).zip(events);
+            conditional.extend(append.events.iter().map(|_| append.conditional));
+            let places = (next..).zip(append.events);
             entries.extend(places.map(|(seq, event)| Entry { seq, at, event }));
-            waiting.push(done);
+            waiting.push(append.done);
         }
         let acknowledged = self.backlog.acknowledged();
         let forget = acknowledged >= self.forgotten + FORGET_AFTER;
-        let outcome = self.commit(forget.then_some(acknowledged), entries);
+        let outcome = self.commit(forget.then_some(acknowledged), entries, &conditional);
         for done in waiting {
             // Whoever no longer waits has its event on record all the same.
             let _ = done.send(outcome.clone());
         }
     }
 
-    fn commit(&mut self, forget: Option<u64>, entries: Vec<Entry>) -> Result<(), EvidenceError> {
+    fn commit(
+        &mut self,
+        forget: Option<u64>,
+        entries: Vec<Entry>,
+        conditional: &[bool],
+    ) -> Result<(), EvidenceError> {
         match self.disk.commit(forget, &entries) {
             Ok(()) => {
                 self.forgotten = forget.unwrap_or(self.forgotten);
@@ -117,8 +129,13 @@ impl Writer {
             Err(error) => {
                 tracing::error!(%error, events = entries.len(), "evidence not written");
                 self.backlog.write_failed.store(true, Ordering::Relaxed);
-                self.backlog
-                    .refused_by_disk(entries.into_iter().map(|entry| entry.event));
+                // INVARIANT (no allow without its decision).
+                let still_true = entries
+                    .into_iter()
+                    .zip(conditional)
+                    .filter(|(_, conditional)| !**conditional)
+                    .map(|(entry, _)| entry.event);
+                self.backlog.refused_by_disk(still_true);
                 Err(EvidenceError::Unwritable {
                     detail: error.to_string().into(),
                 })
@@ -164,6 +181,7 @@ mod tests {
         (
             Append {
                 events: vec![event; count],
+                conditional: true,
                 done,
             },
             waiting,

@@ -145,6 +145,38 @@ fn long_event(number: usize) -> Event {
     event(number).metadata(metadata)
 }
 
+fn long_denial(number: usize) -> Event {
+    Event {
+        decision: "deny".into(),
+        ..long_event(number)
+    }
+}
+
+#[tokio::test]
+async fn an_allow_that_was_taken_back_for_want_of_evidence_is_not_on_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, drain) = open(dir.path());
+    let shelf = Arc::new(Shelf::default());
+    let relay = Running::start(drain, &shelf);
+    log.execute("PRAGMA max_page_count = 1").await;
+    // One decision: what goes with an allow goes the way of it.
+    let decision = vec![long_event(1), long_denial(2)];
+    log.record(decision).await.unwrap_err();
+    log.record(vec![long_denial(3)]).await.unwrap_err();
+    log.record_after_the_fact(vec![long_event(4)])
+        .await
+        .unwrap_err();
+    log.execute("PRAGMA max_page_count = 1000000").await;
+    record(&log, 5..6).await;
+    until(&log, |stats| stats.pending == 0).await;
+    relay.stop().await;
+    let mut kept = shelf.distinct();
+    kept.sort();
+    assert_eq!(kept, ["evt-3", "evt-4", "evt-5"]);
+    assert!(!log.lost());
+    log.close().await;
+}
+
 #[tokio::test]
 async fn a_full_disk_refuses_but_the_event_still_goes_to_the_sink() {
     let dir = tempfile::tempdir().unwrap();
@@ -153,7 +185,7 @@ async fn a_full_disk_refuses_but_the_event_still_goes_to_the_sink() {
     let relay = Running::start(drain, &shelf);
     record(&log, 0..1).await;
     log.execute("PRAGMA max_page_count = 1").await;
-    let refused = log.record(vec![long_event(1)]).await.unwrap_err();
+    let refused = log.record(vec![long_denial(1)]).await.unwrap_err();
     assert!(
         matches!(refused, EvidenceError::Unwritable { .. }),
         "{refused}"
@@ -199,7 +231,7 @@ async fn an_event_that_can_be_neither_logged_nor_sent_is_lost_and_says_so() {
     shelf.away.store(true, Ordering::SeqCst);
     let relay = Running::start(drain, &shelf);
     log.execute("PRAGMA max_page_count = 1").await;
-    log.record(vec![long_event(1), long_event(2)])
+    log.record(vec![long_denial(1), long_denial(2)])
         .await
         .unwrap_err();
     let stats = until(&log, |stats| stats.dropped > 0).await;
