@@ -21,7 +21,7 @@ use http::HeaderMap;
 use crate::Sts;
 use crate::authenticate::{Caller, invalid, live_application, unavailable};
 use crate::directive::{directive, wants_mandate};
-use crate::events::Trail;
+use crate::events::{Trail, refused_early};
 use crate::exchange::{Early, credential_fault, facts, find, record};
 use crate::known::{Gathered, Presented};
 use crate::sign;
@@ -163,10 +163,15 @@ pub async fn exchange(
             error => unavailable(&error),
         })?;
     let application = live_application(&zone, &mandate.client_id, sts.clock.now());
-    let caller = Caller {
-        application: application.ok_or_else(invalid)?,
-        zone,
+    let Some(application) = application else {
+        let refused = invalid();
+        let (zone, client) = (zone.id.clone(), &mandate.client_id);
+        let status = "exchange_denied";
+        let event = refused_early(sts, zone, client, call.request_id, &refused, status);
+        record(sts, vec![event]).await?;
+        return Err(refused);
     };
+    let caller = Caller { application, zone };
     match decided(sts, call, &caller, always_sign).await {
         Ok(granted) => Ok(granted),
         Err(early) => Err(early.settle(sts, &caller, call.request_id).await?),

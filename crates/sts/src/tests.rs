@@ -12,7 +12,7 @@ use caracal_crypto::mac::{GatewaySignature, HmacKey};
 use caracal_crypto::os::{OsRng, SystemClock};
 use caracal_crypto::verifier::SecretVerifier;
 use caracal_evidence::{Durability, EvidenceLog};
-use caracal_model::{ApplicationId, Clock, Ids, Kid, Secret, ZoneId};
+use caracal_model::{ApplicationId, Clock, Ids, Kid, Refusal, RequestId, Secret, ZoneId};
 use caracal_net::settings::Mistakes;
 use caracal_store::Store;
 use caracal_store::applications::Application;
@@ -30,6 +30,7 @@ const KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abc
 const KEK: &str = "8f3d9a712c45e6b0d18f2a4c6e9b3d57a1c4f8020e6a9c3d5b7f1a2c4e6d8b90";
 
 struct TestSts {
+    sts: Arc<Sts>,
     router: Router,
     stop: CancellationToken,
     _dir: tempfile::TempDir,
@@ -76,7 +77,9 @@ async fn provision(store: &Store, keyring: &Keyring, pepper: &HmacKey) {
         let id = ZoneId::trusted(zone);
         let kid = Kid::trusted(format!("kid-{zone}"));
         let key = SigningKey::generate(kid.clone()).unwrap();
-        let sealed = keyring.seal(&OsRng, ZONE_KEY_AAD, key.pkcs8().expose()).unwrap();
+        let sealed = keyring
+            .seal(&OsRng, ZONE_KEY_AAD, key.pkcs8().expose())
+            .unwrap();
         let mut tx = store.begin("a test's zones").await.unwrap();
         let row = Zone {
             id: id.clone(),
@@ -90,7 +93,13 @@ async fn provision(store: &Store, keyring: &Keyring, pepper: &HmacKey) {
         };
         tx.zones().insert(&row).await.unwrap();
         let (x, y) = (&*key.public().x, &*key.public().y);
-        let row = NewZoneKey { kid: &kid, x, y, sealed_private: &sealed, signs_from: now };
+        let row = NewZoneKey {
+            kid: &kid,
+            x,
+            y,
+            sealed_private: &sealed,
+            signs_from: now,
+        };
         tx.zones().insert_key(&id, &row, now).await.unwrap();
         let verifier = SecretVerifier::for_generated(pepper, &format!("cs_of_{zone}"));
         let row = Application {
@@ -124,7 +133,14 @@ impl TestSts {
         views.start().await.unwrap();
         let stop = CancellationToken::new();
         let options = RelayOptions::default();
-        let relay = Relay::new(store.clone(), bus.clone(), clock.clone(), None, None, options);
+        let relay = Relay::new(
+            store.clone(),
+            bus.clone(),
+            clock.clone(),
+            None,
+            None,
+            options,
+        );
         let tasks = caracal_net::Tasks::new();
         tasks.spawn("follower", follower.run(stop.clone()));
         let dir = tempfile::tempdir().unwrap();
@@ -143,14 +159,24 @@ impl TestSts {
             rng: Arc::new(OsRng),
         };
         let config = Config::load(&From, &mut Mistakes::default()).unwrap();
-        Self { router: router(Sts::new(config, deps), false), stop, _dir: dir }
+        let sts = Sts::new(config, deps);
+        Self {
+            router: router(Arc::clone(&sts), false),
+            sts,
+            stop,
+            _dir: dir,
+        }
     }
 
     async fn send(&self, request: Request<Body>) -> (StatusCode, http::HeaderMap, Value) {
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (head, body) = response.into_parts();
         let bytes = axum::body::to_bytes(body, 1 << 20).await.unwrap();
-        (head.status, head.headers, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
+        (
+            head.status,
+            head.headers,
+            serde_json::from_slice(&bytes).unwrap_or(Value::Null),
+        )
     }
 
     async fn row(&self, case: &str, request: Request<Body>) -> String {
@@ -158,8 +184,15 @@ impl TestSts {
         let id = headers["x-request-id"].to_str().unwrap();
         assert_eq!(body["requestId"], id, "{case}");
         assert_eq!(body["request_id"], id, "{case}");
-        let (code, why) = (body["error"].as_str().unwrap(), body["error_description"].as_str());
-        let row = format!("{case:<26} | {} {code}: {}", status.as_u16(), why.unwrap_or_default());
+        let (code, why) = (
+            body["error"].as_str().unwrap(),
+            body["error_description"].as_str(),
+        );
+        let row = format!(
+            "{case:<26} | {} {code}: {}",
+            status.as_u16(),
+            why.unwrap_or_default()
+        );
         row.trim_end().to_owned()
     }
 }
@@ -171,12 +204,21 @@ fn post(path: &str, content_type: &str, body: impl Into<Body>) -> Request<Body> 
 
 fn exchange(fields: &[(&str, &str)]) -> Request<Body> {
     let mut form = form_urlencoded::Serializer::new(String::new());
-    form.append_pair("grant_type", crate::form::GRANT_TYPE).extend_pairs(fields);
-    post("/oauth/2/token", "application/x-www-form-urlencoded", form.finish())
+    form.append_pair("grant_type", crate::form::GRANT_TYPE)
+        .extend_pairs(fields);
+    post(
+        "/oauth/2/token",
+        "application/x-www-form-urlencoded",
+        form.finish(),
+    )
 }
 
 fn caller<'a>(zone: &'a str, app: &'a str, secret: &'a str) -> Vec<(&'a str, &'a str)> {
-    vec![("zone_id", zone), ("application_id", app), ("client_secret", secret)]
+    vec![
+        ("zone_id", zone),
+        ("application_id", app),
+        ("client_secret", secret),
+    ]
 }
 
 caracal_store::on_each_engine! {
@@ -304,6 +346,24 @@ caracal_store::on_each_engine! {
         "); }
     }
 
+    async fn a_call_of_an_application_that_is_gone_is_refused_on_record(store: Store) {
+        let TestSts { sts, .. } = &TestSts::start(store).await;
+        let mandate = serde_json::from_value(serde_json::json!({
+            "iss": ISSUER, "sub": "app-gone", "aud": [ISSUER], "exp": 4_000_000_000_i64, "iat": 1,
+            "jti": "j1", "zone_id": "z1", "client_id": "app-gone", "sid": "r1", "root_sid": "r1",
+            "use": "gateway", "sub_type": "application",
+        })).unwrap();
+        let request_id = RequestId::visible_ascii("r1").unwrap();
+        let call = caracal_client::GatewayExchange {
+            token: "x", mandate: &mandate, resource: "resource://desk", method: "GET", path: "/",
+            request_id: &request_id,
+        };
+        let before = sts.evidence.stats().persisted;
+        let refused = crate::gateway::exchange(sts, call, false).await.err().unwrap();
+        assert_eq!(refused.refusal, Refusal::ClientCredentials);
+        assert_eq!(sts.evidence.stats().persisted, before + 1);
+    }
+
     async fn keys_are_published_before_they_sign(store: Store) {
         let sts = TestSts::start(store).await;
         let jwks = || Request::get("/.well-known/jwks.json?zone_id=z1").body(Body::empty()).unwrap();
@@ -334,7 +394,10 @@ fn what_is_not_a_token_is_never_parsed_as_one() {
 /// A client may hold a secret in memory for as long as it likes; we do not show it.
 #[test]
 fn requests_do_not_show_their_secret() {
-    let form = format!("grant_type={}&client_secret=cs_hidden", crate::form::GRANT_TYPE);
+    let form = format!(
+        "grant_type={}&client_secret=cs_hidden",
+        crate::form::GRANT_TYPE
+    );
     let request = crate::form::TokenRequest::parse(form.as_bytes()).unwrap();
     assert!(!format!("{request:?}").contains("cs_hidden"));
     assert!(request.client_secret == Some(Secret::new("cs_hidden".to_owned())));
