@@ -94,9 +94,11 @@ impl Sts {
     pub fn new(config: Config, deps: Deps) -> Arc<Self> {
         let registry = Registry::new("caracal_sts");
         let pepper = deps.keyring.derive(CLIENT_SECRETS);
+        let previous = deps.keyring.derive_previous(CLIENT_SECRETS);
         let clock = Arc::clone(&deps.clock);
         let concurrency = config.secret_verify_concurrency;
-        let secrets = secrets::Secrets::new(pepper, concurrency, clock, deps.rng.as_ref());
+        let rng = deps.rng.as_ref();
+        let secrets = secrets::Secrets::new(pepper, previous, concurrency, clock, rng);
         let metrics = metrics::Metrics::new(&registry, &deps.evidence, &deps.store, &deps.views);
         Arc::new(Self {
             config,

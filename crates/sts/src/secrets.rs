@@ -36,6 +36,8 @@ pub enum Verdict {
 /// Verifies client secrets.
 pub struct Secrets {
     pepper: Arc<HmacKey>,
+    /// Of the KEK that is being replaced, while it is: what was stored before must go on verifying.
+    previous: Option<HmacKey>,
     /// Keys the digests below; made anew with each process.
     memory_key: HmacKey,
     verified: HashMap<[u8; 32], Ticks>,
@@ -44,12 +46,20 @@ pub struct Secrets {
 }
 
 impl Secrets {
-    /// `pepper` keys the verifiers of generated secrets; `concurrency` bounds Argon2id.
-    pub fn new(pepper: HmacKey, concurrency: usize, clock: Arc<dyn Clock>, rng: &dyn Rng) -> Self {
+    /// `pepper` keys the verifiers of generated secrets, as `previous` did before the KEK was
+    /// rotated; `concurrency` bounds Argon2id.
+    pub fn new(
+        pepper: HmacKey,
+        previous: Option<HmacKey>,
+        concurrency: usize,
+        clock: Arc<dyn Clock>,
+        rng: &dyn Rng,
+    ) -> Self {
         let mut key = vec![0; 32];
         rng.fill(&mut key);
         Self {
             pepper: Arc::new(pepper),
+            previous,
             memory_key: HmacKey::from_bytes(Secret::new(key)),
             verified: HashMap::new(),
             slow: Arc::new(Semaphore::new(concurrency.max(1))),
@@ -60,7 +70,9 @@ impl Secrets {
     /// Compares at the cost of a hash, or says that this is not possible.
     pub fn verify_cheaply(&self, verifier: &SecretVerifier, secret: &str) -> Verdict {
         if !verifier.is_slow() {
-            return match verifier.verify(&self.pepper, secret) {
+            let before = self.previous.iter();
+            let mut peppers = std::iter::once(&*self.pepper).chain(before);
+            return match peppers.any(|pepper| verifier.verify(pepper, secret)) {
                 true => Verdict::Right,
                 false => Verdict::Wrong,
             };
@@ -133,7 +145,7 @@ mod tests {
     #[tokio::test]
     async fn a_chosen_secret_is_compared_slowly_once_and_cheaply_for_an_hour() {
         let clock = Arc::new(TestClock::default());
-        let secrets = Secrets::new(pepper(), 1, clock.clone(), &OsRng);
+        let secrets = Secrets::new(pepper(), None, 1, clock.clone(), &OsRng);
         let stored = SecretVerifier::argon2id(&OsRng, "chosen by a person, and long").unwrap();
         let right = Secret::new(String::from("chosen by a person, and long"));
         let wrong = Secret::new(String::from("guessed"));
@@ -161,9 +173,21 @@ mod tests {
 
     #[tokio::test]
     async fn a_generated_secret_is_always_settled_cheaply() {
-        let secrets = Secrets::new(pepper(), 1, Arc::new(TestClock::default()), &OsRng);
+        let secrets = Secrets::new(pepper(), None, 1, Arc::new(TestClock::default()), &OsRng);
         let stored = SecretVerifier::for_generated(&pepper(), "cs_right");
         assert_eq!(secrets.verify_cheaply(&stored, "cs_right"), Verdict::Right);
         assert_eq!(secrets.verify_cheaply(&stored, "cs_wrong"), Verdict::Wrong);
+    }
+
+    #[tokio::test]
+    async fn a_secret_from_before_a_rotation_of_the_kek_goes_on_verifying() {
+        let old = || HmacKey::from_bytes(Secret::new(vec![8; 32]));
+        let clock = Arc::new(TestClock::default());
+        let during = Secrets::new(pepper(), Some(old()), 1, clock.clone(), &OsRng);
+        let stored = SecretVerifier::for_generated(&old(), "cs_right");
+        assert_eq!(during.verify_cheaply(&stored, "cs_right"), Verdict::Right);
+        assert_eq!(during.verify_cheaply(&stored, "cs_wrong"), Verdict::Wrong);
+        let after = Secrets::new(pepper(), None, 1, clock, &OsRng);
+        assert_eq!(after.verify_cheaply(&stored, "cs_right"), Verdict::Wrong);
     }
 }
