@@ -344,3 +344,37 @@ async fn a_barrier_names_the_replica_that_has_not_applied_the_change() {
     })
     .await;
 }
+
+/// The bus acknowledged a revocation and lost it before this replica had read it. Positions do not
+/// show that: the topic was empty when we looked, and is empty again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revocation_that_the_bus_lost_is_found_in_the_store() {
+    let clock = system_clock();
+    on_each_store(clock.clone(), async |store| {
+        let Some(mut redis) = OwnRedis::start().await else {
+            eprintln!("skipped: no Redis of our own");
+            return;
+        };
+        let bus = redis.bus().await;
+        let mut replica = Replica::new(&store, &bus, &clock, "one");
+        replica.views.start().await.unwrap();
+        add_session(&store, &session(1)).await;
+        end_session(&store, &session(1), clock.now()).await;
+        replica.relay.drain().await.unwrap();
+        replica.relay.record().await.unwrap();
+        redis.lose_everything(&bus).await;
+        replica.follow();
+        let views = &replica.views;
+        eventually("the feed is confirmed anew", || async {
+            views.stats().resnapshots == 2
+        })
+        .await;
+        let id = session(1);
+        let anchors = Anchors {
+            session: Some(&id),
+            ..Anchors::default()
+        };
+        assert!(views.is_marked(&anchors));
+    })
+    .await;
+}

@@ -292,3 +292,65 @@ pub fn test_clock() -> (Arc<TestClock>, Arc<dyn Clock>) {
     let clock = Arc::new(TestClock::default());
     (clock.clone(), clock)
 }
+
+/// A Redis of a test's own, which keeps nothing.
+pub struct OwnRedis {
+    port: u16,
+    server: std::process::Child,
+}
+
+impl OwnRedis {
+    /// `None` when tests are not to use Redis, or there is no server program.
+    pub async fn start() -> Option<Self> {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "whether there is Redis to test with"
+        )]
+        std::env::var("CARACAL_TEST_REDIS").ok()?;
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        let server = Self::run(port)?;
+        Some(Self { port, server })
+    }
+
+    fn run(port: u16) -> Option<std::process::Child> {
+        std::process::Command::new("redis-server")
+            .args([
+                "--port",
+                &port.to_string(),
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+            ])
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .ok()
+    }
+
+    pub async fn bus(&self) -> Bus {
+        let url = Secret::new(format!("redis://127.0.0.1:{}/", self.port));
+        let bus = Bus::redis(&url, RedisOptions::default()).await.unwrap();
+        eventually("the server answers", || async { bus.ping().await.is_ok() }).await;
+        bus
+    }
+
+    /// Kills it with all that it held, and starts an empty one in its place.
+    pub async fn lose_everything(&mut self, bus: &Bus) {
+        self.server.kill().unwrap();
+        self.server.wait().unwrap();
+        self.server = Self::run(self.port).unwrap();
+        eventually("the new server answers", || async {
+            bus.ping().await.is_ok()
+        })
+        .await;
+    }
+}
+
+impl Drop for OwnRedis {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
