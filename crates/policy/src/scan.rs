@@ -1,0 +1,306 @@
+//! A scanner of Rego text: strings and comments apart from code, and where things stand.
+//!
+//! It decides what the parser cannot tell us in the codes of the wire (an unterminated string, an
+//! unbalanced bracket), and it bounds what the parser is given: regorus reads a nested collection
+//! literal again at each level, so its time doubles with every bracket. What a document *means* is
+//! never decided here.
+
+/// Deepest nesting of brackets that is given to the parser.
+const MAX_DEPTH: u32 = 16;
+/// Most parser work, in tokens weighted by 2 to the power of their depth. Two thousand granted
+/// resources come to less than a million.
+const MAX_WORK: u64 = 1 << 23;
+
+/// Where something stands; both numbers start at 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub line: u32,
+    pub column: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind<'a> {
+    /// A name or a keyword.
+    Word(&'a str),
+    /// A string, quotes included; true when escapes mean something in it.
+    Text(&'a str),
+    /// Anything else, one character each.
+    Sign(char),
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Token<'a> {
+    pub kind: Kind<'a>,
+    pub at: Place,
+}
+
+impl Token<'_> {
+    pub(crate) fn is_sign(&self, sign: char) -> bool {
+        self.kind == Kind::Sign(sign)
+    }
+}
+
+/// Why text cannot be scanned, or should not be parsed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    UnterminatedString(Place),
+    Unbalanced(Place),
+    TooComplex(Place),
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Scan<'a> {
+    pub tokens: Vec<Token<'a>>,
+    /// Comments without `#`, trimmed.
+    pub comments: Vec<&'a str>,
+}
+
+struct Cursor<'a> {
+    rest: &'a str,
+    at: Place,
+}
+
+impl<'a> Cursor<'a> {
+    /// Takes as many bytes as `length` says, which must end between two characters.
+    fn take(&mut self, length: usize) -> &'a str {
+        let (taken, rest) = self
+            .rest
+            .split_at_checked(length)
+            .unwrap_or((self.rest, ""));
+        for character in taken.chars() {
+            if character == '\n' {
+                self.at = Place {
+                    line: self.at.line.saturating_add(1),
+                    column: 1,
+                };
+            } else {
+                self.at.column = self.at.column.saturating_add(1);
+            }
+        }
+        self.rest = rest;
+        taken
+    }
+
+    fn take_while(&mut self, wanted: impl Fn(char) -> bool) -> &'a str {
+        let length = self.rest.find(|c| !wanted(c)).unwrap_or(self.rest.len());
+        self.take(length)
+    }
+}
+
+/// The length of the string at the start of `text`; `None` when it does not end.
+fn string_length(text: &str) -> Option<usize> {
+    let mut characters = text.char_indices();
+    let (_, quote) = characters.next()?;
+    let mut escaped = false;
+    for (at, character) in characters {
+        match character {
+            _ if escaped => escaped = false,
+            '\\' if quote == '"' => escaped = true,
+            '\n' if quote == '"' => return None,
+            end if end == quote => return Some(at + end.len_utf8()),
+            _ => {}
+        }
+    }
+    None
+}
+
+const fn is_name(character: char) -> bool {
+    character.is_ascii_alphanumeric() || character == '_'
+}
+
+/// Splits text into tokens and comments.
+pub(crate) fn scan(text: &str) -> Result<Scan<'_>, Fault> {
+    scan_first(usize::MAX, text)
+}
+
+/// As [`scan`], up to so many tokens.
+pub(crate) fn scan_first(most: usize, text: &str) -> Result<Scan<'_>, Fault> {
+    let mut cursor = Cursor {
+        rest: text,
+        at: Place { line: 1, column: 1 },
+    };
+    let mut scan = Scan::default();
+    while scan.tokens.len() < most {
+        cursor.take_while(char::is_whitespace);
+        let at = cursor.at;
+        let Some(first) = cursor.rest.chars().next() else {
+            break;
+        };
+        let kind = match first {
+            '#' => {
+                let comment = cursor.take_while(|c| c != '\n');
+                scan.comments.push(comment.trim_start_matches('#').trim());
+                continue;
+            }
+            '"' | '`' => {
+                let length = string_length(cursor.rest);
+                Kind::Text(cursor.take(length.ok_or(Fault::UnterminatedString(at))?))
+            }
+            _ if is_name(first) => Kind::Word(cursor.take_while(is_name)),
+            _ => {
+                cursor.take(first.len_utf8());
+                Kind::Sign(first)
+            }
+        };
+        scan.tokens.push(Token { kind, at });
+    }
+    Ok(scan)
+}
+
+impl<'a> Scan<'a> {
+    /// Whether every bracket is closed by its own kind.
+    pub(crate) fn check_balance(&self) -> Result<(), Fault> {
+        let mut open = Vec::new();
+        for token in &self.tokens {
+            match token.kind {
+                Kind::Sign('(') => open.push((')', token.at)),
+                Kind::Sign('[') => open.push((']', token.at)),
+                Kind::Sign('{') => open.push(('}', token.at)),
+                Kind::Sign(close @ (')' | ']' | '}')) => match open.pop() {
+                    Some((expected, _)) if expected == close => {}
+                    _ => return Err(Fault::Unbalanced(token.at)),
+                },
+                _ => {}
+            }
+        }
+        open.pop()
+            .map_or(Ok(()), |(_, at)| Err(Fault::Unbalanced(at)))
+    }
+
+    /// Whether the parser can be given this text without holding up whoever waits for it.
+    pub(crate) fn check_work(&self) -> Result<(), Fault> {
+        let mut depth = 0u32;
+        let mut work = 0u64;
+        for token in &self.tokens {
+            match token.kind {
+                Kind::Sign('(' | '[' | '{') => depth = depth.saturating_add(1),
+                Kind::Sign(')' | ']' | '}') => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+            if depth > MAX_DEPTH {
+                return Err(Fault::TooComplex(token.at));
+            }
+            work = work.saturating_add(1 << depth);
+            if work > MAX_WORK {
+                return Err(Fault::TooComplex(token.at));
+            }
+        }
+        Ok(())
+    }
+
+    /// Dotted names (`http.send`, `input.principal.id`) with what follows them. Names that follow a
+    /// dot or stand in a string do not start one.
+    pub(crate) fn paths(&self) -> Vec<Path<'_, 'a>> {
+        let mut paths = Vec::new();
+        let mut rest = self.tokens.as_slice();
+        let mut after_dot = false;
+        while let Some((token, after)) = rest.split_first() {
+            rest = after;
+            if let Kind::Word(first) = token.kind
+                && !after_dot
+            {
+                let mut name = first.to_owned();
+                while let [
+                    dot,
+                    Token {
+                        kind: Kind::Word(next),
+                        ..
+                    },
+                    after @ ..,
+                ] = rest
+                    && dot.is_sign('.')
+                {
+                    name.push('.');
+                    name.push_str(next);
+                    rest = after;
+                }
+                paths.push(Path {
+                    name,
+                    at: token.at,
+                    rest,
+                });
+            }
+            after_dot = token.is_sign('.');
+        }
+        paths
+    }
+}
+
+/// A dotted name.
+#[derive(Debug)]
+pub(crate) struct Path<'s, 'a> {
+    pub name: String,
+    pub at: Place,
+    /// What follows.
+    pub rest: &'s [Token<'a>],
+}
+
+impl Path<'_, '_> {
+    /// Whether the name starts with this word.
+    pub(crate) fn starts_at(&self, word: &str) -> bool {
+        self.name.split('.').next() == Some(word)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Vec<&str> {
+        let scanned = scan(text).unwrap();
+        let word = |token: &Token<'_>| matches!(token.kind, Kind::Word(_));
+        assert!(scanned.tokens.iter().any(word) || text.is_empty());
+        let paths = scanned
+            .tokens
+            .into_iter()
+            .filter_map(|token| match token.kind {
+                Kind::Word(word) => Some(word),
+                _ => None,
+            });
+        paths.collect()
+    }
+
+    #[test]
+    fn strings_and_comments_hold_no_code() {
+        let text = "a := \"b # \\\" c\" # d \"\ne := `f\n\\` g # `h";
+        assert_eq!(words(text), ["a", "e", "g"]);
+        assert_eq!(scan(text).unwrap().comments, ["d \"", "`h"]);
+    }
+
+    #[test]
+    fn a_string_ends_where_it_should() {
+        let fault = |text| scan(text).err();
+        let at = |line, column| Some(Fault::UnterminatedString(Place { line, column }));
+        assert_eq!(fault("a := \"b\nc\""), at(1, 6));
+        assert_eq!(fault("a := 1\nb := `c"), at(2, 6));
+        assert_eq!(fault("a := \"b\\\""), at(1, 6));
+        assert_eq!(fault("a := `b\nc`"), None);
+    }
+
+    #[test]
+    fn brackets_close_in_order() {
+        let fault = |text| scan(text).unwrap().check_balance().err();
+        let at = |line, column| Some(Fault::Unbalanced(Place { line, column }));
+        assert_eq!(fault("a := {\"[\": (1)}"), None);
+        assert_eq!(fault("a := [1}"), at(1, 8));
+        assert_eq!(fault("a := {\n[1]"), at(1, 6));
+        assert_eq!(fault("a := 1)"), at(1, 7));
+    }
+
+    #[test]
+    fn nesting_is_bounded_because_the_parser_doubles_its_work_with_each_level() {
+        let nested = |depth| format!("a := {}{}", "[".repeat(depth), "]".repeat(depth));
+        assert!(scan(&nested(16)).unwrap().check_work().is_ok());
+        assert!(scan(&nested(17)).unwrap().check_work().is_err());
+        let wide = format!("a := [[[[[[[[[[{}]]]]]]]]]]", "1,".repeat(5_000));
+        assert!(scan(&wide).unwrap().check_work().is_err());
+    }
+
+    #[test]
+    fn dotted_names_are_read_as_one() {
+        let text = "a := http . send(input.x[\"y\"].z) + data.a.b";
+        let scanned = scan(text).unwrap();
+        let names: Vec<_> = scanned.paths().into_iter().map(|path| path.name).collect();
+        assert_eq!(names, ["a", "http.send", "input.x", "data.a.b"]);
+    }
+}
