@@ -177,7 +177,9 @@ impl Access {
 
     fn refusal(&self) -> Response {
         if self.json_refusal {
-            crate::Problem::new(StatusCode::UNAUTHORIZED, "unauthorized").into_response()
+            crate::Problem::new(StatusCode::UNAUTHORIZED, "unauthorized")
+                .because("send METRICS_BEARER as Authorization: Bearer")
+                .into_response()
         } else {
             (StatusCode::UNAUTHORIZED, "unauthorized").into_response()
         }

@@ -67,12 +67,13 @@ pub fn identify(router: Router, ids: RequestIds) -> Router {
 
 /// 404 `not_found`.
 pub async fn not_found() -> Problem {
-    Problem::new(StatusCode::NOT_FOUND, "not_found")
+    Problem::new(StatusCode::NOT_FOUND, "not_found").because("no such route")
 }
 
 /// 405; `Allow` is added by the route.
 pub async fn method_not_allowed() -> Problem {
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed")
+        .because("this route takes another method; Allow says which")
 }
 
 async fn attend(State(ids): State<RequestIds>, mut request: Request, next: Next) -> Response {
@@ -174,8 +175,8 @@ mod tests {
         GET /fine: 200 OK id=r!1 allow= fine
         GET /denied: 403 Forbidden id=r!1 allow= {"error":"access_denied","requestId":"r!1","request_id":"r!1"}
         GET /broken: 500 Internal Server Error id=r!1 allow= {"error":"internal_error","requestId":"r!1","request_id":"r!1"}
-        GET /no: 404 Not Found id=r!1 allow= {"error":"not_found","requestId":"r!1","request_id":"r!1"}
-        POST /fine: 405 Method Not Allowed id=r!1 allow=GET,HEAD {"error":"method_not_allowed","requestId":"r!1","request_id":"r!1"}
+        GET /no: 404 Not Found id=r!1 allow= {"error":"not_found","error_description":"no such route","requestId":"r!1","request_id":"r!1"}
+        POST /fine: 405 Method Not Allowed id=r!1 allow=GET,HEAD {"error":"method_not_allowed","error_description":"this route takes another method; Allow says which","requestId":"r!1","request_id":"r!1"}
         "#);
     }
 

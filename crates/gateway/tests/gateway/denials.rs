@@ -46,11 +46,6 @@ const RESOURCE: &str = "X-Caracal-Resource: resource://desk";
 async fn bad_requests_are_told_what_is_wrong_before_anything_is_spent() {
     let stack = Stack::start().await;
     let good = || format!("Authorization: Bearer {}", stack.bearer());
-    let claims = |change: fn(&mut Value)| {
-        let mut claims = serde_json::to_value(stack.mandate()).unwrap();
-        change(&mut claims);
-        format!("Authorization: Bearer {}", stack.sign(&claims))
-    };
     let parts = stack.bearer();
     let mut parts = parts.split('.');
     let (header, payload, _) = (
@@ -65,224 +60,63 @@ async fn bad_requests_are_told_what_is_wrong_before_anything_is_spent() {
     let bearer = |text: String| format!("Authorization: Bearer {text}");
 
     let mut table = String::new();
-    for (case, target, headers) in [
-        ("no bearer", "/", vec![RESOURCE.to_owned()]),
-        (
-            "other scheme",
-            "/",
-            vec!["Authorization: Basic abc".into(), RESOURCE.into()],
-        ),
-        (
-            "empty bearer",
-            "/",
-            vec!["Authorization: Bearer  ".into(), RESOURCE.into()],
-        ),
-        ("two bearers", "/", vec![good(), good(), RESOURCE.into()]),
-        (
-            "oversized bearer",
-            "/",
-            vec![bearer("x".repeat(9000)), RESOURCE.into()],
-        ),
-        ("no token", "/", vec![bearer("abc".into()), RESOURCE.into()]),
-        (
-            "four parts",
-            "/",
-            vec![
-                bearer(format!("{header}.{payload}.{signature}.x")),
-                RESOURCE.into(),
-            ],
-        ),
-        (
-            "no JSON",
-            "/",
-            vec![
-                bearer(format!("{header}.YWJj.{signature}")),
-                RESOURCE.into(),
-            ],
-        ),
-        (
-            "no exp",
-            "/",
-            vec![
-                claims(|c| {
-                    c.as_object_mut().unwrap().remove("exp");
-                }),
-                RESOURCE.into(),
-            ],
-        ),
-        (
-            "exp 0",
-            "/",
-            vec![claims(|c| c["exp"] = json!(0)), RESOURCE.into()],
-        ),
-        (
-            "exp as text",
-            "/",
-            vec![claims(|c| c["exp"] = json!("soon")), RESOURCE.into()],
-        ),
-        (
-            "exp fractional",
-            "/",
-            vec![claims(|c| c["exp"] = json!(1e12)), RESOURCE.into()],
-        ),
-        (
-            "expired",
-            "/",
-            vec![claims(|c| c["exp"] = json!(1000)), RESOURCE.into()],
-        ),
-        (
-            "34 s left",
-            "/",
-            vec![
-                claims(|c| c["exp"] = json!(c["iat"].as_i64().unwrap() + 34)),
-                RESOURCE.into(),
-            ],
-        ),
-        (
-            "client id header",
-            "/",
-            vec![good(), RESOURCE.into(), "X-Caracal-Client-ID: app-1".into()],
-        ),
+    let without = |name: &'static str| {
+        let mut claims = serde_json::to_value(stack.mandate()).unwrap();
+        claims.as_object_mut().unwrap().remove(name).unwrap();
+        bearer(stack.sign(&claims))
+    };
+    let with = |name: &'static str, value: Value| {
+        let mut claims = serde_json::to_value(stack.mandate()).unwrap();
+        claims[name] = value;
+        bearer(stack.sign(&claims))
+    };
+    let soon = json!(stack.mandate().iat + 34);
+    let mut elsewhere = stack.mandate();
+    elsewhere.iss = "https://e".into();
+    elsewhere.aud = vec!["https://e".into()];
+    let r = || RESOURCE.to_owned();
+    #[rustfmt::skip] // a table
+    let cases = [
+        ("no bearer", "/", vec![r()]),
+        ("other scheme", "/", vec!["Authorization: Basic abc".into(), r()]),
+        ("empty bearer", "/", vec![bearer(String::new()), r()]),
+        ("two bearers", "/", vec![good(), good(), r()]),
+        ("oversized bearer", "/", vec![bearer("x".repeat(9000)), r()]),
+        ("no token", "/", vec![bearer("abc".into()), r()]),
+        ("four parts", "/", vec![bearer(format!("{header}.{payload}.{signature}.x")), r()]),
+        ("no JSON", "/", vec![bearer(format!("{header}.YWJj.{signature}")), r()]),
+        ("no exp", "/", vec![without("exp"), r()]),
+        ("exp 0", "/", vec![with("exp", json!(0)), r()]),
+        ("exp as text", "/", vec![with("exp", json!("soon")), r()]),
+        ("exp fractional", "/", vec![with("exp", json!(1e12)), r()]),
+        ("expired", "/", vec![with("exp", json!(1000)), r()]),
+        ("34 s left", "/", vec![with("exp", soon), r()]),
+        ("client id header", "/", vec![good(), r(), "X-Caracal-Client-ID: app-1".into()]),
         ("no resource", "/", vec![good()]),
-        (
-            "blank resource",
-            "/",
-            vec![good(), "X-Caracal-Resource:  ".into()],
-        ),
-        (
-            "two resources",
-            "/",
-            vec![
-                good(),
-                RESOURCE.into(),
-                "X-Caracal-Resource: resource://b".into(),
-            ],
-        ),
-        (
-            "no zone",
-            "/",
-            vec![
-                claims(|c| {
-                    c.as_object_mut().unwrap().remove("zone_id");
-                }),
-                RESOURCE.into(),
-            ],
-        ),
-        (
-            "bad zone",
-            "/",
-            vec![claims(|c| c["zone_id"] = json!("a/b")), RESOURCE.into()],
-        ),
-        (
-            "no client",
-            "/",
-            vec![
-                claims(|c| {
-                    c.as_object_mut().unwrap().remove("client_id");
-                }),
-                RESOURCE.into(),
-            ],
-        ),
-        ("traversal", "/a/%2e%2e/b", vec![good(), RESOURCE.into()]),
-        (
-            "double encoding",
-            "/a/%252e%252e/b",
-            vec![good(), RESOURCE.into()],
-        ),
-        ("backslash", "/a\\b", vec![good(), RESOURCE.into()]),
-        ("dot segments", "/a/../b", vec![good(), RESOURCE.into()]),
-        (
-            "too large",
-            "/",
-            vec![good(), RESOURCE.into(), "Content-Length: 1048577".into()],
-        ),
-        (
-            "alg none",
-            "/",
-            vec![
-                bearer(format!("{none}.{payload}.{signature}")),
-                RESOURCE.into(),
-            ],
-        ),
-        (
-            "no signature",
-            "/",
-            vec![bearer(format!("{header}.{payload}.")), RESOURCE.into()],
-        ),
-        (
-            "wrong signature",
-            "/",
-            vec![
-                bearer(format!("{header}.{payload}.{signature}")),
-                RESOURCE.into(),
-            ],
-        ),
-        (
-            "unknown key",
-            "/",
-            vec![
-                bearer(stranger.sign(&stack.mandate()).unwrap()),
-                RESOURCE.into(),
-            ],
-        ),
-        (
-            "impostor's key",
-            "/",
-            vec![
-                bearer(impostor.sign(&stack.mandate()).unwrap()),
-                RESOURCE.into(),
-            ],
-        ),
-        (
-            "unknown zone",
-            "/",
-            vec![claims(|c| c["zone_id"] = json!("z9")), RESOURCE.into()],
-        ),
-        (
-            "session mandate",
-            "/",
-            vec![claims(|c| c["use"] = json!("session")), RESOURCE.into()],
-        ),
-        (
-            "resource mandate",
-            "/",
-            vec![claims(|c| c["use"] = json!("resource")), RESOURCE.into()],
-        ),
-        (
-            "no jti",
-            "/",
-            vec![
-                claims(|c| {
-                    c.as_object_mut().unwrap().remove("jti");
-                }),
-                RESOURCE.into(),
-            ],
-        ),
-        (
-            "empty jti",
-            "/",
-            vec![claims(|c| c["jti"] = json!("")), RESOURCE.into()],
-        ),
-        (
-            "other issuer",
-            "/",
-            vec![
-                claims(|c| {
-                    c["iss"] = json!("https://e");
-                    c["aud"] = json!(["https://e"]);
-                }),
-                RESOURCE.into(),
-            ],
-        ),
-        (
-            "other audience",
-            "/",
-            vec![
-                claims(|c| c["aud"] = json!(["resource://desk"])),
-                RESOURCE.into(),
-            ],
-        ),
-    ] {
+        ("blank resource", "/", vec![good(), "X-Caracal-Resource:  ".into()]),
+        ("two resources", "/", vec![good(), r(), "X-Caracal-Resource: resource://b".into()]),
+        ("no zone", "/", vec![without("zone_id"), r()]),
+        ("bad zone", "/", vec![with("zone_id", json!("a/b")), r()]),
+        ("no client", "/", vec![without("client_id"), r()]),
+        ("traversal", "/a/%2e%2e/b", vec![good(), r()]),
+        ("double encoding", "/a/%252e%252e/b", vec![good(), r()]),
+        ("backslash", "/a\\b", vec![good(), r()]),
+        ("dot segments", "/a/../b", vec![good(), r()]),
+        ("too large", "/", vec![good(), r(), "Content-Length: 1048577".into()]),
+        ("alg none", "/", vec![bearer(format!("{none}.{payload}.{signature}")), r()]),
+        ("no signature", "/", vec![bearer(format!("{header}.{payload}.")), r()]),
+        ("wrong signature", "/", vec![bearer(format!("{header}.{payload}.{signature}")), r()]),
+        ("unknown key", "/", vec![bearer(stranger.sign(&stack.mandate()).unwrap()), r()]),
+        ("impostor's key", "/", vec![bearer(impostor.sign(&stack.mandate()).unwrap()), r()]),
+        ("unknown zone", "/", vec![with("zone_id", json!("z9")), r()]),
+        ("session mandate", "/", vec![with("use", json!("session")), r()]),
+        ("resource mandate", "/", vec![with("use", json!("resource")), r()]),
+        ("no jti", "/", vec![without("jti"), r()]),
+        ("empty jti", "/", vec![with("jti", json!("")), r()]),
+        ("other issuer", "/", vec![bearer(stack.sign(&elsewhere)), r()]),
+        ("other audience", "/", vec![with("aud", json!(["resource://desk"])), r()]),
+    ];
+    for (case, target, headers) in cases {
         let headers: Vec<&str> = headers.iter().map(String::as_str).collect();
         let answer = stack.raw(&request(target, &headers)).await;
         writeln!(table, "{case:<17}| {}", told(&answer)).unwrap();

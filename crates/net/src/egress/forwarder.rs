@@ -212,30 +212,4 @@ impl HttpBody for ForwardBody {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::egress::{AddressGuard, SystemResolver, client_config};
-    use caracal_model::TestClock;
-
-    #[tokio::test]
-    async fn a_blocked_host_is_told_from_one_that_does_not_answer() {
-        let clock = Arc::new(TestClock::default());
-        let egress = Egress::new(AddressGuard::upstream(), Arc::new(SystemResolver), clock);
-        let forwarder = Forwarder::new(
-            egress,
-            client_config(None).unwrap(),
-            PoolSettings::default(),
-        );
-        let send = |uri: &str| {
-            let request = Request::get(uri).body(Body::empty()).unwrap();
-            forwarder.send(request, Duration::from_secs(5))
-        };
-        let blocked = send("http://169.254.169.254/latest").await.unwrap_err();
-        assert!(
-            matches!(blocked, ForwardError::Egress(EgressError::Blocked)),
-            "{blocked:?}"
-        );
-        let refused = send("http://127.0.0.1:1/").await.unwrap_err();
-        assert!(matches!(refused, ForwardError::Transport(_)), "{refused:?}");
-    }
-}
+mod tests;
