@@ -1,6 +1,5 @@
 //! A zone as the hot path sees it: one immutable snapshot, everything parsed once.
 
-mod interim;
 mod keys;
 mod policy;
 

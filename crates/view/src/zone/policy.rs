@@ -7,9 +7,9 @@
 
 use std::sync::Arc;
 
-use super::interim::{DenyAll, compile, manifest_sha256};
 use caracal_model::ZoneId;
 use caracal_model::policy::{ActivePolicy, Contract, PolicyFault, PolicyInput, PolicyResult};
+use caracal_policy::{DenyAll, compile, manifest_sha256};
 use caracal_store::zone_snapshot::PolicyBinding;
 
 use super::ZoneView;
@@ -124,5 +124,91 @@ fn unanswerable(why: &str) -> ActivePolicy {
     ActivePolicy {
         contract: Arc::new(Unanswerable(why.to_owned())),
         ..deny_all()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use caracal_model::Timestamp;
+    use caracal_store::zone_snapshot::{ZoneRow, ZoneSnapshot};
+
+    const DOCUMENT: &str = "# caracal:data-document\npackage caracal.authz\n\ngrants := {}\n";
+
+    fn binding(version: &str, content: &str) -> PolicyBinding {
+        let manifest = vec![format!("{version}-document")];
+        PolicyBinding {
+            set_id: "set".to_owned(),
+            version_id: version.to_owned(),
+            manifest_sha256: manifest_sha256(&manifest),
+            documents: vec![(manifest[0].clone(), content.to_owned())],
+            manifest,
+        }
+    }
+
+    fn view(policy: Option<PolicyBinding>, previous: Option<&ZoneView>) -> ZoneView {
+        let snapshot = ZoneSnapshot {
+            zone: ZoneRow {
+                id: ZoneId::trusted("z"),
+                archived: false,
+                dcr_enabled: false,
+            },
+            keys: Vec::new(),
+            applications: Vec::new(),
+            resources: Vec::new(),
+            providers: Vec::new(),
+            policy,
+        };
+        ZoneView::build(snapshot, None, previous, Timestamp::default())
+    }
+
+    fn answer(view: &ZoneView) -> String {
+        match view.policy.contract.evaluate(&PolicyInput::default()) {
+            Ok(result) if result.allow => "allow".to_owned(),
+            Ok(result) => format!("deny: {}", result.reason().unwrap_or_default()),
+            Err(_) => "fault".to_owned(),
+        }
+    }
+
+    #[test]
+    fn without_a_usable_policy_nothing_is_allowed() {
+        let none = view(None, None);
+        assert_eq!(answer(&none), "deny: no_active_policy_set");
+        assert_eq!(none.policy_fault, None);
+
+        let rejected = view(Some(binding("v1", "this is no document")), None);
+        assert_eq!(answer(&rejected), "deny: no_active_policy_set");
+        assert_eq!(&*rejected.policy.manifest_sha256, NO_ACTIVE_POLICY_SET);
+        assert!(rejected.policy_fault.is_some());
+
+        let mut broken = binding("v1", DOCUMENT);
+        broken.documents.clear();
+        let broken = view(Some(broken), None);
+        assert_eq!(answer(&broken), "fault");
+        assert!(broken.policy_fault.is_some());
+    }
+
+    #[test]
+    fn a_broken_bundle_keeps_the_policy_in_force_and_a_rejected_one_does_not() {
+        let first = view(Some(binding("v1", DOCUMENT)), None);
+        assert_eq!(first.policy.version_id.as_deref(), Some("v1"));
+        let again = view(Some(binding("v1", DOCUMENT)), Some(&first));
+        assert!(
+            Arc::ptr_eq(&again.policy.contract, &first.policy.contract),
+            "compiled once"
+        );
+
+        let mut tampered = binding("v2", DOCUMENT);
+        tampered.manifest_sha256 = manifest_sha256(&["other".to_owned()]);
+        let kept = view(Some(tampered), Some(&first));
+        assert_eq!(kept.policy.version_id.as_deref(), Some("v1"));
+        assert!(kept.policy_fault.is_some());
+
+        let rejected = view(Some(binding("v3", "this is no document")), Some(&kept));
+        assert_eq!(rejected.policy.version_id, None);
+
+        let mended = view(Some(binding("v2", DOCUMENT)), Some(&rejected));
+        assert_eq!(mended.policy.version_id.as_deref(), Some("v2"));
+        assert_eq!(mended.policy_fault, None);
     }
 }
