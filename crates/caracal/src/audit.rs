@@ -70,7 +70,7 @@ impl Reader {
         let token = admin_token(api, &environment, &home)?;
         let url = match &api.api_url {
             Some(url) => url.trim_end_matches('/').to_owned(),
-            None => crate::status::urls(&home).api,
+            None => crate::status::urls(&environment, &home).api,
         };
         Ok(Self {
             web: Web::new(),

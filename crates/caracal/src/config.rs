@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, bail};
 use caracal_net::settings::{Mistakes, Strings};
 
 /// Settings by name. An empty value is no value.
@@ -67,7 +67,8 @@ impl Strings for Environment {
     }
 }
 
-/// Loads settings, and tells every mistake at once.
+/// Loads settings, and tells every mistake at once; a setting that several parts miss is told of
+/// once.
 pub fn load<T>(
     environment: &Environment,
     with: impl FnOnce(&dyn Strings, &mut Mistakes) -> Option<T>,
@@ -76,13 +77,15 @@ pub fn load<T>(
     let loaded = with(environment, &mut mistakes);
     match loaded {
         Some(loaded) if mistakes.is_empty() => Ok(loaded),
-        _ => Err(mistaken(&mistakes)),
+        _ => {
+            let told: BTreeMap<_, _> = mistakes.iter().map(|one| (&one.name, &one.why)).collect();
+            let told: Vec<_> = told
+                .iter()
+                .map(|(name, why)| format!("{name}: {why}"))
+                .collect();
+            bail!("these settings need a look:\n{}", told.join("\n"))
+        }
     }
-}
-
-/// All mistakes in one message.
-pub fn mistaken(mistakes: &Mistakes) -> anyhow::Error {
-    anyhow!("these settings need a look:\n{mistakes}")
 }
 
 /// `NAME=value` lines; blank lines, `#` comments and one pair of quotes around a value are allowed.

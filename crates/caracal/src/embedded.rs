@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 
+use anyhow::bail;
 use caracal_crypto::os::{OsRng, SystemClock};
 use caracal_model::Clock as _;
 use caracal_net::settings::Mistakes;
@@ -13,18 +14,31 @@ use crate::exit::Outcome;
 use crate::home::{Home, Runtime, SECRETS, Urls};
 use crate::platform::Settings;
 use crate::process;
-use crate::roles::Role;
+use crate::roles::{self, Role};
 use crate::up::Listen;
 use crate::{term, version};
 
 /// Runs all five services until told to stop.
 pub fn run(mut environment: Environment, home: &Home, listen: Listen) -> Outcome {
+    if environment
+        .get("DATABASE_URL")
+        .or(environment.get("DATABASE_URL_FILE"))
+        .is_some()
+    {
+        bail!(
+            "DATABASE_URL is set, but `up` keeps its data in {}. Unset it, or run `caracal serve` \
+             on that database",
+            home.path().display()
+        );
+    }
     home.prepare(&OsRng)?;
     let _owned = home.own()?;
     let urls = listen.urls();
     offer_defaults(&mut environment, home, &urls);
-    let settings = config::load(&environment, |from, mistakes: &mut Mistakes| {
-        Settings::read(from, &Role::ALL, mistakes)
+    let (settings, configs) = config::load(&environment, |from, mistakes: &mut Mistakes| {
+        let settings = Settings::read(from, &Role::ALL, mistakes);
+        let configs = roles::configure(&Role::ALL, from, mistakes);
+        settings.zip(configs)
     })?;
     let home = home.clone();
     process::runtime()?.block_on(Box::pin(async {
@@ -43,7 +57,7 @@ pub fn run(mut environment: Environment, home: &Home, listen: Listen) -> Outcome
             tell(&home, &urls, false);
             Ok(())
         };
-        let served = process::serve(&environment, &settings, adapters, listeners, announce).await;
+        let served = process::serve(configs, &settings, adapters, listeners, announce).await;
         home.forget_runtime();
         served
     }))

@@ -13,10 +13,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::adapters::Adapters;
-use crate::config::Environment;
 use crate::exit::Outcome;
 use crate::platform::Settings;
-use crate::roles::{Mounted, Role, mount};
+use crate::roles::{Configured, Mounted, Role, mount};
 use crate::term;
 
 /// For a process that serves.
@@ -45,15 +44,14 @@ pub async fn bind(addresses: &[(Role, SocketAddr)]) -> anyhow::Result<Vec<(Role,
 
 /// Serves until a signal, a panic or the end of a service; then ends in order.
 pub async fn serve(
-    environment: &Environment,
+    configs: Vec<Configured>,
     settings: &Settings,
     adapters: Adapters,
     listeners: Vec<(Role, TcpListener)>,
     ready: impl FnOnce() -> anyhow::Result<()>,
 ) -> Outcome {
     let draining = CancellationToken::new();
-    let roles: Vec<Role> = listeners.iter().map(|(role, _)| *role).collect();
-    let mounted = Box::pin(mount(&roles, environment, settings, &adapters, &draining)).await?;
+    let mounted = Box::pin(mount(configs, settings, &adapters, &draining)).await?;
     let servers = Tasks::new();
     let longest = mounted
         .iter()

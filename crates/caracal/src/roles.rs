@@ -12,11 +12,10 @@ use caracal_net::egress::{
     AddressGuard, Egress, Forwarder, PoolSettings, SystemResolver, client_config, server_config,
 };
 use caracal_net::metrics::Registry;
-use caracal_net::settings::{Mistakes, Mode};
+use caracal_net::settings::{Mistakes, Mode, Strings};
 use tokio_util::sync::CancellationToken;
 
 use crate::adapters::Adapters;
-use crate::config::{self, Environment};
 use crate::platform::Settings;
 use crate::up::Listen;
 
@@ -94,46 +93,8 @@ pub struct Mounted {
     pub tls: Option<Arc<rustls::ServerConfig>>,
 }
 
-/// Puts these services on their adapters, in the order of the list. All settings of all of them are
-/// checked before the first is made.
-pub async fn mount(
-    roles: &[Role],
-    environment: &Environment,
-    settings: &Settings,
-    adapters: &Adapters,
-    draining: &CancellationToken,
-) -> anyhow::Result<Vec<Mounted>> {
-    let on = On {
-        settings,
-        adapters,
-        draining,
-        open_metrics: settings.mode == Mode::Dev,
-    };
-    let beside_sts = roles.contains(&Role::Sts);
-    let configs: anyhow::Result<Vec<_>> = roles
-        .iter()
-        .map(|role| role.configure(environment, beside_sts))
-        .collect();
-    let mut sts: Option<Arc<caracal_sts::Sts>> = None;
-    let mut mounted = Vec::new();
-    for config in configs? {
-        mounted.push(match config {
-            Configured::Api(config) => on.api(config).await?,
-            Configured::Sts(config) => {
-                let made = on.sts(config)?;
-                sts = Some(Arc::clone(&made));
-                plain(caracal_sts::router(made, on.open_metrics), 10)
-            }
-            Configured::Gateway(config) => on.gateway(*config, sts.clone())?,
-            Configured::Coordinator(config) => on.coordinator(*config),
-            Configured::Audit(config) => on.audit(*config),
-        });
-    }
-    Ok(mounted)
-}
-
 /// The settings of one service.
-enum Configured {
+pub enum Configured {
     Api(caracal_api::Config),
     Sts(caracal_sts::Config),
     Gateway(Box<caracal_gateway::Settings>),
@@ -141,27 +102,87 @@ enum Configured {
     Audit(Box<caracal_audit::Config>),
 }
 
+/// Reads the settings of these services; every mistake in any of them is told.
+pub fn configure(
+    roles: &[Role],
+    from: &dyn Strings,
+    mistakes: &mut Mistakes,
+) -> Option<Vec<Configured>> {
+    let remote_sts = !roles.contains(&Role::Sts);
+    let configured: Vec<_> = roles
+        .iter()
+        .map(|role| role.configure(from, remote_sts, mistakes))
+        .collect();
+    configured.into_iter().collect()
+}
+
 impl Role {
-    fn configure(self, environment: &Environment, beside_sts: bool) -> anyhow::Result<Configured> {
-        let from = environment;
-        let mistaken = |mistakes: Mistakes| config::mistaken(&mistakes);
-        Ok(match self {
-            Self::Api => Configured::Api(config::load(from, caracal_api::Config::load)?),
-            Self::Sts => Configured::Sts(config::load(from, caracal_sts::Config::load)?),
-            Self::Gateway => Configured::Gateway(config::load(from, |from, mistakes| {
+    fn configure(
+        self,
+        from: &dyn Strings,
+        remote_sts: bool,
+        mistakes: &mut Mistakes,
+    ) -> Option<Configured> {
+        match self {
+            Self::Api => caracal_api::Config::load(from, mistakes).map(Configured::Api),
+            Self::Sts => caracal_sts::Config::load(from, mistakes).map(Configured::Sts),
+            Self::Gateway => {
                 let settings = caracal_gateway::Settings::load(from, mistakes)?;
-                settings.check(!beside_sts, mistakes);
-                Some(Box::new(settings))
-            })?),
-            Self::Coordinator => {
-                let read = caracal_coordinator::Config::read(from);
-                Configured::Coordinator(Box::new(read.map_err(mistaken)?))
+                settings.check(remote_sts, mistakes);
+                Some(Configured::Gateway(Box::new(settings)))
             }
-            Self::Audit => Configured::Audit(Box::new(
-                caracal_audit::Config::read(from).map_err(mistaken)?,
-            )),
-        })
+            Self::Coordinator => {
+                let config = read(caracal_coordinator::Config::read(from), mistakes)?;
+                Some(Configured::Coordinator(Box::new(config)))
+            }
+            Self::Audit => {
+                let config = read(caracal_audit::Config::read(from), mistakes)?;
+                Some(Configured::Audit(Box::new(config)))
+            }
+        }
     }
+}
+
+fn read<T>(config: Result<T, Mistakes>, mistakes: &mut Mistakes) -> Option<T> {
+    config
+        .map_err(|found| {
+            found
+                .iter()
+                .for_each(|one| mistakes.add(&one.name, &one.why))
+        })
+        .ok()
+}
+
+/// Puts services on their adapters, in the order of the list.
+pub async fn mount(
+    configs: Vec<Configured>,
+    settings: &Settings,
+    adapters: &Adapters,
+    draining: &CancellationToken,
+) -> anyhow::Result<Vec<Mounted>> {
+    let open_metrics = settings.mode == Mode::Dev;
+    let on = On {
+        settings,
+        adapters,
+        draining,
+        open_metrics,
+    };
+    let mut sts: Option<Arc<caracal_sts::Sts>> = None;
+    let mut mounted = Vec::new();
+    for config in configs {
+        mounted.push(match config {
+            Configured::Api(config) => on.api(config).await?,
+            Configured::Sts(config) => {
+                let made = on.sts(config)?;
+                sts = Some(Arc::clone(&made));
+                plain(caracal_sts::router(made, open_metrics), 10)
+            }
+            Configured::Gateway(config) => on.gateway(*config, sts.clone())?,
+            Configured::Coordinator(config) => on.coordinator(*config),
+            Configured::Audit(config) => on.audit(*config),
+        });
+    }
+    Ok(mounted)
 }
 
 /// What the services are put on.

@@ -1,5 +1,6 @@
 //! `caracal serve`: some of the services, on Postgres and Redis.
 
+use std::io::IsTerminal as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use anyhow::bail;
@@ -10,7 +11,7 @@ use crate::adapters::Adapters;
 use crate::cli::Data;
 use crate::exit::Outcome;
 use crate::platform::Settings;
-use crate::roles::Role;
+use crate::roles::{self, Role};
 use crate::{config, process, telemetry, term};
 
 #[derive(Debug, Args)]
@@ -95,11 +96,13 @@ impl Serve {
         let mut roles = self.roles.clone();
         roles.sort();
         roles.dedup();
-        let (settings, addresses) = config::load(&environment, |from, mistakes: &mut Mistakes| {
+        let loaded = config::load(&environment, |from, mistakes: &mut Mistakes| {
             let settings = Settings::read(from, &roles, mistakes);
             let addresses = Addresses::load(from, mistakes);
-            Some((settings?, addresses?))
-        })?;
+            let configs = roles::configure(&roles, from, mistakes);
+            settings.zip(addresses).zip(configs)
+        });
+        let ((settings, addresses), configs) = loaded?;
         process::runtime()?.block_on(Box::pin(async {
             let alone = roles.len() == 1;
             let addresses: Vec<_> = roles
@@ -112,11 +115,13 @@ impl Serve {
             let ready = || {
                 for (role, address) in &addresses {
                     tracing::info!(service = role.name(), %address, "listening");
-                    term::progress(&format!("{} on {address}", role.name()));
+                    if std::io::stderr().is_terminal() {
+                        term::progress(&format!("{} on {address}", role.name()));
+                    }
                 }
                 Ok(())
             };
-            process::serve(&environment, &settings, adapters, listeners, ready).await
+            process::serve(configs, &settings, adapters, listeners, ready).await
         }))
     }
 }

@@ -8,6 +8,7 @@ use futures_util::future::join_all;
 use serde::Serialize;
 
 use crate::cli::Data;
+use crate::config::Environment;
 use crate::exit::Outcome;
 use crate::home::{Home, Urls};
 use crate::term;
@@ -100,16 +101,29 @@ pub async fn probe(urls: &Urls, ready: bool) -> Report {
     }
 }
 
-/// Where the services of this deployment listen, as far as it says so itself.
-pub fn urls(home: &Home) -> Urls {
-    home.runtime()
-        .map_or_else(|| Urls::at("localhost", PORTS), |runtime| runtime.urls)
+/// Where the services are: as set, as the running `up` says, or at the published ports.
+pub fn urls(environment: &Environment, home: &Home) -> Urls {
+    let told = home.runtime().map(|runtime| runtime.urls);
+    let mut urls = told.unwrap_or_else(|| Urls::at("localhost", PORTS));
+    for (name, url) in [
+        ("CARACAL_API_URL", &mut urls.api),
+        ("CARACAL_STS_URL", &mut urls.sts),
+        ("CARACAL_GATEWAY_URL", &mut urls.gateway),
+        ("CARACAL_COORDINATOR_URL", &mut urls.coordinator),
+        ("CARACAL_AUDIT_URL", &mut urls.audit),
+    ] {
+        if let Some(set) = environment.get(name) {
+            set.trim_end_matches('/').clone_into(url);
+        }
+    }
+    urls
 }
 
 impl Status {
     pub fn run(&self) -> Outcome {
-        let (_, home) = self.data.open()?;
-        let report = crate::up::small_runtime()?.block_on(probe(&urls(&home), self.ready));
+        let (environment, home) = self.data.open()?;
+        let report =
+            crate::up::small_runtime()?.block_on(probe(&urls(&environment, &home), self.ready));
         if self.json {
             println!("{}", serde_json::to_string(&report)?);
         } else {

@@ -190,6 +190,22 @@ fn a_port_that_is_taken_is_named_with_what_to_do() {
 }
 
 #[test]
+fn up_refuses_a_database_that_it_would_not_use() {
+    let nothing = tempfile::tempdir().unwrap();
+    let told = Command::new(env!("CARGO_BIN_EXE_caracal"))
+        .arg("up")
+        .env("CARACAL_HOME", nothing.path())
+        .env("DATABASE_URL", "postgres://db/caracal")
+        .output()
+        .unwrap();
+    assert!(fails(&told).contains("caracal serve"));
+    assert!(
+        !nothing.path().join("secrets").exists(),
+        "nothing is made before the mistake is told"
+    );
+}
+
+#[test]
 fn mistakes_are_told_with_the_next_step() {
     let nothing = tempfile::tempdir().unwrap();
     for (line, hint) in [

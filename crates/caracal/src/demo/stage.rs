@@ -43,7 +43,7 @@ pub struct Helper {
 impl Stage {
     pub fn open(api: &Api) -> anyhow::Result<Self> {
         let (environment, home) = api.data.open()?;
-        let mut urls = crate::status::urls(&home);
+        let mut urls = crate::status::urls(&environment, &home);
         if let Some(given) = &api.api_url {
             urls.api = given.trim_end_matches('/').to_owned();
         }
