@@ -1,44 +1,54 @@
-//! The seam to the policy crate. Until that crate checks and compiles documents, nothing that
-//! would need it is accepted: policies cannot be written, so none can be put in force.
+//! The seam to the policy crate: its answers as refusals of this service, and its slow work off the
+//! runtime.
 
 use std::sync::Arc;
 
-use caracal_crypto::digest::sha256_hex;
 use caracal_model::policy::Contract;
 use caracal_store::policies::PolicyVersion;
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
 
-fn not_yet() -> Failure {
-    Failure::unavailable(
-        "policy_verification_unavailable",
-        "this build cannot check policy documents yet",
-    )
-}
-
 /// What a document defines.
 ///
 /// # Errors
 /// 422 `invalid_rego` with the code of the first rule that is broken.
-pub fn validate(_content: &str) -> Result<Value, Failure> {
-    Err(not_yet())
+pub fn validate(content: &str) -> Result<Value, Failure> {
+    match caracal_policy::validate(content) {
+        Ok(preview) => Ok(json!(preview)),
+        Err(invalid) => Err(Failure::unprocessable(
+            "invalid_rego",
+            invalid.code.to_string(),
+        )),
+    }
 }
 
 /// Documents to start from.
-///
-/// # Errors
-/// While there are none.
-pub fn templates() -> Result<Value, Failure> {
-    Err(not_yet())
+pub fn templates() -> Value {
+    json!(caracal_policy::templates())
 }
 
-/// Compiles documents into a contract.
+/// Compiles documents into a contract. Large ones take tens of milliseconds.
 ///
 /// # Errors
 /// 422 `invalid_policy_bundle`, which says where the documents contradict each other.
-pub async fn compile(_documents: Vec<PolicyVersion>) -> Result<Arc<dyn Contract>, Failure> {
-    Err(not_yet())
+pub async fn compile(documents: Vec<PolicyVersion>) -> Result<Arc<dyn Contract>, Failure> {
+    let refused = |why: String| Failure::unprocessable("invalid_policy_bundle", why);
+    let compiled = tokio::task::spawn_blocking(move || {
+        let documents: Vec<(String, String)> = documents
+            .into_iter()
+            .map(|version| (version.id, version.content))
+            .collect();
+        caracal_policy::compile_checked(&documents)
+    });
+    match compiled.await {
+        Ok(Ok(contract)) => Ok(contract),
+        Ok(Err(error)) => Err(refused(error.to_string())),
+        Err(error) => {
+            tracing::error!(%error, "compilation of a policy bundle panicked");
+            Err(refused("the documents cannot be compiled".to_owned()))
+        }
+    }
 }
 
 /// A manifest: its one text, and the hash of that text in hex (spec: sts §10.1).
@@ -47,9 +57,7 @@ pub fn manifest(ids: &[String]) -> (String, String) {
         .iter()
         .map(|id| json!({ "policy_version_id": id }))
         .collect();
-    let text = entries.to_string();
-    let hash = sha256_hex(text.as_bytes());
-    (text, hash)
+    (entries.to_string(), caracal_policy::manifest_sha256(ids))
 }
 
 #[cfg(test)]

@@ -144,7 +144,6 @@ on_stack! {
         assert_eq!(ids(&stack.get("/v1/zones/other/audit").await.is(200)), [""; 0]);
     }
 
-    #[ignore = "needs the policy crate"]
     async fn a_request_is_explained_with_an_input_that_can_be_simulated(stack: Stack) {
         let zone = stack.zone("Explain").await;
         let (set, version) = stack.activated_set(&zone).await;

@@ -96,7 +96,6 @@ on_stack! {
         assert!(!differs(&items["items"][0], &wish), "{items}");
     }
 
-    #[ignore = "needs the policy crate"]
     async fn grants_are_provisioned_and_a_second_run_finds_nothing_to_do(stack: Stack) {
         let zone = stack.zone("Prod").await;
         let z = format!("/v1/zones/{zone}");
@@ -139,7 +138,6 @@ on_stack! {
         assert!(stack.views.zone(&zone).await.unwrap().archived, "the archive reached memory");
     }
 
-    #[ignore = "needs the policy crate"]
     async fn deleting_the_set_in_force_denies_everything(stack: Stack) {
         let zone = stack.zone("Deny").await;
         let (set, version) = stack.activated_set(&zone).await;
