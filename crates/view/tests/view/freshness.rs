@@ -249,10 +249,8 @@ async fn a_gap_loses_no_revocation() {
         for bus in buses(&clock, 20).await {
             let mut replica = Replica::new(&store, &bus, &clock, "one");
             replica.views.start().await.unwrap();
-            let first = SystemNumbers::fresh(&store).await;
-            for number in first.clone() {
-                end_session(&store, &session(number), clock.now()).await;
-            }
+            let first = fresh_sessions(&store, 400).await;
+            end_sessions(&store, first.clone(), clock.now()).await;
             replica.relay.drain().await.unwrap();
             replica.follow();
             let views = &replica.views;
@@ -275,17 +273,11 @@ async fn a_gap_loses_no_revocation() {
 }
 
 /// Sessions that no earlier round of the same store has used.
-struct SystemNumbers;
-
-impl SystemNumbers {
-    async fn fresh(store: &caracal_store::Store) -> std::ops::Range<usize> {
-        static NEXT: AtomicU64 = AtomicU64::new(1_000);
-        let start = usize::try_from(NEXT.fetch_add(400, Ordering::SeqCst)).unwrap();
-        for number in start..start + 400 {
-            add_session(store, &session(number)).await;
-        }
-        start..start + 400
-    }
+async fn fresh_sessions(store: &caracal_store::Store, count: usize) -> std::ops::Range<usize> {
+    static NEXT: AtomicU64 = AtomicU64::new(1_000);
+    let start = usize::try_from(NEXT.fetch_add(1_000, Ordering::SeqCst)).unwrap();
+    add_sessions(store, start..start + count).await;
+    start..start + count
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -321,7 +313,7 @@ async fn a_barrier_names_the_replica_that_has_not_applied_the_change() {
             let one = Replica::started(&store, &bus, &clock, "one").await;
             let two = Replica::started(&store, &bus, &clock, "two").await;
             let announce = caracal_view::Distributed::new(one.relay.clone(), one.views.clone());
-            let number = SystemNumbers::fresh(&store).await.start;
+            let number = fresh_sessions(&store, 2).await.start;
             let all_applied = async || {
                 let status = announce.prove(&zone(), Duration::from_secs(2)).await;
                 status.len() == 2 && status.iter().all(|replica| replica.applied)

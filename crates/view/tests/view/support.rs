@@ -13,7 +13,7 @@ use caracal_model::{
     Topic, ZoneId,
 };
 use caracal_store::testing::Database;
-use caracal_store::{Param, Sql, Store, params};
+use caracal_store::{Param, Sql, Store, Tx, params};
 use caracal_view::{Relay, RelayOptions, ViewConfig, Views, ZONE_KEY_AAD};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -114,13 +114,27 @@ async fn seed(store: &Store) {
 }
 
 pub async fn add_session(store: &Store, id: &SessionId) {
+    let mut tx = store.begin("test").await.unwrap();
+    insert_session(&mut tx, id).await;
+    tx.commit().await.unwrap();
+}
+
+pub async fn add_sessions(store: &Store, numbers: std::ops::Range<usize>) {
+    let mut tx = store.begin("test").await.unwrap();
+    for number in numbers {
+        insert_session(&mut tx, &session(number)).await;
+    }
+    tx.commit().await.unwrap();
+}
+
+async fn insert_session(tx: &mut Tx, id: &SessionId) {
     let insert = "INSERT INTO sessions (id, zone_id, application_id, subject_record_id,
             subject_type, lifecycle, labels, metadata_json, status, depth, live_children,
             ttl_seconds, started_at, ends_at, last_active_at, lease_generation, updated_at)
         VALUES ($1, 'z1', 'app', 'r-app', 'application', 'task', '[\"l-0\"]', '{}', 'active', 0, 0,
             3600, 1, $2, 1, 0, 1)";
     let ends = Timestamp::from_unix_seconds(4_000_000_000);
-    run(store, insert, &params![id, ends]).await;
+    tx.execute(&sql(insert), &params![id, ends]).await.unwrap();
 }
 
 pub async fn add_edge(store: &Store, id: &DelegationId, parent: Option<&DelegationId>) {
@@ -161,11 +175,23 @@ pub async fn add_key(store: &Store, kid: &str, signs_from: Timestamp) {
 /// Ends a Session, as the Coordinator does: the row, the revocation and the change commit together.
 pub async fn end_session(store: &Store, id: &SessionId, now: Timestamp) {
     let mut tx = store.begin("test").await.unwrap();
+    end(&mut tx, id, now).await;
+    tx.commit().await.unwrap();
+}
+
+pub async fn end_sessions(store: &Store, numbers: std::ops::Range<usize>, now: Timestamp) {
+    let mut tx = store.begin("test").await.unwrap();
+    for number in numbers {
+        end(&mut tx, &session(number), now).await;
+    }
+    tx.commit().await.unwrap();
+}
+
+async fn end(tx: &mut Tx, id: &SessionId, now: Timestamp) {
     let end = sql("UPDATE sessions SET status = 'terminated', terminated_at = $2 WHERE id = $1");
     tx.execute(&end, &params![id, now]).await.unwrap();
     tx.announce(revocation("agent_session_id", id.as_str()));
     tx.change(&Change::Session(zone(), id.clone()));
-    tx.commit().await.unwrap();
 }
 
 /// As [`end_session`], with nobody told.
