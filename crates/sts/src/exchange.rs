@@ -22,6 +22,7 @@ use caracal_view::{Resource, ZoneView};
 use crate::authenticate::{Caller, authenticate};
 use crate::events::{self, Trail};
 use crate::form::{SubjectTokenType, TokenRequest};
+use crate::gateway::verified;
 use crate::known::{Gathered, Presented};
 use crate::{Sts, directive, sign};
 
@@ -151,15 +152,22 @@ async fn decided(
 ) -> Result<Issued, Early> {
     supported(form)?;
     let named = Named::read(form)?;
+    let zone = &caller.zone;
+    let subject = subject_mandate(sts, form, zone)?;
     let presented = Presented {
-        record: named.record.as_ref(),
+        record: subject
+            .as_ref()
+            .map(|mandate| &mandate.sid)
+            .or(named.record.as_ref()),
         session: named.session.as_ref(),
         delegation: named.delegation.as_ref(),
     };
-    let zone = &caller.zone;
     let gathered = Gathered::gather(sts, &zone.id, presented).await?;
     let request = ExchangeRequest {
-        class: named.class(),
+        class: match &subject {
+            Some(presented) => Class::SubjectToken { presented },
+            None => named.class(),
+        },
         zone: &zone.id,
         request_id,
         application: &caller.application.id,
@@ -255,14 +263,24 @@ fn supported(form: &TokenRequest) -> Result<(), Refused> {
     match form.subject.as_ref().map(|subject| subject.kind) {
         Some(SubjectTokenType::IdToken) => Err(Refusal::TokenInvalid
             .because("invalid subject_token: its issuer is not trusted in this zone")),
-        Some(SubjectTokenType::AccessToken) => {
-            Err(Refusal::AccessDenied.because("resource exchanges must use the Gateway"))
-        }
         None if form.approval_id.is_some() => {
             Err(Refusal::ClientCredentials.because("approval not found or bindings do not match"))
         }
-        None => Ok(()),
+        _ => Ok(()),
     }
+}
+
+/// The session mandate that is presented as subject token. The kernel lets policy see it and grants
+/// nothing for it: such calls belong to the Gateway.
+fn subject_mandate(
+    sts: &Sts,
+    form: &TokenRequest,
+    zone: &ZoneView,
+) -> Result<Option<Mandate>, Refused> {
+    let Some(subject) = &form.subject else {
+        return Ok(None);
+    };
+    verified(sts, subject.token.expose(), zone, TokenUse::Session).map(Some)
 }
 
 /// A resource by its identifier, or by its row id.

@@ -100,11 +100,16 @@ fn bad_token() -> Refused {
     Refusal::TokenInvalid.because("invalid subject_token")
 }
 
-/// Verifies the gateway mandate that an HTTP exchange presents.
+/// Verifies a mandate that is presented as subject token.
 ///
 /// # Errors
-/// 401 `invalid_token`; 503 when the zone cannot be read.
-pub async fn verified(sts: &Sts, token: &str, zone: &ZoneView) -> Result<Mandate, Refused> {
+/// 401 `invalid_token`.
+pub fn verified(
+    sts: &Sts,
+    token: &str,
+    zone: &ZoneView,
+    token_use: TokenUse,
+) -> Result<Mandate, Refused> {
     let jws = Jws::parse(token).map_err(|_| bad_token())?;
     let key = zone.keys.verify.get(jws.kid()).ok_or_else(bad_token)?;
     jws.verify(key).map_err(|_| bad_token())?;
@@ -113,7 +118,7 @@ pub async fn verified(sts: &Sts, token: &str, zone: &ZoneView) -> Result<Mandate
     let ours = mandate.iss == sts.config.issuer
         && mandate.aud.contains(&sts.config.issuer)
         && mandate.zone_id == zone.id
-        && mandate.token_use == TokenUse::Gateway;
+        && mandate.token_use == token_use;
     let in_time = Timestamp::from_unix_seconds(mandate.exp) > now
         && Timestamp::from_unix_seconds(mandate.iat) <= now.plus(LEEWAY);
     if ours && in_time {

@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use bytes::Bytes;
 use caracal_client::{Directive, GatewayExchange};
-use caracal_model::{Refusal, Refused, RequestId, Secret, ZoneId};
+use caracal_model::{Refusal, Refused, RequestId, Secret, TokenUse, ZoneId};
 use caracal_net::{Peer, Problem, body};
 use caracal_view::ViewError;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
@@ -137,7 +137,7 @@ async fn from_gateway(
         ViewError::UnknownZone => invalid(),
         error => unavailable(&error),
     })?;
-    let mandate = verified(sts, token.expose(), &zone).await?;
+    let mandate = verified(sts, token.expose(), &zone, TokenUse::Gateway)?;
     if mandate.client_id.as_str() != form.application_id {
         let why = "the mandate belongs to another application";
         return Err(Refusal::AccessDenied.because(why).into());
