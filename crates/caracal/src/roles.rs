@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use axum::Router;
 use caracal_client::{Exchange, RemoteExchange};
 use caracal_crypto::envelope::Keyring;
-use caracal_net::Limits;
+use caracal_net::{Limits, Pattern, RequestIds, request_id};
 use caracal_net::egress::{
     AddressGuard, Egress, Forwarder, PoolSettings, SystemResolver, client_config, server_config,
 };
@@ -338,7 +338,8 @@ impl On<'_> {
         let sweep =
             caracal_audit::Sweep::new(at.ingest.clone(), at.bus.clone(), self.settings.replica());
         at.loops.spawn("audit sweep", sweep.run(at.loops.stop()));
-        plain(caracal_audit::router(config, deps), 10)
+        let ids = RequestIds::new(Pattern::VisibleAscii, at.ids.clone());
+        plain(request_id::finish(caracal_audit::router(config, deps), ids), 10)
     }
 }
 
