@@ -16,7 +16,7 @@ pub mod world;
 pub use process::Process;
 pub use servers::Redis;
 pub use stack::{Deployment, Options, Part, Stack, Urls};
-pub use world::{Agent, DESK, World, eventually};
+pub use world::{Agent, CALLED, DENIED, DESK, MINTED, REPLAYED, World, eventually};
 
 use std::io::Write as _;
 use std::sync::Arc;

@@ -41,6 +41,7 @@ const SECRETS: &[&str] = &[
     "IDEMPOTENCY_HMAC_KEY",
     "GATEWAY_STS_HMAC_KEY",
     "METRICS_BEARER",
+    "AUDIT_ADMIN_TOKEN",
 ];
 
 /// 2 × `bytes` hex digits.

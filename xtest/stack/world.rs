@@ -341,7 +341,7 @@ impl World {
         answer.json().as_array().cloned().unwrap_or_default()
     }
 
-    /// Waits until the evidence of a request is exactly this, in any order: `event decision`.
+    /// Waits until the evidence of a request is exactly this, in any order (see [`kinds`]).
     pub async fn is_recorded(&self, request_id: &str, expected: &[&str]) {
         let mut expected = expected.to_vec();
         expected.sort_unstable();
@@ -359,11 +359,26 @@ impl World {
     }
 }
 
-/// `event decision` of each event.
+/// What is recorded of a mandate.
+pub const MINTED: &[&str] = &["token_exchange allow complete"];
+/// What is recorded of a mint that policy denies: the resource, and that nothing was left of it.
+pub const DENIED: &[&str] = &["token_exchange deny complete", "token_exchange deny exchange_denied"];
+/// What is recorded of a call that reached its upstream.
+pub const CALLED: &[&str] =
+    &["gateway_resource_request allow executed", "token_exchange allow complete"];
+/// What is recorded of a mandate that was used again.
+pub const REPLAYED: &[&str] = &["replay_detected deny anomaly"];
+
+/// `event decision status` of each event.
 pub fn kinds(events: &[Value]) -> Vec<String> {
-    let text = |event: &Value, member: &str| event[member].as_str().unwrap_or("?").to_owned();
-    let kind = |event| format!("{} {}", text(event, "event_type"), text(event, "decision"));
     events.iter().map(kind).collect()
+}
+
+/// `event decision status` of an event.
+pub fn kind(event: &Value) -> String {
+    let [what, decision, status] = ["event_type", "decision", "evaluation_status"]
+        .map(|member| event[member].as_str().unwrap_or("?"));
+    format!("{what} {decision} {status}")
 }
 
 fn merge(body: &mut Value, more: Value) {

@@ -14,7 +14,8 @@ use caracal_crypto::os::{OsRng, SystemClock};
 use caracal_model::{Clock as _, Rng as _};
 use serde_json::Value;
 use xtest::http::Answer;
-use xtest::{Agent, Deployment, Options, Part, Stack, World};
+use xtest::world::kind;
+use xtest::{Agent, CALLED, DENIED, Deployment, MINTED, Options, Part, REPLAYED, Stack, World};
 
 const WORKERS: usize = 6;
 /// A kill comes at most this long after the load began.
@@ -117,8 +118,8 @@ impl Promised {
 
     fn mint(&mut self, answer: &Answer) {
         let stands_for: &[_] = match answer.status {
-            200 => &["token_exchange allow"],
-            403 => &["token_exchange deny"],
+            200 => MINTED,
+            403 => DENIED,
             _ => &[],
         };
         self.answer("mint", answer, stands_for);
@@ -130,11 +131,11 @@ impl Promised {
     }
 
     fn call(&mut self, answer: &Answer) {
-        let replay = answer.text("error_description").contains("mandate");
+        let replay = answer.text("error_description").contains("replay");
         let stands_for: &[_] = match answer.status {
-            200 => &["gateway_resource_request allow", "token_exchange allow"],
+            200 => CALLED,
             // The Gateway is alone with this one: a replay that it saw itself.
-            401 if replay => &["replay_detected deny"],
+            401 if replay => REPLAYED,
             _ => &[],
         };
         self.answer("call", answer, stands_for);
@@ -203,8 +204,7 @@ async fn ledger(world: &World, since: &str) -> BTreeMap<String, Vec<String>> {
                 "event {} is there twice",
                 text("id")
             );
-            let kind = format!("{} {}", text("event_type"), text("decision"));
-            events.entry(text("request_id")).or_default().push(kind);
+            events.entry(text("request_id")).or_default().push(kind(event));
         }
         match &page["next_cursor"] {
             Value::String(next) => cursor = format!("&cursor={next}"),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use xtest::http::Answer;
-use xtest::{Part, Stack, World, on_both_stacks};
+use xtest::{CALLED, DENIED, MINTED, Part, REPLAYED, Stack, World, on_both_stacks};
 
 #[track_caller]
 fn is_refused(answer: &Answer, status: u16, code: &str) {
@@ -20,13 +20,12 @@ on_both_stacks! {
         let world = World::new(stack).await;
         let agent = world.agent().await;
         let minted = world.mint(&agent).await.unwrap().expect(200);
-        world.is_recorded(&minted.request_id(), &["token_exchange allow"]).await;
+        world.is_recorded(&minted.request_id(), MINTED).await;
         assert_eq!(world.reached(), 0, "a mint calls nobody");
 
         let answer = world.call(&minted.text("access_token")).await.unwrap().expect(200);
         assert_eq!(&answer.body[..], br#"{"ok":true}"#);
-        let both = ["token_exchange allow", "gateway_resource_request allow"];
-        world.is_recorded(&answer.request_id(), &both).await;
+        world.is_recorded(&answer.request_id(), CALLED).await;
         assert_eq!(world.reached(), 1);
     }
 
@@ -37,7 +36,7 @@ on_both_stacks! {
         world.call(&mandate).await.unwrap().expect(200);
         let replayed = world.call(&mandate).await.unwrap();
         is_refused(&replayed, 401, "invalid_token");
-        world.is_recorded(&replayed.request_id(), &["replay_detected deny"]).await;
+        world.is_recorded(&replayed.request_id(), REPLAYED).await;
         assert_eq!(world.reached(), 1);
     }
 
@@ -62,7 +61,7 @@ on_both_stacks! {
         let denied = world.exchange(&[("scope", "desk:write")]).await.unwrap();
         is_refused(&denied, 403, "access_denied");
         let id = denied.request_id();
-        world.is_recorded(&id, &["token_exchange deny"]).await;
+        world.is_recorded(&id, DENIED).await;
         let path = format!("/v1/zones/{}/audit/by-request/{id}/explain", world.zone);
         let explained = world.stack.read(&path).await.expect(200).json();
         assert_eq!(explained["final_decision"], "deny");
@@ -72,11 +71,13 @@ on_both_stacks! {
     async fn an_operation_that_is_not_declared_does_not_reach_the_upstream(stack: Arc<Stack>) {
         let world = World::new(stack).await;
         let agent = world.agent().await;
+        let refused =
+            ["token_exchange deny operation_not_permitted", "token_exchange deny exchange_denied"];
         for (method, path) in [("POST", "/tickets"), ("GET", "/tickets/1"), ("GET", "/")] {
             let mandate = world.mandate(&agent).await;
             let answer = world.calls(method, path, &mandate).await.unwrap();
             is_refused(&answer, 403, "operation_not_permitted");
-            world.is_recorded(&answer.request_id(), &["token_exchange deny"]).await;
+            world.is_recorded(&answer.request_id(), &refused).await;
         }
         assert_eq!(world.reached(), 0);
     }
@@ -154,8 +155,7 @@ on_both_stacks! {
         assert_eq!(world.stack.stop(), Vec::<&str>::new(), "processes that did not end well");
         world.stack.restart().await;
         for id in calls {
-            let both = ["token_exchange allow", "gateway_resource_request allow"];
-            world.is_recorded(&id, &both).await;
+            world.is_recorded(&id, CALLED).await;
         }
     }
 }
