@@ -4,10 +4,11 @@ use caracal_crypto::digest::sha256_hex;
 use caracal_model::policy::PolicyInput;
 use serde_json::json;
 
-use super::{document, documents};
+use super::{both, document, documents};
+use crate::document::ROOTS;
 use crate::{
     PolicyError, SimulationError, compile, compile_checked, contract_sha256, manifest_sha256,
-    simulate,
+    question, simulate,
 };
 
 fn lifecycle_input() -> serde_json::Value {
@@ -85,6 +86,18 @@ fn two_documents_may_agree_but_not_contradict_each_other() {
             matches!(checked, Some(PolicyError::Unevaluable(_))),
             "{bodies:?}"
         );
+    }
+}
+
+#[test]
+fn a_contradiction_about_any_root_faults_whatever_is_asked() {
+    for root in ROOTS {
+        let bodies = [format!("{root} := {{}}"), format!("{root} := []")];
+        let bodies = [bodies[0].as_str(), bodies[1].as_str()];
+        for input in [json!({}), lifecycle_input()] {
+            let asked = both(&bodies, &question(&input).unwrap());
+            assert!(asked.is_err(), "{root}: {asked:?}");
+        }
     }
 }
 
