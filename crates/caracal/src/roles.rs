@@ -7,12 +7,12 @@ use anyhow::Context as _;
 use axum::Router;
 use caracal_client::{Exchange, RemoteExchange};
 use caracal_crypto::envelope::Keyring;
-use caracal_net::{Limits, Pattern, RequestIds, request_id};
 use caracal_net::egress::{
     AddressGuard, Egress, Forwarder, PoolSettings, SystemResolver, client_config, server_config,
 };
 use caracal_net::metrics::Registry;
 use caracal_net::settings::{Mistakes, Mode, Strings};
+use caracal_net::{Limits, Pattern, RequestIds, request_id};
 use tokio_util::sync::CancellationToken;
 
 use crate::adapters::Adapters;
@@ -339,7 +339,10 @@ impl On<'_> {
             caracal_audit::Sweep::new(at.ingest.clone(), at.bus.clone(), self.settings.replica());
         at.loops.spawn("audit sweep", sweep.run(at.loops.stop()));
         let ids = RequestIds::new(Pattern::VisibleAscii, at.ids.clone());
-        plain(request_id::finish(caracal_audit::router(config, deps), ids), 10)
+        plain(
+            request_id::finish(caracal_audit::router(config, deps), ids),
+            10,
+        )
     }
 }
 

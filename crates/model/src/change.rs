@@ -98,7 +98,11 @@ impl Outgoing {
             .filter_map(|(name, value)| Some((name.to_owned(), value?)))
             .collect();
         all.insert("zone_id".to_owned(), zone.to_string());
-        Self { topic, zone: zone.clone(), fields: all }
+        Self {
+            topic,
+            zone: zone.clone(),
+            fields: all,
+        }
     }
 }
 

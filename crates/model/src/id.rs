@@ -198,7 +198,9 @@ impl Ids {
     pub fn uuid4(&self) -> String {
         let mut bytes = [0u8; 16];
         self.rng.fill(&mut bytes);
-        uuid::Builder::from_random_bytes(bytes).into_uuid().to_string()
+        uuid::Builder::from_random_bytes(bytes)
+            .into_uuid()
+            .to_string()
     }
 }
 

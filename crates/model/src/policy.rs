@@ -156,7 +156,10 @@ pub struct Context {
     pub requested_scopes: Vec<String>,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde calls")]
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the signature that serde calls"
+)]
 fn is_zero(value: &u64) -> bool {
     *value == 0
 }
@@ -181,7 +184,9 @@ impl PolicyResult {
 
     /// Whether the allow stands only with a human approval.
     pub fn step_up(&self) -> Option<&Value> {
-        self.diagnostics.iter().find_map(|d| d.get("step_up_required"))
+        self.diagnostics
+            .iter()
+            .find_map(|d| d.get("step_up_required"))
     }
 }
 

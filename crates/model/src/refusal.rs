@@ -77,7 +77,11 @@ pub struct Row {
 }
 
 const fn row(status: u16, error: &'static str, reason: &'static str) -> Row {
-    Row { status, error, reason }
+    Row {
+        status,
+        error,
+        reason,
+    }
 }
 
 impl Refusal {
@@ -118,7 +122,11 @@ impl Refusal {
 
     /// Says why, for people: names the thing, holds no secret.
     pub fn because(self, why: impl Into<Cow<'static, str>>) -> Refused {
-        Refused { refusal: self, description: why.into(), retry_after: None }
+        Refused {
+            refusal: self,
+            description: why.into(),
+            retry_after: None,
+        }
     }
 }
 
