@@ -176,7 +176,7 @@ impl Base<'_> {
             .await
             .context("the revocations of the last day cannot be read")?;
         if let Some(floor) = floor {
-            loops.spawn("boot floor", floor.keep(loops.stop()));
+            loops.spawn("boot floor", floor.keep(ids.clone(), loops.stop()));
         }
         let key = self.settings.audit_key.clone();
         let ingest = Arc::new(Ingest::new(self.store.clone(), key, self.clock.clone()));

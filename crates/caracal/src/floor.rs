@@ -8,11 +8,14 @@
 //! made so far has reached; a start takes the later of mark and clock as its floor, makes ids above
 //! it only, and the Gateway refuses whatever is not above it. A mandate from before a restart is
 //! then refused once, which its holder answers with another mint.
+//!
+//! INVARIANT (boot floor): the mark never falls and stays above the latest id. Ids do not follow a
+//! clock that is stepped back, so the clock alone says nothing about them.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use caracal_model::Clock;
+use caracal_model::{Clock, Ids};
 use caracal_store::{Store, StoreError};
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +29,8 @@ pub struct Floor {
     store: Store,
     clock: Arc<dyn Clock>,
     floor_ms: u64,
+    /// What the store holds.
+    mark_ms: u64,
 }
 
 impl Floor {
@@ -35,13 +40,14 @@ impl Floor {
             .service_state(STATE)
             .await?
             .and_then(|text| text.parse().ok());
-        let floor_ms = now_ms(clock.as_ref()).max(marked.unwrap_or(0));
-        let floor = Self {
+        let mark_ms = marked.unwrap_or(0);
+        let mut floor = Self {
+            floor_ms: now_ms(clock.as_ref()).max(mark_ms),
+            mark_ms,
             store,
             clock,
-            floor_ms,
         };
-        floor.persist().await?;
+        floor.persist(floor.floor_ms).await?;
         Ok(floor)
     }
 
@@ -50,20 +56,26 @@ impl Floor {
         self.floor_ms
     }
 
-    async fn persist(&self) -> Result<(), StoreError> {
-        // Ids start above the floor even when the clock is behind it.
-        let mark = now_ms(self.clock.as_ref()).max(self.floor_ms) + AHEAD_MS;
-        self.store.put_service_state(STATE, &mark.to_string()).await
+    /// Persists a mark above the ids made so far, the latest of which carries `made_ms`.
+    async fn persist(&mut self, made_ms: u64) -> Result<(), StoreError> {
+        let mark = now_ms(self.clock.as_ref()).max(made_ms) + AHEAD_MS;
+        if mark > self.mark_ms {
+            self.store
+                .put_service_state(STATE, &mark.to_string())
+                .await?;
+            self.mark_ms = mark;
+        }
+        Ok(())
     }
 
-    /// Persists the mark until told to stop.
-    pub async fn keep(self, stop: CancellationToken) {
+    /// Keeps the mark above what `ids` makes until told to stop.
+    pub async fn keep(mut self, ids: Arc<Ids>, stop: CancellationToken) {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(PERSIST_EVERY) => {}
             }
-            if let Err(error) = self.persist().await {
+            if let Err(error) = self.persist(ids.last_ms()).await {
                 tracing::warn!(%error, "the boot floor was not persisted");
             }
         }
@@ -108,6 +120,36 @@ mod tests {
         assert!(second.ms() >= before, "{} < {before}", second.ms());
         let ids = Ids::above(clock, Arc::new(TestRng::default()), second.ms());
         assert!(uuid7_millis(&ids.uuid()).unwrap() > second.ms());
+        store.shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn a_mark_persisted_after_the_clock_stepped_back_is_above_what_was_made_before() {
+        let directory = tempfile::tempdir().unwrap();
+        let clock = Arc::new(TestClock::default());
+        let store = store(directory.path(), &clock).await;
+        let mut first = Floor::take(store.clone(), clock.clone()).await.unwrap();
+        let ids = Ids::above(clock.clone(), Arc::new(TestRng::default()), first.ms());
+        clock.advance(Duration::from_secs(100));
+        let used = uuid7_millis(&ids.uuid()).unwrap();
+        clock.step_back(Duration::from_secs(60));
+        first.persist(ids.last_ms()).await.unwrap();
+        let after = uuid7_millis(&ids.uuid()).unwrap();
+        drop(first);
+
+        let second = Floor::take(store.clone(), clock.clone()).await.unwrap();
+        let latest = used.max(after);
+        assert!(second.ms() >= latest, "{} < {latest}", second.ms());
+
+        // A mark that is ahead of clock and ids stays.
+        let mut second = second;
+        let mark = second.mark_ms;
+        clock.step_back(Duration::from_secs(60));
+        second.persist(0).await.unwrap();
+        assert_eq!(
+            store.service_state(STATE).await.unwrap(),
+            Some(mark.to_string())
+        );
         store.shutdown().await;
     }
 }

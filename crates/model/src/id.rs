@@ -194,6 +194,11 @@ impl Ids {
         uuid::Uuid::from_u64_pair(high, low).to_string()
     }
 
+    /// The time (Unix milliseconds) of the latest id made so far; the floor before the first.
+    pub fn last_ms(&self) -> u64 {
+        self.last.load(Ordering::Relaxed) >> 12
+    }
+
     /// A random UUIDv4, for ids that must not be guessable (approvals).
     pub fn uuid4(&self) -> String {
         let mut bytes = [0u8; 16];
@@ -236,6 +241,18 @@ mod tests {
         let floor = u64::try_from(clock.now().unix_millis()).unwrap() + 5_000;
         let ids = Ids::above(clock, Arc::new(TestRng::default()), floor);
         assert!(uuid7_millis(&ids.uuid()).unwrap() > floor);
+    }
+
+    #[test]
+    fn the_latest_time_is_that_of_the_latest_id_and_never_falls() {
+        let clock = Arc::new(TestClock::default());
+        let ids = Ids::above(clock.clone(), Arc::new(TestRng::default()), 7);
+        assert_eq!(ids.last_ms(), 7);
+        let made = uuid7_millis(&ids.uuid()).unwrap();
+        assert_eq!(ids.last_ms(), made);
+        clock.step_back(std::time::Duration::from_secs(60));
+        ids.uuid();
+        assert!(ids.last_ms() >= made);
     }
 
     #[test]
