@@ -54,9 +54,15 @@ impl Announce for Local {
     async fn announce(&self) {
         match self.apply(LOCAL_WAIT).await {
             Ok(true) => {}
-            // A follower that does not follow loses its lease: answers come from the store.
-            Ok(false) => tracing::warn!("the local view did not catch up in time"),
-            Err(error) => tracing::warn!(%error, "not announced yet"),
+            // The lease may outlive our patience: from here on answers come from the store.
+            Ok(false) => {
+                self.views.distrust();
+                tracing::warn!("the local view did not catch up in time");
+            }
+            Err(error) => {
+                self.views.distrust();
+                tracing::warn!(%error, "not announced yet");
+            }
         }
     }
 

@@ -25,6 +25,8 @@ pub(crate) struct Lease {
     max_lag: Duration,
     /// Micros of the last confirmation plus one, or [`NEVER`].
     asked_at: AtomicU64,
+    /// Micros before which no confirmation counts.
+    after: AtomicU64,
     /// A second condition: whether news of this process reaches its feed at all.
     condition: OnceLock<Arc<AtomicBool>>,
 }
@@ -36,6 +38,7 @@ impl Lease {
             clock,
             max_lag,
             asked_at,
+            after: AtomicU64::new(0),
             condition: OnceLock::new(),
         }
     }
@@ -59,18 +62,30 @@ impl Lease {
         self.asked_at.store(NEVER, Ordering::SeqCst);
     }
 
+    /// News of before `now` may not have been applied: no trust until the feed has been confirmed
+    /// by a question asked later. One that is under way may have been asked before the news came,
+    /// so voiding is not enough.
+    pub fn distrust(&self, now: Ticks) {
+        let after = now.micros().saturating_add(1);
+        self.after.fetch_max(after, Ordering::SeqCst);
+    }
+
     /// Whether memory may answer now.
     pub fn holds(&self) -> bool {
         let known = self
             .condition
             .get()
             .is_none_or(|known| known.load(Ordering::SeqCst));
-        known && self.lag().is_some_and(|lag| lag <= self.max_lag)
+        let after = self.after.load(Ordering::SeqCst);
+        known
+            && self.asked_at.load(Ordering::SeqCst) > after
+            && self.lag().is_some_and(|lag| lag <= self.max_lag)
     }
 
     /// Whether something read at `read_at` is no older than memory may be.
     pub fn covers(&self, read_at: Ticks) -> bool {
-        self.clock.ticks().since(read_at) <= self.max_lag
+        let after = self.after.load(Ordering::SeqCst);
+        read_at.micros() >= after && self.clock.ticks().since(read_at) <= self.max_lag
     }
 
     /// How long ago the feed was confirmed; `None` when it never was.
@@ -96,6 +111,26 @@ mod tests {
         assert!(lease.holds());
         clock.advance(Duration::from_millis(101));
         assert!(!lease.holds(), "the answer was slow");
+    }
+
+    #[test]
+    fn distrust_lasts_until_a_question_asked_later_is_answered() {
+        let clock = Arc::new(TestClock::default());
+        let lease = Lease::new(clock.clone(), Duration::from_secs(10));
+        lease.confirm(clock.ticks());
+        assert!(lease.holds());
+        clock.advance(Duration::from_secs(1));
+        let under_way = clock.ticks();
+        clock.advance(Duration::from_secs(1));
+        lease.distrust(clock.ticks());
+        assert!(!lease.holds());
+        lease.confirm(under_way);
+        assert!(!lease.holds(), "asked before");
+        assert!(!lease.covers(under_way), "read before");
+        clock.advance(Duration::from_millis(1));
+        assert!(lease.covers(clock.ticks()));
+        lease.confirm(clock.ticks());
+        assert!(lease.holds());
     }
 
     #[test]

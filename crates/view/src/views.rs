@@ -355,6 +355,12 @@ impl Views {
         self.0.lease.only_while(condition);
     }
 
+    /// What was committed up to now may not have been applied: memory answers again once the feed
+    /// has been asked after this.
+    pub(crate) fn distrust(&self) {
+        self.0.lease.distrust(self.0.clock.ticks());
+    }
+
     /// How much is held.
     pub fn stats(&self) -> ViewStats {
         let at = &self.0;

@@ -370,3 +370,42 @@ async fn a_revocation_that_the_bus_lost_is_found_in_the_store() {
     })
     .await;
 }
+
+/// The lease may be longer than a call waits for the own follower.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_local_follower_did_not_apply_in_time_is_read_from_the_store() {
+    let (frozen, clock) = test_clock();
+    on_each_store(clock.clone(), async |store| {
+        let bus = caracal_bus::Bus::memory(clock.clone());
+        let config = caracal_view::ViewConfig {
+            feed_max_lag: Duration::from_secs(10),
+            ..caracal_view::ViewConfig::default()
+        };
+        let keyring = Some(Arc::new(keyring()));
+        // The follower does not run.
+        let (views, _follower) =
+            Views::new(store.clone(), bus.clone(), clock.clone(), keyring, config);
+        let replica = Replica::new(&store, &bus, &clock, "relay");
+        let announce = Local::new(replica.relay.clone(), views.clone());
+        views.start().await.unwrap();
+        add_session(&store, &session(1)).await;
+        views.session(&zone(), &session(1)).await.unwrap().unwrap();
+        views.zone(&zone()).await.unwrap();
+        assert!(views.lease_holds());
+
+        frozen.advance(Duration::from_millis(1));
+        rename(&store, 7, &session(1)).await;
+        end_session(&store, &session(1), clock.now()).await;
+        announce.announce().await;
+        assert!(!views.lease_holds(), "nobody knows what is missing");
+        frozen.advance(Duration::from_millis(1));
+        assert!(is_revoked(&views, 1).await);
+        let held = views.session(&zone(), &session(1)).await.unwrap().unwrap();
+        assert_eq!(held.status, SessionStatus::Terminated);
+        let name = views.zone(&zone()).await.unwrap().applications["app"]
+            .name
+            .clone();
+        assert!(name.ends_with("-7"), "{name}");
+    })
+    .await;
+}
