@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::auth::Proven;
 use crate::config::Config;
+use crate::failure::{Code, Failure};
 use crate::limit::Limit;
 use crate::metrics::Metrics;
 use crate::receipts::{KeyHashing, Room};
@@ -110,6 +111,13 @@ impl Coordinator {
     /// has ended will find that it has.
     pub async fn announce(&self) {
         self.announce.announce().await;
+    }
+
+    /// Refuses what is over already. Clients take that for success, so what ended it is announced
+    /// first: whoever committed it may still be about to, or may have hung up.
+    pub async fn refuse_over(&self, code: Code) -> Failure {
+        self.announce().await;
+        code.into()
     }
 
     /// Waits until every replica has applied what was committed in this zone, and says which have

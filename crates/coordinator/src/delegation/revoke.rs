@@ -19,9 +19,10 @@ pub async fn revoke(State(coordinator): State<Coordinator>, call: Call) -> Resul
     let now = coordinator.clock.now();
     let zone = coordinator.store.zone(&call.zone);
     let edge = zone.delegations().get(&call.delegation()).await?;
-    let edge = edge
-        .filter(|edge| edge.is_live(now))
-        .ok_or(Code::DelegationNotFound)?;
+    let edge = edge.ok_or(Code::DelegationNotFound)?;
+    if !edge.is_live(now) {
+        return Err(coordinator.refuse_over(Code::DelegationNotFound).await);
+    }
     let may = call.caller.is_admin() || call.caller.delegates_from(&edge.issuer_application_id);
     if !may {
         return Err(Code::IssuerOwnershipRequired.into());
@@ -37,7 +38,7 @@ pub async fn revoke(State(coordinator): State<Coordinator>, call: Call) -> Resul
     cut.cut_off = true;
     let ended = end(&coordinator, &call.zone, &cut).await?;
     if ended.edges.is_empty() {
-        return Err(Code::DelegationNotFound.into());
+        return Err(coordinator.refuse_over(Code::DelegationNotFound).await);
     }
     let mut body = json!({
         "revoked_edges": ended.edges.len(),

@@ -30,7 +30,7 @@ pub async fn terminate(
     for attempt in 0..ATTEMPTS {
         let row = managed(&coordinator, &call).await?;
         if row.is_over() {
-            return Err(Code::SessionNotFound.into());
+            return Err(coordinator.refuse_over(Code::SessionNotFound).await);
         }
         let generation = fence(&call, &row, generation)?;
         let roots = [Root {

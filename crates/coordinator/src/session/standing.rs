@@ -25,7 +25,7 @@ pub async fn suspend(
     let row = managed(&coordinator, &call).await?;
     let count = suspend_tree(&coordinator, &call.zone, &row.id, REQUESTED, false).await?;
     if count == 0 {
-        return Err(Code::SessionNotActive.into());
+        return Err(coordinator.refuse_over(Code::SessionNotActive).await);
     }
     Ok(Answer::ok(&json!({ "suspended": count })))
 }

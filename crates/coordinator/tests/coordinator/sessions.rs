@@ -1,5 +1,6 @@
 //! Sessions: start, read, lease, suspension and end.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use caracal_model::{SubjectType, TokenUse};
@@ -529,6 +530,51 @@ async fn an_expired_application_and_a_revoked_record_authenticate_nobody() {
                 .status,
             200
         );
+    })
+    .await;
+}
+
+/// Clients take the refusal for success, and whoever ended it may not have announced it yet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn that_something_is_over_is_said_only_after_it_was_announced() {
+    on_each("over", |world| async move {
+        let (suspended, source, target) = (
+            world.service().await,
+            world.task().await,
+            world.task().await,
+        );
+        let edge = world.delegate(&source, &target, json!({})).await.edge();
+        let paths = [
+            (
+                "PATCH",
+                format!("/agents/{suspended}/suspend"),
+                409,
+                "session_not_found_or_not_active",
+            ),
+            (
+                "PATCH",
+                format!("/delegations/{edge}/revoke"),
+                404,
+                "delegation_not_found",
+            ),
+            (
+                "DELETE",
+                format!("/agents/{source}"),
+                404,
+                "session_not_found",
+            ),
+        ];
+        for (method, path, status, error) in paths {
+            let first = world.call(&world.token, method, &path, Value::Null).await;
+            assert!(first.status.is_success(), "{path}: {}", first.body);
+            let before = world.announced.load(Ordering::SeqCst);
+            world
+                .call(&world.token, method, &path, Value::Null)
+                .await
+                .is(status, error);
+            let announced = world.announced.load(Ordering::SeqCst) - before;
+            assert_eq!(announced, 1, "{path}");
+        }
     })
     .await;
 }

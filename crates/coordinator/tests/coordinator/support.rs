@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -17,7 +18,7 @@ use caracal_model::{
 use caracal_net::Tasks;
 use caracal_store::testing::Database;
 use caracal_store::{Param, Sql, Store, params};
-use caracal_view::{Local, Relay, RelayOptions, ViewConfig, Views};
+use caracal_view::{Announce, Local, Relay, RelayOptions, ReplicaStatus, ViewConfig, Views};
 use http::{Request, StatusCode};
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
@@ -125,12 +126,32 @@ const BROKEN: [(&str, Sql); 4] = [
     ),
 ];
 
+/// Counts what was announced to the end.
+struct Counted {
+    announce: Local,
+    count: Arc<AtomicUsize>,
+}
+
+#[async_trait::async_trait]
+impl Announce for Counted {
+    async fn announce(&self) {
+        self.announce.announce().await;
+        self.count.fetch_add(1, Ordering::SeqCst);
+    }
+
+    async fn prove(&self, zone: &ZoneId, wait: Duration) -> Vec<ReplicaStatus> {
+        self.announce.prove(zone, wait).await
+    }
+}
+
 /// Everything that a test needs.
 #[derive(Clone)]
 pub struct World {
     pub store: Store,
     pub clock: Arc<TestClock>,
     pub coordinator: Coordinator,
+    /// How often something was announced.
+    pub announced: Arc<AtomicUsize>,
     router: Router,
     keys: Arc<BTreeMap<&'static str, SigningKey>>,
     /// Lifecycle token of `app-1`.
@@ -260,9 +281,13 @@ impl World {
         .collect();
         from.entry("CARACAL_MODE".to_owned())
             .or_insert_with(|| "dev".to_owned());
+        let announced = Arc::new(AtomicUsize::new(0));
         let deps = Deps {
             store: store.clone(),
-            announce: Arc::new(Local::new(relay, views.clone())),
+            announce: Arc::new(Counted {
+                announce: Local::new(relay, views.clone()),
+                count: announced.clone(),
+            }),
             views,
             clock: clock.clone(),
             rng: Arc::new(OsRng),
@@ -274,6 +299,7 @@ impl World {
             store,
             clock,
             coordinator,
+            announced,
             router,
             keys,
             token: String::new(),
