@@ -30,7 +30,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use caracal_model::change::Fields;
-use caracal_model::{Clock, Secret};
+use caracal_model::{Clock, Secret, Timestamp};
 
 pub use crate::error::BusError;
 pub use crate::memory::MemoryOptions;
@@ -315,6 +315,32 @@ impl Bus {
     /// [`BusError`]: it is then unknown whether the key is claimed. Deny.
     pub async fn claim(&self, key: &str, ttl: Duration) -> Result<bool, BusError> {
         backend!(self.claim(key, ttl))
+    }
+
+    /// As [`Bus::claim`], for what was made at `made`: false as well when it may have been claimed
+    /// before in a history that the backend has lost since. A Redis that was started again, failed
+    /// over or was emptied answers so for everything made until then, and for a second more.
+    ///
+    /// Memory knows of no time before this process: who needs that keeps a floor of its own.
+    ///
+    /// # Errors
+    /// As [`Bus::claim`].
+    pub async fn claim_made(
+        &self,
+        key: &str,
+        made: Timestamp,
+        ttl: Duration,
+    ) -> Result<bool, BusError> {
+        backend!(self.claim_made(key, made, ttl))
+    }
+
+    /// Begins to remember claims, unless that was done. Answers how long it takes until what is
+    /// made then can be claimed with [`Bus::claim_made`].
+    ///
+    /// # Errors
+    /// [`BusError`].
+    pub async fn open_claims(&self) -> Result<Duration, BusError> {
+        backend!(self.open_claims())
     }
 
     /// Counts one more under `key`; the count starts again when `window` has passed since its

@@ -11,8 +11,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use caracal_model::Clock;
 use caracal_model::change::Fields;
+use caracal_model::{Clock, Timestamp};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -228,6 +228,19 @@ impl Memory {
 
     pub async fn claim(&self, key: &str, ttl: Duration) -> Result<bool, BusError> {
         self.keys.claim(key, ttl)
+    }
+
+    pub async fn claim_made(
+        &self,
+        key: &str,
+        _: Timestamp,
+        ttl: Duration,
+    ) -> Result<bool, BusError> {
+        self.keys.claim(key, ttl)
+    }
+
+    pub async fn open_claims(&self) -> Result<Duration, BusError> {
+        Ok(Duration::ZERO)
     }
 
     pub async fn count(&self, key: &str, window: Duration) -> Result<u64, BusError> {

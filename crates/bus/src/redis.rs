@@ -18,7 +18,7 @@ mod streams;
 
 use std::time::Duration;
 
-use caracal_model::Secret;
+use caracal_model::{Secret, Timestamp};
 use redis::FromRedisValue;
 use redis::aio::ConnectionManager;
 
@@ -46,6 +46,12 @@ impl Default for RedisOptions {
         }
     }
 }
+
+/// Since when no claim can have been lost.
+const CLAIMS_SINCE: &str = "caracal:claims:since";
+
+/// How far the clocks of those who make what is claimed may be ahead of the server's.
+const CLOCKS_AGREE: Duration = Duration::from_secs(1);
 
 pub(crate) struct Redis {
     shared: ConnectionManager,
@@ -120,6 +126,29 @@ impl Redis {
             .arg(millis(ttl));
         let answer: Option<String> = self.ask("claiming a key", &set).await?;
         Ok(answer.is_some())
+    }
+
+    pub async fn claim_made(
+        &self,
+        key: &str,
+        made: Timestamp,
+        ttl: Duration,
+    ) -> Result<bool, BusError> {
+        let made = made.minus(CLOCKS_AGREE).unix_millis();
+        let mut script = self.scripts.claim_made.key(self.key(key));
+        script.key(self.key(CLAIMS_SINCE));
+        let won: u8 = self
+            .run("claiming a key", script.arg(millis(ttl)).arg(made))
+            .await?;
+        Ok(won == 1)
+    }
+
+    pub async fn open_claims(&self) -> Result<Duration, BusError> {
+        let script = self.scripts.open_claims.key(self.key(CLAIMS_SINCE));
+        let age: i64 = self.run("opening claims", &script).await?;
+        let agree = i64::try_from(CLOCKS_AGREE.as_millis()).unwrap_or(i64::MAX);
+        let left = agree.saturating_add(1).saturating_sub(age);
+        Ok(Duration::from_millis(u64::try_from(left).unwrap_or(0)))
     }
 
     pub async fn count(&self, key: &str, window: Duration) -> Result<u64, BusError> {

@@ -7,7 +7,7 @@
 //! | bus | memory, the published topics mirrored to Redis if there is one | Redis |
 //! | announce | drains the outbox, waits until the own memory has it | drains the outbox |
 //! | evidence | straight into the ledger (through Redis if there is one) | the audit stream |
-//! | single use across a restart | the boot floor | Redis |
+//! | single use across a restart | the boot floor | Redis, which notes since when it remembers |
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +35,10 @@ use crate::{config, term};
 const DATABASE_PATIENCE: Duration = Duration::from_secs(30);
 /// How long the last batch of evidence may take, and then everything else.
 const FLUSH: Duration = Duration::from_secs(6);
+
+/// How long a start waits until new mandates can be claimed: longer only when Redis's clock was set
+/// back.
+const CLAIMS_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The adapters of a process, and the loops behind them.
 pub struct Adapters {
@@ -104,6 +108,12 @@ impl Adapters {
             .await
             .context("the schema is not there, or may not be read: run `caracal migrate` first")?;
         let bus = redis(settings).await?;
+        let soon = bus
+            .open_claims()
+            .await
+            .context("Redis cannot be used for claims")?;
+        // On a Redis that has just begun to remember, mandates made before are refused.
+        tokio::time::sleep(soon.min(CLAIMS_PATIENCE)).await;
         let names: Vec<&str> = roles.iter().map(|role| role.name()).collect();
         let base = Base {
             stream: Some(bus.clone()),

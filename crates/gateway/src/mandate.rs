@@ -190,11 +190,8 @@ impl Once<'_> {
         }
         let life = Timestamp::from_unix_seconds(mandate.exp).since(now);
         let life = life.max(Duration::from_millis(1));
-        match self
-            .bus
-            .claim(&format!("seen:jti:{}", mandate.jti), life)
-            .await
-        {
+        let key = format!("seen:jti:{}", mandate.jti);
+        match self.bus.claim_made(&key, made_at(mandate), life).await {
             Ok(true) => Ok(()),
             Ok(false) => Err(replayed()),
             Err(error) if self.fail_open => {
@@ -211,6 +208,16 @@ impl Once<'_> {
             }
         }
     }
+}
+
+/// When the mandate was made, or earlier. The `jti` says it to the millisecond, but runs ahead of a
+/// clock that was stepped back; `iat` says it to the second.
+fn made_at(mandate: &Mandate) -> Timestamp {
+    let issued = Timestamp::from_unix_seconds(mandate.iat);
+    uuid7_millis(mandate.jti.as_str()).map_or(issued, |millis| {
+        let made = Timestamp::from_unix_seconds(0).plus(Duration::from_millis(millis));
+        made.min(issued.plus(Duration::from_millis(999)))
+    })
 }
 
 /// Step 13.

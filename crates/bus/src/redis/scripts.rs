@@ -3,6 +3,8 @@
 use redis::Script;
 
 pub(super) struct Scripts {
+    pub claim_made: Script,
+    pub open_claims: Script,
     pub count: Script,
     pub lead: Script,
     pub post: Script,
@@ -16,6 +18,8 @@ pub(super) struct Scripts {
 impl Scripts {
     pub fn new() -> Self {
         Self {
+            claim_made: Script::new(&format!("{SINCE}{CLAIM_MADE}")),
+            open_claims: Script::new(&format!("{SINCE}{OPEN_CLAIMS}")),
             count: Script::new(COUNT),
             lead: Script::new(LEAD),
             post: Script::new(POST),
@@ -27,6 +31,42 @@ impl Scripts {
         }
     }
 }
+
+/// Since when (Unix milliseconds) no claim can have been lost, and the time now.
+///
+/// INVARIANT (claims): the note names the history of writes in which it was made. A server that was
+/// started again, promoted or emptied has another history or no note: claims may be gone, so the
+/// note starts anew, in the same step as the claim that found it out. It never goes back.
+const SINCE: &str = r"
+local function claims_since(note)
+  local history = string.match(redis.call('INFO', 'replication'), 'master_replid:(%w+)')
+  if not history then return nil end
+  local time = redis.call('TIME')
+  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  local known, since = string.match(redis.call('GET', note) or '', '^(%w+):(%d+)$')
+  if known ~= history then
+    since = math.max(now, tonumber(since or '0'))
+    redis.call('SET', note, history .. ':' .. string.format('%.0f', since))
+  end
+  return tonumber(since), now
+end
+";
+
+/// KEYS are the claim and the note; ARGV is how long it lasts and what must be later than the note.
+const CLAIM_MADE: &str = r"
+local since = claims_since(KEYS[2])
+if not since then return redis.error_reply('ERR the history of the server is not known') end
+if tonumber(ARGV[2]) <= since then return 0 end
+if redis.call('SET', KEYS[1], 1, 'NX', 'PX', ARGV[1]) then return 1 end
+return 0
+";
+
+/// Answers how many milliseconds ago the note was made; negative when the clock was set back.
+const OPEN_CLAIMS: &str = r"
+local since, now = claims_since(KEYS[1])
+if not since then return redis.error_reply('ERR the history of the server is not known') end
+return now - since
+";
 
 /// The window starts with the first count and is not moved by later ones.
 const COUNT: &str = r"

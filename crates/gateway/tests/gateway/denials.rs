@@ -490,3 +490,50 @@ async fn without_feed_and_store_nothing_passes() {
     );
     stack.stop().await;
 }
+
+/// A Redis that has lost its claims does not know which mandates of before were used.
+#[tokio::test]
+async fn a_mandate_of_before_the_claims_were_lost_is_spent() {
+    #[expect(clippy::disallowed_methods, reason = "where the test server is")]
+    let Ok(url) = std::env::var("CARACAL_TEST_REDIS") else {
+        eprintln!("skipped: CARACAL_TEST_REDIS is not set");
+        return;
+    };
+    let own = caracal_model::Ids::new(
+        std::sync::Arc::new(caracal_crypto::os::SystemClock::new()),
+        std::sync::Arc::new(caracal_crypto::os::OsRng),
+    );
+    let options = RedisOptions {
+        prefix: format!("test:{}:", own.uuid()),
+        ..RedisOptions::default()
+    };
+    let claims = Bus::redis(&Secret::new(url), options).await.unwrap();
+    let around = Around {
+        claims: Some(claims.clone()),
+        ..Around::default()
+    };
+    let stack = Stack::among(config(), around).await;
+    stack
+        .forwards_to(|_| async { "fine".into_response() })
+        .await;
+    let before = stack.mandate();
+    let mut timeless = stack.mandate();
+    timeless.jti = caracal_model::Jti::trusted("no-uuid");
+    // Its clock was stepped back before it was made: its id says later than it was.
+    let mut ahead = stack.mandate();
+    let soon = claims.open_claims().await.unwrap();
+    tokio::time::sleep(soon).await;
+    ahead.jti = stack.mandate().jti;
+    for spent in [before, timeless, ahead] {
+        // `iat` is in whole seconds: long enough before.
+        let spent = caracal_model::Mandate {
+            iat: spent.iat - 2,
+            ..spent
+        };
+        let bearer = format!("Authorization: Bearer {}", stack.sign(&spent));
+        let answer = stack.raw(&request("/", &[&bearer, RESOURCE])).await;
+        assert_eq!(told(&answer), "401 invalid_token: token replay detected");
+    }
+    assert_eq!(stack.get("/").await.status, 200, "made after");
+    stack.stop().await;
+}
