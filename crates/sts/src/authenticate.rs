@@ -73,10 +73,13 @@ pub async fn authenticate(
         }
         (Attempt::OtherZone(caller), Some(secret)) => {
             let verifier = caller.application.verifier.as_ref();
+            // On record at home, whatever zone was named: guesses must not go unseen by a detour.
+            let tried = Some((caller.zone.id.clone(), caller.application.id.clone()));
             if settles(sts, verifier, secret, locked.is_some()).await {
-                return Err(zone_invalid(request, &caller.zone.id).into());
+                let refused = zone_invalid(request, &caller.zone.id);
+                return Err(AuthFailure { refused, tried });
             }
-            (false, None)
+            (false, tried)
         }
         _ => (false, None),
     };

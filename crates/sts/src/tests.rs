@@ -304,6 +304,23 @@ caracal_store::on_each_engine! {
         "); }
     }
 
+    async fn guesses_through_another_zone_are_on_record(store: Store) {
+        let sts = TestSts::start(store).await;
+        let resource = ("resource", "resource://desk");
+        for (zone, secret, status) in [
+            ("z2", "cs_of_z1", "403 zone_invalid"),
+            ("z2", "cs_of_z2", "401 access_denied"),
+            ("z9", "cs_of_z2", "401 access_denied"),
+        ] {
+            let before = sts.sts.evidence.stats().persisted;
+            let mut fields = caller(zone, "app-z1", secret);
+            fields.push(resource);
+            let row = sts.row(zone, exchange(&fields)).await;
+            assert!(row.contains(status), "{row}");
+            assert_eq!(sts.sts.evidence.stats().persisted, before + 1, "{row}");
+        }
+    }
+
     async fn only_a_signature_that_is_right_fresh_and_new_speaks_for_the_gateway(store: Store) {
         let sts = TestSts::start(store).await;
         let key = HmacKey::from_hex(KEY).unwrap();
