@@ -253,7 +253,7 @@ caracal_store::on_each_engine! {
         jwks of two zones          | 400 invalid_token: zone_id is required, once: the zone whose keys are wanted
         jwks of no zone            | 404 resource_not_found: the zone does not exist or has no keys
         rotation without token     | 401 access_denied: STS_ADMIN_TOKEN is required as bearer
-        unknown route              | 404 not_found:
+        unknown route              | 404 not_found: no such route
         "); }
     }
 

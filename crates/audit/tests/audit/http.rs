@@ -64,7 +64,7 @@ on_each_engine! {
         insta::allow_duplicates!(insta::assert_snapshot!(table, @r#"
         /health                       | 200
         /ready                        | 200 {"ready":true}
-        /nothing                      | 404 {"error":"not_found"}
+        /nothing                      | 404 {"error":"not_found","error_description":"no such route"}
         /metrics                      | 401 unauthorized
         /metrics                      | 401 unauthorized
         /api/audit/search?zone_id=z1  | 404 not found
