@@ -90,7 +90,7 @@ impl Role {
 pub struct Mounted {
     pub router: Router,
     pub limits: Limits,
-    pub tls: Option<Arc<rustls::ServerConfig>>,
+    pub tls: Option<Arc<caracal_net::TlsConfig>>,
 }
 
 /// The settings of one service.

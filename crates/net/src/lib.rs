@@ -16,5 +16,6 @@ pub mod tasks;
 pub use caracal_model::RequestId;
 pub use problem::Problem;
 pub use request_id::{Pattern, RequestIds};
+pub use rustls::ServerConfig as TlsConfig;
 pub use server::{Limits, Peer, Server};
 pub use tasks::Tasks;
