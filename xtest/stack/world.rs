@@ -362,10 +362,15 @@ impl World {
 /// What is recorded of a mandate.
 pub const MINTED: &[&str] = &["token_exchange allow complete"];
 /// What is recorded of a mint that policy denies: the resource, and that nothing was left of it.
-pub const DENIED: &[&str] = &["token_exchange deny complete", "token_exchange deny exchange_denied"];
+pub const DENIED: &[&str] = &[
+    "token_exchange deny complete",
+    "token_exchange deny exchange_denied",
+];
 /// What is recorded of a call that reached its upstream.
-pub const CALLED: &[&str] =
-    &["gateway_resource_request allow executed", "token_exchange allow complete"];
+pub const CALLED: &[&str] = &[
+    "gateway_resource_request allow executed",
+    "token_exchange allow complete",
+];
 /// What is recorded of a mandate that was used again.
 pub const REPLAYED: &[&str] = &["replay_detected deny anomaly"];
 

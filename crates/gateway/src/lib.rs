@@ -24,7 +24,8 @@ mod relay;
 mod request;
 mod revocation;
 mod strangers;
-mod target;
+/// Public for its fuzz target.
+pub mod target;
 mod upload;
 
 pub use config::{Config, Settings};
