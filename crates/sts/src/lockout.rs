@@ -17,7 +17,8 @@ use papaya::HashMap;
 const FAILURES: u32 = 60;
 /// The window, and how long a lockout lasts.
 const WINDOW: Duration = Duration::from_secs(60);
-/// Sources that are remembered; beyond it the oldest windows are forgotten.
+/// Sources that are remembered. When more than these fail within a minute, a lockout by source is no
+/// defence any more: all are forgotten, so that memory and the work of one failure stay bounded.
 const MAX_SOURCES: usize = 65_536;
 
 type Source = (Box<str>, IpAddr);
@@ -49,6 +50,9 @@ impl Lockout {
         let counts = self.counts.pin();
         if counts.len() >= MAX_SOURCES {
             counts.retain(|_, count| now.since(count.since) < WINDOW);
+        }
+        if counts.len() >= MAX_SOURCES {
+            counts.clear();
         }
         counts.update_or_insert(
             key(application, source),
@@ -107,6 +111,15 @@ mod tests {
         assert_eq!(lockout.locked_for("app", HERE, at(30)), Some(60));
         assert_eq!(lockout.locked_for("app", HERE, at(89)), Some(1));
         assert_eq!(lockout.locked_for("app", HERE, at(90)), None);
+    }
+
+    #[test]
+    fn a_flood_from_ever_new_sources_does_not_grow_memory() {
+        let lockout = Lockout::default();
+        for source in 0..MAX_SOURCES as u32 + 10 {
+            lockout.failed("app", IpAddr::V4(Ipv4Addr::from(source)), at(1));
+        }
+        assert!(lockout.counts.pin().len() <= MAX_SOURCES);
     }
 
     #[test]
