@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{DelegationId, RecordId, SessionId, ZoneId};
+use crate::id::{ApprovalId, DelegationId, RecordId, SessionId, ZoneId};
 
 /// A stream. Names are wire names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -119,6 +119,8 @@ pub enum Change {
     Epoch(ZoneId, u64),
     /// An authority record changed: forget what is held of it.
     Record(ZoneId, RecordId),
+    /// An approval was decided or consumed: whoever waits for it looks again.
+    Approval(ZoneId, ApprovalId),
 }
 
 impl Change {
@@ -130,6 +132,7 @@ impl Change {
             Self::Delegation(zone, id) => (zone, "delegation", Some(id.to_string())),
             Self::Epoch(zone, epoch) => (zone, "epoch", Some(epoch.to_string())),
             Self::Record(zone, id) => (zone, "record", Some(id.to_string())),
+            Self::Approval(zone, id) => (zone, "approval", Some(id.to_string())),
         };
         Outgoing::new(
             Topic::ViewChanges,
@@ -148,6 +151,7 @@ impl Change {
             "delegation" => Self::Delegation(zone, DelegationId::parse(id()?).ok()?),
             "epoch" => Self::Epoch(zone, id()?.parse().ok()?),
             "record" => Self::Record(zone, RecordId::parse(id()?).ok()?),
+            "approval" => Self::Approval(zone, ApprovalId::parse(id()?).ok()?),
             _ => return None,
         })
     }
@@ -165,7 +169,8 @@ mod tests {
             Change::Session(zone.clone(), SessionId::trusted("s1")),
             Change::Delegation(zone.clone(), DelegationId::trusted("e1")),
             Change::Epoch(zone.clone(), 7),
-            Change::Record(zone, RecordId::trusted("r1")),
+            Change::Record(zone.clone(), RecordId::trusted("r1")),
+            Change::Approval(zone, ApprovalId::trusted("a1")),
         ] {
             assert_eq!(Change::parse(&change.outgoing().fields), Some(change));
         }

@@ -108,6 +108,8 @@ ids! {
     Kid;
     /// The id of an evidence event.
     EventId;
+    /// A hold that waits for a human (`approval_id`). Ours are random: who knows one may wait for it.
+    ApprovalId;
 }
 
 /// The id of one request: 1 to 128 visible ASCII characters (STS and Gateway accept more than the

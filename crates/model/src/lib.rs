@@ -14,8 +14,8 @@ pub mod time;
 pub use change::{Change, Outgoing, Topic};
 pub use claims::{ChainHop, Mandate, SubjectType, TokenUse};
 pub use id::{
-    ApplicationId, DelegationId, EventId, IdError, Ids, Jti, Kid, ProviderId, RecordId, RequestId,
-    ResourceId, SessionId, ZoneId,
+    ApplicationId, ApprovalId, DelegationId, EventId, IdError, Ids, Jti, Kid, ProviderId, RecordId,
+    RequestId, ResourceId, SessionId, ZoneId,
 };
 pub use refusal::{Refusal, Refused};
 pub use scope::Scopes;

@@ -18,6 +18,7 @@ mod tx;
 
 pub mod admin_tokens;
 pub mod applications;
+pub mod approvals;
 pub mod audit_events;
 pub mod authority_records;
 pub mod delegations;
@@ -60,6 +61,7 @@ const REGISTRY: &[&[&Sql]] = &[
     live::sql::ALL,
     admin_tokens::sql::ALL,
     applications::sql::ALL,
+    approvals::sql::ALL,
     policies::sql::ALL,
     policy_sets::sql::ALL,
     providers::sql::ALL,

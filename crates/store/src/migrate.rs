@@ -17,11 +17,18 @@ struct Migration {
     text: &'static str,
 }
 
-const MIGRATIONS: &[Migration] = &[Migration {
-    version: 1,
-    name: "foundation",
-    text: include_str!("../migrations/0001_foundation.sql"),
-}];
+const MIGRATIONS: &[Migration] = &[
+    Migration {
+        version: 1,
+        name: "foundation",
+        text: include_str!("../migrations/0001_foundation.sql"),
+    },
+    Migration {
+        version: 2,
+        name: "approvals",
+        text: include_str!("../migrations/0002_approvals.sql"),
+    },
+];
 
 /// Serialises migrations of every process that shares a Postgres.
 const ADVISORY_LOCK: &str = "SELECT pg_advisory_xact_lock(4732518903281471)";

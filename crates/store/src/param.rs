@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use caracal_model::{
-    ApplicationId, DelegationId, EventId, Jti, Kid, ProviderId, RecordId, RequestId, ResourceId,
-    SessionId, Timestamp, ZoneId,
+    ApplicationId, ApprovalId, DelegationId, EventId, Jti, Kid, ProviderId, RecordId, RequestId,
+    ResourceId, SessionId, Timestamp, ZoneId,
 };
 use rusqlite::types::{ToSqlOutput, Value as LiteValue, ValueRef};
 use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
@@ -273,7 +273,7 @@ macro_rules! from_ids {
 
 from_ids! {
     ZoneId ApplicationId ResourceId ProviderId SessionId DelegationId RecordId Jti Kid EventId
-    RequestId
+    RequestId ApprovalId
 }
 
 /// `params![a, b, c]`: an array of [`Param`] made of anything that converts.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use caracal_bus::{Entry, Position};
 use caracal_crypto::stream_signature_is_valid;
 use caracal_model::change::Fields;
-use caracal_model::{Change, DelegationId, RecordId, SessionId, Topic, ZoneId};
+use caracal_model::{ApprovalId, Change, DelegationId, RecordId, SessionId, Topic, ZoneId};
 use caracal_store::live::Anchor;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -145,6 +145,12 @@ impl Inner {
         self.records.clear();
         self.epochs.clear();
         self.zones.invalidate_all();
+        self.tell_of_approvals(None);
+    }
+
+    fn tell_of_approvals(&self, news: Option<ApprovalId>) {
+        // Nobody listening is no failure: only the STS does.
+        let _ = self.approvals.send(news);
     }
 
     /// Applies one entry; answers with the zone that has to be loaded anew, if it is in use here.
@@ -182,6 +188,7 @@ impl Inner {
             Some(Change::Delegation(zone, id)) => self.edges.forget(&(zone, id)),
             Some(Change::Record(zone, id)) => self.records.forget(&(zone, id)),
             Some(Change::Epoch(zone, _)) => self.epochs.forget(&zone),
+            Some(Change::Approval(_, id)) => self.tell_of_approvals(Some(id)),
             // A newer release speaks of something that we do not know: it may be anything.
             None => {
                 tracing::warn!("unknown change, everything is read anew");

@@ -8,11 +8,11 @@ use caracal_authority::{EdgeFacts, RecordFacts, RecordStatus, SessionFacts, Sess
 use caracal_bus::{Bus, Position};
 use caracal_crypto::{HmacKey, Keyring};
 use caracal_model::{
-    ApplicationId, Clock, DelegationId, Mandate, RecordId, SessionId, Topic, ZoneId,
+    ApplicationId, ApprovalId, Clock, DelegationId, Mandate, RecordId, SessionId, Topic, ZoneId,
 };
 use caracal_store::Store;
 use caracal_store::live::Anchor;
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
 use crate::feed::{Feed, Positions};
 use crate::lease::Lease;
@@ -20,6 +20,9 @@ use crate::live::LiveTable;
 use crate::revocations::{Anchors, MandateAnchors, Revocations};
 use crate::zones::Zones;
 use crate::{Follower, ViewError, ZoneView, facts};
+
+/// News of approvals that a listener may be behind.
+const APPROVAL_NEWS: usize = 1_024;
 
 /// How a view behaves.
 #[derive(Clone, Debug)]
@@ -62,6 +65,7 @@ pub(crate) struct Inner {
     pub records: LiveTable<(ZoneId, RecordId), RecordFacts>,
     pub epochs: LiveTable<ZoneId, u64>,
     pub revocations: Revocations,
+    pub approvals: broadcast::Sender<Option<ApprovalId>>,
     pub feed: Feed,
 }
 
@@ -111,6 +115,7 @@ impl Views {
             records: LiveTable::new(config.table_size),
             epochs: LiveTable::new(config.table_size),
             revocations: Revocations::new(),
+            approvals: broadcast::Sender::new(APPROVAL_NEWS),
             feed: Feed::new(),
             store,
             bus,
@@ -325,6 +330,12 @@ impl Views {
     /// Changes with every new mark: whoever has a response under way looks again.
     pub fn revocation_watch(&self) -> watch::Receiver<u64> {
         self.0.revocations.watch()
+    }
+
+    /// Hears of approvals that were decided or consumed, as the feed tells of them; `None` when
+    /// entries may have been missed, as may a listener that lags: then any of them may have changed.
+    pub fn approval_news(&self) -> broadcast::Receiver<Option<ApprovalId>> {
+        self.0.approvals.subscribe()
     }
 
     /// Whether everything up to `position` of the topic has been applied here; waits for it at

@@ -1,0 +1,586 @@
+//! Approvals: holds that wait for a human (spec: sts §11).
+//!
+//! **Forces.** Several replicas issue, decide and spend one hold at the same time, and time ends it
+//! meanwhile. A hold that is spent twice, or after a no, is a breach.
+//!
+//! **Choice.** Every step is one conditional update that names all that must hold, so the store
+//! orders the steps and the loser changes nothing. What comes of a step (the authority record, the
+//! evidence of it, the news) is written in its transaction. Evidence goes into a log of its own
+//! later, so a copy waits in the store until it is there: see [`Store::approval_evidence`].
+//!
+//! INVARIANT (spend once): [`ApprovalsTx::consume`] is the only statement that sets `consumed_at`,
+//! and it asks for an unspent, approved, unexpired hold of the policy that is active now.
+
+use caracal_model::{ApplicationId, ApprovalId, Change, RecordId, SessionId, Timestamp, ZoneId};
+use serde_json::Value;
+
+use crate::error::StoreError;
+use crate::row::Row;
+use crate::store::{Store, ZoneScope};
+use crate::tx::{Tx, ZoneTx};
+use crate::zones::Slice;
+use crate::{Param, params, statements};
+
+macro_rules! columns {
+    () => {
+        "id, zone_id, principal_id, application_id, record_id, agent_session_id, tier, \
+         approver_class, privacy_mode, subject_anchor, own_records, binding, terms, \
+         policy_set_version_id, metadata_json, live, created_at, expires_at, satisfied_at, \
+         rejected_at, approver, approver_record_id, decision_reason, consumed_at, issued_record_id"
+    };
+}
+
+/// The state of a row at `$now` (spec: sts §11.1), for filters.
+macro_rules! state {
+    ($now:literal) => {
+        concat!(
+            "CASE WHEN consumed_at IS NOT NULL THEN 'consumed'
+                  WHEN rejected_at IS NOT NULL THEN 'rejected'
+                  WHEN expires_at <= ",
+            $now,
+            " THEN 'expired'
+                  WHEN satisfied_at IS NOT NULL THEN 'approved'
+                  ELSE 'pending' END"
+        )
+    };
+}
+
+statements! { pub(crate) mod sql {
+    ANYWHERE = concat!("SELECT ", columns!(), " FROM approvals WHERE id = $1");
+    MANY = pg: concat!("SELECT ", columns!(), " FROM approvals WHERE id = ANY($1)"),
+           lite: concat!("SELECT ", columns!(), " FROM approvals
+                          WHERE id IN (SELECT value FROM json_each($1))");
+    GET = concat!("SELECT ", columns!(), " FROM approvals WHERE zone_id = $1 AND id = $2");
+    LIVE = concat!("SELECT ", columns!(), " FROM approvals
+                    WHERE zone_id = $1 AND principal_id = $2 AND record_id = $3 AND binding = $4
+                      AND live");
+    /// What is over, or stands on other terms, makes room. It stays readable until it is purged.
+    RETIRE = "UPDATE approvals SET live = FALSE,
+                  expires_at = CASE WHEN expires_at > $5 THEN $5 ELSE expires_at END
+              WHERE zone_id = $1 AND principal_id = $2 AND record_id = $3 AND binding = $4
+                AND live AND (expires_at <= $5 OR terms <> $6)";
+    ISSUE = "INSERT INTO approvals (id, zone_id, principal_id, application_id, record_id,
+                 agent_session_id, tier, approver_class, privacy_mode, subject_anchor, own_records,
+                 binding, terms, policy_set_version_id, metadata_json, live, created_at, expires_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, TRUE, $16,
+                 $17)
+             ON CONFLICT (zone_id, principal_id, record_id, binding) WHERE live DO NOTHING";
+    DECIDE = concat!("UPDATE approvals SET
+                          satisfied_at = CASE WHEN $3 THEN CAST($4 AS BIGINT) END,
+                          rejected_at = CASE WHEN $3 THEN NULL ELSE CAST($4 AS BIGINT) END,
+                          approver = $5, approver_record_id = $6, decision_reason = $7
+                      WHERE zone_id = $1 AND id = $2 AND satisfied_at IS NULL
+                        AND rejected_at IS NULL AND consumed_at IS NULL AND expires_at > $4
+                        AND approver_class IN ($8, 'any')
+                      RETURNING ", columns!());
+    CONSUME = "UPDATE approvals SET consumed_at = $3, live = FALSE, issued_record_id = $5
+               WHERE zone_id = $1 AND id = $2 AND binding = $4 AND consumed_at IS NULL
+                 AND rejected_at IS NULL AND satisfied_at IS NOT NULL AND approver IS NOT NULL
+                 AND expires_at > $3
+                 AND EXISTS (SELECT 1 FROM policy_bindings
+                             WHERE policy_bindings.zone_id = $1
+                               AND policy_bindings.version_id = approvals.policy_set_version_id)
+                 AND (record_id = '' OR EXISTS (
+                      SELECT 1 FROM authority_records held
+                      WHERE held.zone_id = $1 AND held.id = approvals.record_id
+                        AND held.status = 'active' AND held.expires_at > $3))";
+    IS_CURRENT = "SELECT 1 AS one FROM policy_bindings WHERE zone_id = $1 AND version_id = $2";
+    PAGE = concat!("SELECT ", columns!(), ",
+            (SELECT COUNT(*) FROM approvals other WHERE other.zone_id = approvals.zone_id
+                AND other.binding = approvals.binding AND other.id <> approvals.id
+                AND other.satisfied_at IS NOT NULL) AS prior_approved,
+            (SELECT COUNT(*) FROM approvals other WHERE other.zone_id = approvals.zone_id
+                AND other.binding = approvals.binding AND other.id <> approvals.id
+                AND other.rejected_at IS NOT NULL) AS prior_rejected,
+            (SELECT COUNT(*) FROM authority_records held WHERE held.zone_id = approvals.zone_id
+                AND held.subject_id = approvals.principal_id AND held.record_type = 'user')
+                AS federated
+        FROM approvals
+        WHERE zone_id = $1 AND (created_at < $2 OR (created_at = $2 AND id < $3))
+          AND (CAST($4 AS TEXT) IS NULL OR ", state!("$5"), " = $4)
+          AND (CAST($6 AS TEXT) IS NULL OR tier = $6)
+          AND (CAST($7 AS TEXT) IS NULL OR principal_id = $7)
+          AND (CAST($8 AS BIGINT) IS NULL OR created_at >= $8)
+          AND (CAST($9 AS BIGINT) IS NULL OR created_at <= $9)
+          AND (CAST($10 AS TEXT) IS NULL OR id = $10)
+        ORDER BY created_at DESC, id DESC LIMIT $11");
+    COUNTS = concat!("SELECT state, COUNT(*) AS rows FROM (
+                          SELECT ", state!("$2"), " AS state FROM approvals WHERE zone_id = $1
+                      ) states GROUP BY state");
+    /// A rejected hold answers repeated requests until it expires, so expiry is its end as well.
+    PURGE = "DELETE FROM approvals WHERE id IN (
+                 SELECT id FROM approvals
+                 WHERE consumed_at < $1 OR (consumed_at IS NULL AND expires_at < $1) LIMIT $2)";
+    ANCESTRY = pg: "WITH RECURSIVE line (start, id) AS (
+                        SELECT id, id FROM authority_records WHERE zone_id = $1 AND id = ANY($2)
+                        UNION
+                        SELECT line.start, child.parent_id FROM line
+                        JOIN authority_records child ON child.id = line.id AND child.zone_id = $1
+                        WHERE child.parent_id IS NOT NULL)
+                    SELECT start, id FROM line",
+               lite: "WITH RECURSIVE line (start, id) AS (
+                        SELECT id, id FROM authority_records WHERE zone_id = $1
+                            AND id IN (SELECT value FROM json_each($2))
+                        UNION
+                        SELECT line.start, child.parent_id FROM line
+                        JOIN authority_records child ON child.id = line.id AND child.zone_id = $1
+                        WHERE child.parent_id IS NOT NULL)
+                    SELECT start, id FROM line";
+    WITNESS = "INSERT INTO approval_evidence (event_id, event, created_at) VALUES ($1, $2, $3)";
+    WITNESSED = pg: "DELETE FROM approval_evidence WHERE event_id = ANY($1)",
+                lite: "DELETE FROM approval_evidence
+                       WHERE event_id IN (SELECT value FROM json_each($1))";
+    LEFT_BEHIND = "SELECT event_id, event FROM approval_evidence WHERE created_at < $1
+                   ORDER BY created_at LIMIT $2";
+} }
+
+/// A hold.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Approval {
+    /// Its id, not to be guessed.
+    pub id: ApprovalId,
+    /// Its zone.
+    pub zone: ZoneId,
+    /// Who asked: an application or a workload.
+    pub principal_id: String,
+    /// The calling application; none for a workload.
+    pub application_id: Option<ApplicationId>,
+    /// The authority record that was presented.
+    pub record_id: Option<RecordId>,
+    /// The governed Session.
+    pub agent_session_id: Option<SessionId>,
+    /// Names of the tiers, joined.
+    pub tier: String,
+    /// `operator`, `subject` or `any`.
+    pub approver_class: String,
+    /// `identified`, `pseudonymous` or `anonymous`.
+    pub privacy_mode: String,
+    /// The only user who may decide, if there is one.
+    pub subject_anchor: Option<String>,
+    /// Records whose holders may not decide.
+    pub own_records: Vec<RecordId>,
+    /// What it is bound to.
+    pub binding: String,
+    /// What the binding leaves open.
+    pub terms: String,
+    /// The policy that asked for it.
+    pub policy_set_version_id: String,
+    /// What approvers are shown.
+    pub metadata: Value,
+    /// Whether a repeated request finds it.
+    pub live: bool,
+    /// When it was issued.
+    pub created_at: Timestamp,
+    /// When it ends by itself.
+    pub expires_at: Timestamp,
+    /// When somebody said yes.
+    pub satisfied_at: Option<Timestamp>,
+    /// When somebody said no.
+    pub rejected_at: Option<Timestamp>,
+    /// Who decided, as far as its privacy says.
+    pub approver: Option<String>,
+    /// The authority record of the user who decided.
+    pub approver_record_id: Option<RecordId>,
+    /// Why.
+    pub decision_reason: Option<String>,
+    /// When it was spent.
+    pub consumed_at: Option<Timestamp>,
+    /// The authority record that came of it.
+    pub issued_record_id: Option<RecordId>,
+}
+
+impl Approval {
+    fn read(row: &Row) -> Result<Self, StoreError> {
+        let record = row.string("record_id")?;
+        let own: Vec<String> = row.json("own_records")?;
+        Ok(Self {
+            id: ApprovalId::trusted(row.text("id")?),
+            zone: ZoneId::trusted(row.text("zone_id")?),
+            principal_id: row.string("principal_id")?,
+            application_id: row.opt_text("application_id")?.map(ApplicationId::trusted),
+            record_id: (!record.is_empty()).then(|| RecordId::trusted(record)),
+            agent_session_id: row.opt_text("agent_session_id")?.map(SessionId::trusted),
+            tier: row.string("tier")?,
+            approver_class: row.string("approver_class")?,
+            privacy_mode: row.string("privacy_mode")?,
+            subject_anchor: row.opt_string("subject_anchor")?,
+            own_records: own.into_iter().map(RecordId::trusted).collect(),
+            binding: row.string("binding")?,
+            terms: row.string("terms")?,
+            policy_set_version_id: row.string("policy_set_version_id")?,
+            metadata: row.json("metadata_json")?,
+            live: row.bool("live")?,
+            created_at: row.time("created_at")?,
+            expires_at: row.time("expires_at")?,
+            satisfied_at: row.opt_time("satisfied_at")?,
+            rejected_at: row.opt_time("rejected_at")?,
+            approver: row.opt_string("approver")?,
+            approver_record_id: row.opt_text("approver_record_id")?.map(RecordId::trusted),
+            decision_reason: row.opt_string("decision_reason")?,
+            consumed_at: row.opt_time("consumed_at")?,
+            issued_record_id: row.opt_text("issued_record_id")?.map(RecordId::trusted),
+        })
+    }
+
+    fn slot(&self) -> Slot<'_> {
+        Slot {
+            principal: &self.principal_id,
+            record: self.record_id.as_ref(),
+            binding: &self.binding,
+        }
+    }
+}
+
+/// What at most one live hold exists for in a zone.
+#[derive(Clone, Copy, Debug)]
+pub struct Slot<'a> {
+    /// Who asks.
+    pub principal: &'a str,
+    /// The authority record that was presented.
+    pub record: Option<&'a RecordId>,
+    /// What the hold is bound to.
+    pub binding: &'a str,
+}
+
+impl Slot<'_> {
+    fn record(&self) -> &str {
+        self.record.map_or("", RecordId::as_str)
+    }
+}
+
+/// A human's decision.
+#[derive(Clone, Copy, Debug)]
+pub struct Verdict<'a> {
+    /// Yes or no.
+    pub approved: bool,
+    /// Who, as it is kept.
+    pub approver: &'a str,
+    /// The authority record of a user.
+    pub record: Option<&'a RecordId>,
+    /// Why.
+    pub reason: Option<&'a str>,
+    /// `operator` or `subject`: the class of the hold must be it, or `any`.
+    pub class: &'static str,
+}
+
+/// The text of an evidence event that is committed with what it tells of.
+#[derive(Clone, Copy, Debug)]
+pub struct Witness<'a> {
+    /// Its id.
+    pub event_id: &'a str,
+    /// Its one text.
+    pub event: &'a str,
+}
+
+/// Which rows of a list are wanted.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Filter<'a> {
+    /// In this state now.
+    pub state: Option<&'a str>,
+    /// Of these tiers, joined.
+    pub tier: Option<&'a str>,
+    /// Of this principal.
+    pub principal: Option<&'a str>,
+    /// Issued then or later.
+    pub since: Option<Timestamp>,
+    /// Issued then or earlier.
+    pub until: Option<Timestamp>,
+}
+
+/// A row of a list.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listed {
+    /// The hold.
+    pub approval: Approval,
+    /// Other holds with its binding that were approved.
+    pub prior_approved: u64,
+    /// Other holds with its binding that were rejected.
+    pub prior_rejected: u64,
+    /// Whether its principal is a federated user.
+    pub principal_federated: bool,
+}
+
+impl Listed {
+    fn read(row: &Row) -> Result<Self, StoreError> {
+        Ok(Self {
+            approval: Approval::read(row)?,
+            prior_approved: row.count("prior_approved")?,
+            prior_rejected: row.count("prior_rejected")?,
+            principal_federated: row.count("federated")? > 0,
+        })
+    }
+}
+
+/// Reads the holds of one zone.
+#[derive(Clone, Copy, Debug)]
+pub struct Approvals<'s> {
+    zone: ZoneScope<'s>,
+}
+
+impl<'s> ZoneScope<'s> {
+    /// The holds of this zone.
+    pub const fn approvals(self) -> Approvals<'s> {
+        Approvals { zone: self }
+    }
+}
+
+impl Approvals<'_> {
+    /// One hold.
+    pub async fn get(&self, id: &ApprovalId) -> Result<Option<Approval>, StoreError> {
+        let row = self
+            .zone
+            .query_opt(&sql::GET, &params![self.zone.id(), id])
+            .await?;
+        row.as_ref().map(Approval::read).transpose()
+    }
+
+    /// The live hold of a slot, expired or not.
+    pub async fn live(&self, slot: Slot<'_>) -> Result<Option<Approval>, StoreError> {
+        let params = params![self.zone.id(), slot.principal, slot.record(), slot.binding];
+        let row = self.zone.query_opt(&sql::LIVE, &params).await?;
+        row.as_ref().map(Approval::read).transpose()
+    }
+
+    /// A page, newest first.
+    pub async fn page(
+        &self,
+        slice: Slice<'_>,
+        filter: Filter<'_>,
+        now: Timestamp,
+    ) -> Result<Vec<Listed>, StoreError> {
+        self.list(slice, filter, None, now).await
+    }
+
+    /// One hold as a list shows it.
+    pub async fn listed(&self, id: &str, now: Timestamp) -> Result<Option<Listed>, StoreError> {
+        let whole = Slice {
+            before: i64::MAX,
+            before_id: "",
+            limit: 1,
+        };
+        let found = self.list(whole, Filter::default(), Some(id), now).await?;
+        Ok(found.into_iter().next())
+    }
+
+    async fn list(
+        &self,
+        slice: Slice<'_>,
+        filter: Filter<'_>,
+        id: Option<&str>,
+        now: Timestamp,
+    ) -> Result<Vec<Listed>, StoreError> {
+        let params = params![
+            self.zone.id(),
+            slice.before,
+            slice.before_id,
+            filter.state,
+            now,
+            filter.tier,
+            filter.principal,
+            filter.since,
+            filter.until,
+            id,
+            slice.limit
+        ];
+        let rows = self.zone.query(&sql::PAGE, &params).await?;
+        rows.iter().map(Listed::read).collect()
+    }
+
+    /// How many there are in each state now.
+    pub async fn counts(&self, now: Timestamp) -> Result<Vec<(String, u64)>, StoreError> {
+        let rows = self
+            .zone
+            .query(&sql::COUNTS, &params![self.zone.id(), now])
+            .await?;
+        rows.iter()
+            .map(|row| Ok((row.string("state")?, row.count("rows")?)))
+            .collect()
+    }
+
+    /// Whether this policy-set version is the active one.
+    pub async fn is_current_policy(&self, version: &str) -> Result<bool, StoreError> {
+        let params = params![self.zone.id(), version];
+        Ok(self
+            .zone
+            .query_opt(&sql::IS_CURRENT, &params)
+            .await?
+            .is_some())
+    }
+
+    /// The line of each of these records up to its root: pairs of a record and an ancestor of it,
+    /// itself included.
+    pub async fn ancestry(
+        &self,
+        records: &[&RecordId],
+    ) -> Result<Vec<(RecordId, RecordId)>, StoreError> {
+        let ids = records.iter().map(|id| id.as_str()).collect();
+        let params = [Param::from(self.zone.id()), Param::Texts(ids)];
+        let rows = self.zone.query(&sql::ANCESTRY, &params).await?;
+        let pair = |row: &Row| {
+            let (start, id) = (row.text("start")?, row.text("id")?);
+            Ok((RecordId::trusted(start), RecordId::trusted(id)))
+        };
+        rows.iter().map(pair).collect()
+    }
+}
+
+/// Changes the holds of one zone, within a transaction.
+#[derive(Debug)]
+pub struct ApprovalsTx<'t> {
+    at: ZoneTx<'t>,
+    zone: &'t ZoneId,
+}
+
+impl<'t> ZoneTx<'t> {
+    /// The holds of this zone.
+    pub fn approvals(self) -> ApprovalsTx<'t> {
+        let zone = self.id();
+        ApprovalsTx { at: self, zone }
+    }
+}
+
+impl ApprovalsTx<'_> {
+    /// Issues a hold, unless its slot has a live one on the same terms. `true` when it was issued:
+    /// then its evidence is kept with it.
+    pub async fn issue(
+        &mut self,
+        hold: &Approval,
+        witness: Witness<'_>,
+    ) -> Result<bool, StoreError> {
+        let (zone, slot, now) = (self.zone, hold.slot(), hold.created_at);
+        let tx = self.at.tx();
+        let retire = params![
+            zone,
+            slot.principal,
+            slot.record(),
+            slot.binding,
+            now,
+            &hold.terms
+        ];
+        tx.execute(&sql::RETIRE, &retire).await?;
+        let own: Vec<&str> = hold.own_records.iter().map(RecordId::as_str).collect();
+        let issue = params![
+            &hold.id,
+            zone,
+            &hold.principal_id,
+            hold.application_id.as_ref(),
+            slot.record(),
+            hold.agent_session_id.as_ref(),
+            &hold.tier,
+            &hold.approver_class,
+            &hold.privacy_mode,
+            &hold.subject_anchor,
+            Value::from(own).to_string(),
+            &hold.binding,
+            &hold.terms,
+            &hold.policy_set_version_id,
+            hold.metadata.to_string(),
+            now,
+            hold.expires_at
+        ];
+        let issued = tx.execute(&sql::ISSUE, &issue).await? == 1;
+        if issued {
+            self.witness(witness, now).await?;
+        }
+        Ok(issued)
+    }
+
+    /// Decides a hold, once; `None` when it is not pending, or not for this class to decide. The
+    /// evidence is kept when the caller calls [`ApprovalsTx::witness`] with it.
+    pub async fn decide(
+        &mut self,
+        id: &ApprovalId,
+        verdict: Verdict<'_>,
+        now: Timestamp,
+    ) -> Result<Option<Approval>, StoreError> {
+        let params = params![
+            self.zone,
+            id,
+            verdict.approved,
+            now,
+            verdict.approver,
+            verdict.record,
+            verdict.reason,
+            verdict.class
+        ];
+        let row = self.at.tx().query_opt(&sql::DECIDE, &params).await?;
+        let decided = row.as_ref().map(Approval::read).transpose()?;
+        if decided.is_some() {
+            let change = Change::Approval(self.zone.clone(), id.clone());
+            self.at.tx().change(&change);
+        }
+        Ok(decided)
+    }
+
+    /// Spends a hold, once: only while it is approved, unexpired, bound to this and asked for by
+    /// the policy that is active now, and the record that it was asked with is in force. `false`
+    /// when it was not spent: roll back.
+    pub async fn consume(
+        &mut self,
+        id: &ApprovalId,
+        binding: &str,
+        issued: Option<&RecordId>,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let params = params![self.zone, id, now, binding, issued];
+        Ok(self.at.tx().execute(&sql::CONSUME, &params).await? == 1)
+    }
+
+    /// Keeps evidence of this transaction until it is recorded.
+    pub async fn witness(
+        &mut self,
+        witness: Witness<'_>,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let params = params![witness.event_id, witness.event, now];
+        self.at.tx().execute(&sql::WITNESS, &params).await.map(drop)
+    }
+}
+
+impl Store {
+    /// A hold of any zone: whoever knows its id may know how it stands.
+    pub async fn find_approval(&self, id: &ApprovalId) -> Result<Option<Approval>, StoreError> {
+        let row = self.query_opt(&sql::ANYWHERE, &params![id]).await?;
+        row.as_ref().map(Approval::read).transpose()
+    }
+
+    /// These holds, of any zone, as far as they exist.
+    pub async fn find_approvals(&self, ids: &[ApprovalId]) -> Result<Vec<Approval>, StoreError> {
+        let ids = Param::Texts(ids.iter().map(ApprovalId::as_str).collect());
+        let rows = self.query(&sql::MANY, &[ids]).await?;
+        rows.iter().map(Approval::read).collect()
+    }
+
+    /// Removes at most `limit` holds, of any zone, that ended before `before`.
+    pub async fn purge_approvals(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
+        let mut tx = self.begin("purging approvals").await?;
+        let removed = tx.execute(&sql::PURGE, &params![before, limit]).await?;
+        tx.commit().await?;
+        Ok(removed)
+    }
+
+    /// Evidence that was committed before `before` and is not known to be recorded: id and text.
+    pub async fn approval_evidence(
+        &self,
+        before: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<(String, String)>, StoreError> {
+        let rows = self
+            .query(&sql::LEFT_BEHIND, &params![before, limit])
+            .await?;
+        rows.iter()
+            .map(|row| Ok((row.string("event_id")?, row.string("event")?)))
+            .collect()
+    }
+
+    /// Forgets evidence that is recorded now.
+    pub async fn approval_evidence_recorded(&self, event_ids: &[&str]) -> Result<(), StoreError> {
+        let mut tx: Tx = self.begin("forgetting recorded evidence").await?;
+        tx.execute(&sql::WITNESSED, &[Param::Texts(event_ids.to_vec())])
+            .await?;
+        tx.commit().await
+    }
+}
+
+#[cfg(test)]
+mod tests;
