@@ -22,11 +22,12 @@ use std::sync::Arc;
 use caracal_model::policy::{ActivePolicy, PolicyInput};
 use caracal_model::scope::LIFECYCLE;
 use caracal_model::{Refusal, Refused, SubjectType, Timestamp, TokenUse};
-use serde_json::json;
+use serde_json::{Value, json};
 
+use crate::approval::{Requirement, RequirementError};
 use crate::facts::ResourceFacts;
 use crate::operation;
-use outcome::status;
+use outcome::{HUMAN_APPROVAL, status};
 
 /// Decides an exchange.
 pub fn decide(
@@ -44,8 +45,8 @@ pub fn decide(
 /// What becomes of one resource.
 enum Judgement<'a> {
     Granted(&'a ResourceFacts, ResourceVerdict),
-    /// Allowed by policy, if a human approves; nobody can yet.
-    Gated(ResourceVerdict),
+    /// Allowed by policy, if a human approves; with the declarations that say so.
+    Gated(&'a ResourceFacts, ResourceVerdict, Value),
     Dropped(ResourceVerdict),
     Aborted(ResourceVerdict, Refused),
 }
@@ -55,7 +56,8 @@ enum Judgement<'a> {
 struct Tally<'a> {
     verdicts: Vec<ResourceVerdict>,
     granted: Vec<&'a ResourceFacts>,
-    gated: bool,
+    /// What asks for an approval.
+    gates: Vec<Value>,
 }
 
 impl<'a> Standing<'a> {
@@ -88,8 +90,9 @@ impl<'a> Standing<'a> {
                     tally.granted.push(found);
                     (verdict, None)
                 }
-                Judgement::Gated(verdict) => {
-                    tally.gated = true;
+                Judgement::Gated(found, verdict, gate) => {
+                    tally.gates.push(gate);
+                    tally.granted.push(found);
                     (verdict, None)
                 }
                 Judgement::Dropped(verdict) => (verdict, None),
@@ -194,14 +197,9 @@ impl<'a> Standing<'a> {
                 return Judgement::Aborted(verdict, why);
             }
         };
-        let gated = answer.allow && answer.step_up().is_some();
+        let gate = answer.step_up().filter(|_| answer.allow).cloned();
         verdict.reason = answer.reason().map(str::to_owned);
         verdict.diagnostics = answer.diagnostics;
-        if gated {
-            verdict.evaluation_status = status::APPROVAL_UNAVAILABLE;
-            verdict.reason = Some(HUMAN_APPROVAL.to_owned());
-            return Judgement::Gated(verdict);
-        }
         verdict.determining = answer.determining;
         if !answer.allow {
             return Judgement::Dropped(verdict);
@@ -211,9 +209,27 @@ impl<'a> Standing<'a> {
             verdict.reason = Some("mandate_target_mismatch".to_owned());
             return Judgement::Dropped(verdict);
         }
+        if let Some(gate) = gate {
+            return self.gated(found, verdict, gate);
+        }
         verdict.allowed = true;
         verdict.reason = None;
         Judgement::Granted(found, verdict)
+    }
+
+    /// An allow that needs an approval: one that was resolved stands, else it waits.
+    fn gated(
+        &self,
+        found: &'a ResourceFacts,
+        mut verdict: ResourceVerdict,
+        gate: Value,
+    ) -> Judgement<'a> {
+        verdict.allowed = self.resolved;
+        verdict.reason = (!self.resolved).then(|| HUMAN_APPROVAL.to_owned());
+        if !self.resolved {
+            verdict.determining.clear();
+        }
+        Judgement::Gated(found, verdict, gate)
     }
 
     /// Whether the presented mandate, if any, was minted for this resource. The contract says so
@@ -225,12 +241,13 @@ impl<'a> Standing<'a> {
 
     /// Steps 9 to 12 of §2.5.
     fn conclude(&self, tally: Tally<'a>) -> Decision {
-        if tally.gated {
-            let why = Refusal::AccessDenied.because(denied_for(HUMAN_APPROVAL));
-            return self.deny(tally.verdicts, why);
-        }
         if tally.granted.is_empty() {
             let why = self.why_nothing(&tally.verdicts);
+            return self.deny(tally.verdicts, why);
+        }
+        // A call under way cannot wait for anybody: its mandate was approved, or is good for nothing.
+        if let (Class::Gateway { .. }, false) = (self.request.class, tally.gates.is_empty()) {
+            let why = Refusal::AccessDenied.because(denied_for(HUMAN_APPROVAL));
             return self.deny(tally.verdicts, why);
         }
         let token_use = match self.request.class {
@@ -242,10 +259,36 @@ impl<'a> Standing<'a> {
                 return self.deny(tally.verdicts, why);
             }
         };
+        let requirement = match required(&tally.gates) {
+            Ok(requirement) => requirement,
+            Err((status, why)) => {
+                let nothing = self.deny(tally.verdicts, why.clone());
+                return nothing.withheld(status, why);
+            }
+        };
+        if let Some(requirement) = requirement.clone().filter(|_| !self.resolved) {
+            return self.hold(tally.verdicts, requirement);
+        }
         Decision {
             outcome: Outcome::Grant(self.grant(token_use, &tally.granted)),
             verdicts: tally.verdicts,
             lineage: self.claims.clone(),
+            requirement,
+        }
+    }
+
+    /// Nothing is granted yet, whatever was allowed without an approval too.
+    fn hold(&self, mut verdicts: Vec<ResourceVerdict>, requirement: Requirement) -> Decision {
+        let why = "another resource of the request needs a human approval";
+        let why = Refusal::InteractionRequired.because(why);
+        for verdict in &mut verdicts {
+            verdict.withdraw(&why);
+        }
+        Decision {
+            outcome: Outcome::Hold(requirement.clone()),
+            verdicts,
+            lineage: self.claims.clone(),
+            requirement: Some(requirement),
         }
     }
 
@@ -280,6 +323,7 @@ impl<'a> Standing<'a> {
             outcome: Outcome::Deny(why),
             verdicts,
             lineage: self.claims.clone(),
+            requirement: None,
         }
     }
 
@@ -318,8 +362,31 @@ impl<'a> Standing<'a> {
     }
 }
 
-const HUMAN_APPROVAL: &str = "human_approval_required";
-
 fn denied_for(reason: &str) -> String {
     format!("policy denied ({reason})")
+}
+
+/// What the gates of all resources ask for together.
+fn required(gates: &[Value]) -> Result<Option<Requirement>, (&'static str, Refused)> {
+    if gates.is_empty() {
+        return Ok(None);
+    }
+    let tiers = gates
+        .iter()
+        .map(|gate| gate.get("tiers").and_then(Value::as_array));
+    let declared: Option<Vec<&Vec<Value>>> = tiers.collect();
+    let merged = match declared {
+        Some(declared) => Requirement::merge(declared.into_iter().flatten()),
+        None => Err(RequirementError::Malformed),
+    };
+    merged.map(Some).map_err(|error| match error {
+        RequirementError::Conflict => {
+            let why = Refusal::AccessDenied.because(error.to_string());
+            (status::CLASS_CONFLICT, why)
+        }
+        RequirementError::Malformed => {
+            let why = Refusal::PolicyEvalFailed.because(error.to_string());
+            (status::POLICY_FAILED, why)
+        }
+    })
 }

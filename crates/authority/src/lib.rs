@@ -6,6 +6,7 @@
 //! **Choice.** Functions of facts and a time: no I/O, no clock, no async. Whoever holds the facts
 //! that a decision was made from can make it again and get the same answer.
 
+pub mod approval;
 pub mod constraints;
 pub mod decide;
 pub mod effective;
@@ -19,6 +20,7 @@ pub mod ttl;
 #[cfg(test)]
 mod tests;
 
+pub use approval::{ApprovalState, ApproverClass, Binding, Course, Privacy, Requirement};
 pub use constraints::{ConstraintError, Constraints};
 pub use decide::decide;
 pub use effective::{EffectiveAuthority, effective_authority};

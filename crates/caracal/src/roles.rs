@@ -174,6 +174,7 @@ pub async fn mount(
             Configured::Api(config) => on.api(config).await?,
             Configured::Sts(config) => {
                 let made = on.sts(config)?;
+                caracal_sts::tasks(&made, &adapters.loops, draining);
                 sts = Some(Arc::clone(&made));
                 plain(caracal_sts::router(made, open_metrics), 10)
             }

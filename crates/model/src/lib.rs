@@ -17,7 +17,7 @@ pub use id::{
     ApplicationId, ApprovalId, DelegationId, EventId, IdError, Ids, Jti, Kid, ProviderId, RecordId,
     RequestId, ResourceId, SessionId, ZoneId,
 };
-pub use refusal::{Refusal, Refused};
+pub use refusal::{PendingApproval, Refusal, Refused};
 pub use scope::Scopes;
 pub use secret::Secret;
 pub use time::{Clock, Rng, TestClock, TestRng, Ticks, Timestamp};

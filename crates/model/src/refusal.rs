@@ -4,6 +4,9 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use crate::id::ApprovalId;
+use crate::time::Timestamp;
+
 /// Why a request was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Refusal {
@@ -37,6 +40,10 @@ pub enum Refusal {
     OperationNotPermitted,
     /// A human must approve first.
     InteractionRequired,
+    /// The approval does not exist, is over, or was given for something else.
+    ApprovalInvalid,
+    /// The approval was decided by somebody else, or is for another binding.
+    ApprovalConflict,
     /// The approval was used already.
     ApprovalConsumed,
     /// No such thing.
@@ -104,6 +111,8 @@ impl Refusal {
             Self::AccessDenied          => row(403, "access_denied", "denied"),
             Self::OperationNotPermitted => row(403, "operation_not_permitted", "operation_not_permitted"),
             Self::InteractionRequired   => row(401, "interaction_required", "interaction_required"),
+            Self::ApprovalInvalid       => row(401, "access_denied", "approval_invalid"),
+            Self::ApprovalConflict      => row(409, "access_denied", "approval_conflict"),
             Self::ApprovalConsumed      => row(409, "approval_consumed", "approval_consumed"),
             Self::NotFound              => row(404, "resource_not_found", "not_found"),
             Self::RateLimited           => row(429, "provider_rate_limited", "rate_limited"),
@@ -126,6 +135,7 @@ impl Refusal {
             refusal: self,
             description: why.into(),
             retry_after: None,
+            approval: None,
         }
     }
 }
@@ -139,6 +149,21 @@ pub struct Refused {
     pub description: Cow<'static, str>,
     /// `Retry-After`, in seconds.
     pub retry_after: Option<u32>,
+    /// The hold that a human has to decide first.
+    pub approval: Option<Box<PendingApproval>>,
+}
+
+/// A hold, as the refused caller is told of it (spec: sts §2.8).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PendingApproval {
+    /// To be waited for and to be presented.
+    pub id: ApprovalId,
+    /// Names of the tiers that ask for it; may be empty.
+    pub tier: String,
+    /// What it is bound to.
+    pub binding: String,
+    /// Until when it can be decided and used.
+    pub expires_at: Timestamp,
 }
 
 impl Refused {
@@ -146,6 +171,13 @@ impl Refused {
     #[must_use]
     pub fn retry_after(mut self, seconds: u32) -> Self {
         self.retry_after = Some(seconds);
+        self
+    }
+
+    /// The same, until a human has decided this hold.
+    #[must_use]
+    pub fn until(mut self, approval: PendingApproval) -> Self {
+        self.approval = Some(Box::new(approval));
         self
     }
 }

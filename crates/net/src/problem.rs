@@ -9,8 +9,9 @@ use std::borrow::Cow;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use caracal_model::{Refused, RequestId};
-use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
+
+use caracal_model::{PendingApproval, Refused, RequestId};
+use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, StatusCode};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::Value;
@@ -134,6 +135,25 @@ pub fn set_request_id(response: &mut Response, id: &RequestId) {
     }
 }
 
+/// How a held caller is challenged.
+const HELD: HeaderValue = HeaderValue::from_static("Bearer error=\"interaction_required\"");
+
+impl Problem {
+    /// The members and the header of a hold (spec: sts §2.8).
+    fn held_by(mut self, approval: PendingApproval) -> Self {
+        self = self
+            .header(WWW_AUTHENTICATE, HELD)
+            .with("approval_id", approval.id.as_str())
+            .with("approval_type", "human_approval")
+            .with("state", "pending");
+        if !approval.tier.is_empty() {
+            self = self.with("tier", approval.tier);
+        }
+        self.with("binding", approval.binding)
+            .with("approval_expires_at", approval.expires_at.iso_seconds())
+    }
+}
+
 impl From<Refused> for Problem {
     fn from(refused: Refused) -> Self {
         let row = refused.refusal.row();
@@ -142,7 +162,10 @@ impl From<Refused> for Problem {
         // Decision 5: whoever may come back is told when, on every 429 and 503.
         let later = matches!(row.status, 429 | 503).then_some(1);
         problem.0.retry_after = refused.retry_after.or(later);
-        problem
+        match refused.approval {
+            Some(approval) => problem.held_by(*approval),
+            None => problem,
+        }
     }
 }
 
@@ -203,6 +226,34 @@ mod tests {
             concat!(
                 r#"{"error":"invalid_zone","error_description":"name is required","#,
                 r#""details":{"issues":[]},"requestId":"r-1","request_id":"r-1"}"#,
+                "\n"
+            )
+        );
+    }
+
+    #[tokio::test]
+    async fn a_hold_is_told_in_the_body_and_in_a_challenge() {
+        let refused = Refusal::InteractionRequired
+            .because("Human approval required")
+            .until(PendingApproval {
+                id: caracal_model::ApprovalId::trusted("5c0e"),
+                tier: "high".to_owned(),
+                binding: "ab".to_owned(),
+                expires_at: caracal_model::Timestamp::from_unix_seconds(1_782_900_000),
+            });
+        let response = Problem::from(refused).respond(Some(&RequestId::trusted("r-1")));
+        assert_eq!(response.status(), 401);
+        assert_eq!(
+            response.headers()["www-authenticate"],
+            "Bearer error=\"interaction_required\""
+        );
+        assert_eq!(
+            text(response).await,
+            concat!(
+                r#"{"error":"interaction_required","error_description":"Human approval required","#,
+                r#""approval_id":"5c0e","approval_type":"human_approval","state":"pending","#,
+                r#""tier":"high","binding":"ab","approval_expires_at":"2026-07-01T10:00:00Z","#,
+                r#""requestId":"r-1","request_id":"r-1"}"#,
                 "\n"
             )
         );

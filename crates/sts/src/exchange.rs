@@ -19,6 +19,8 @@ use caracal_model::{
 use caracal_store::authority_records::AuthorityRecord;
 use caracal_view::{Resource, ZoneView};
 
+use crate::approval::exchange::{self as approval, Price};
+use crate::approval::{Ask, Refusing};
 use crate::authenticate::{Caller, authenticate};
 use crate::events::{self, Trail};
 use crate::form::{SubjectTokenType, TokenRequest};
@@ -194,14 +196,28 @@ async fn decided(
         now,
     };
     let facts = facts(sts, &gathered, &[]);
-    let standing = Standing::establish(&request, &facts, now)?;
+    let standing = Standing::establish(&request, &facts, now);
+    let ask = approval::ask(
+        caller,
+        &request,
+        &form.scopes,
+        &resources,
+        standing.as_ref().ok(),
+    );
+    let presented = approval::presented(sts, caller, &ask, form.approval_id.as_deref()).await?;
+    let mut standing = standing?;
+    if presented.is_some() {
+        standing = standing.resolved();
+    }
     for (resource, found) in resources.iter_mut().zip(&found) {
         if let (true, Some(found)) = (standing.is_chargeable(resource), found) {
             resource.rate_limited = over_rate(sts, caller, found).await?;
         }
     }
-    let decision = standing.with_resources(&resources).decide(&zone.policy);
-    issue(sts, caller, &trail, &decision, now).await
+    let standing = standing.with_resources(&resources);
+    let decision = standing.decide(&zone.policy);
+    let (decision, price) = approval::settle(sts, &ask, &standing, decision, presented).await;
+    issue(sts, caller, &trail, decision, (&ask, &price)).await
 }
 
 /// What is known, as the kernel takes it.
@@ -220,31 +236,48 @@ pub fn facts<'a>(
     }
 }
 
-/// Signs what was granted, writes the evidence, and only then lets go of it.
+/// Signs what was granted, spends its approval, writes the evidence, and only then lets go of it.
 async fn issue(
     sts: &Sts,
     caller: &Caller,
     trail: &Trail<'_>,
-    decision: &Decision,
-    now: Timestamp,
+    decision: Decision,
+    (ask, price): (&Ask<'_>, &Price),
 ) -> Result<Issued, Early> {
     let grant = match &decision.outcome {
         Outcome::Grant(grant) => grant,
-        Outcome::Deny(refused) => {
-            record(sts, trail.events(sts, decision, None))
-                .await
-                .map_err(Early::Recorded)?;
-            return Err(Early::Recorded(refused.clone()));
+        Outcome::Hold(_) => {
+            let why = Refusal::AccessDenied.because("human approval required");
+            return Err(denied(sts, trail, &decision.withheld("complete", why)).await);
         }
+        Outcome::Deny(_) => return Err(denied(sts, trail, &decision).await),
     };
-    let mandate = sign::mandate(sts, grant);
+    let mut mandate = sign::mandate(sts, grant);
+    price.shape(&mut mandate)?;
     let token = sign::sign(&caller.zone, &mandate)?;
-    if mandate.token_use == TokenUse::Session {
-        keep_record(sts, &mandate, now).await?;
+    match price.pay(sts, ask, &mandate, trail.now).await {
+        Ok(false) if mandate.token_use == TokenUse::Session => {
+            keep_record(sts, &mandate, trail.now).await?;
+        }
+        Ok(_) => {}
+        Err(Refusing { status, why }) => {
+            return Err(denied(sts, trail, &decision.withheld(status, why)).await);
+        }
     }
-    let events = trail.events(sts, decision, Some(&mandate));
+    let events = trail.events(sts, &decision, Some(&mandate));
     record(sts, events).await.map_err(Early::Recorded)?;
     Ok(Issued { token, mandate })
+}
+
+/// The refusal of a decision, on record.
+async fn denied(sts: &Sts, trail: &Trail<'_>, decision: &Decision) -> Early {
+    if let Err(unavailable) = record(sts, trail.events(sts, decision, None)).await {
+        return Early::Recorded(unavailable);
+    }
+    Early::Recorded(match &decision.outcome {
+        Outcome::Deny(refused) => refused.clone(),
+        _ => Refusal::Internal.because("nothing was decided"),
+    })
 }
 
 /// Writes evidence; when that is not possible nothing may be answered but 503.
@@ -263,9 +296,6 @@ fn supported(form: &TokenRequest) -> Result<(), Refused> {
     match form.subject.as_ref().map(|subject| subject.kind) {
         Some(SubjectTokenType::IdToken) => Err(Refusal::TokenInvalid
             .because("invalid subject_token: its issuer is not trusted in this zone")),
-        None if form.approval_id.is_some() => {
-            Err(Refusal::ClientCredentials.because("approval not found or bindings do not match"))
-        }
         _ => Ok(()),
     }
 }
@@ -328,9 +358,9 @@ pub async fn over_rate(
     Ok(over.then_some(60))
 }
 
-/// Session mandates have a row: they can be listed, and revoked one by one.
-async fn keep_record(sts: &Sts, mandate: &Mandate, now: Timestamp) -> Result<(), Refused> {
-    let row = AuthorityRecord {
+/// The row of a mandate that has one.
+pub fn record_of(mandate: &Mandate, now: Timestamp) -> AuthorityRecord {
+    AuthorityRecord {
         id: mandate.sid.clone(),
         record_type: "application".to_owned(),
         subject_id: mandate.sub.clone(),
@@ -341,7 +371,12 @@ async fn keep_record(sts: &Sts, mandate: &Mandate, now: Timestamp) -> Result<(),
         created_at: now,
         revoked_at: None,
         revoked_reason: None,
-    };
+    }
+}
+
+/// Session mandates have a row: they can be listed, and revoked one by one.
+async fn keep_record(sts: &Sts, mandate: &Mandate, now: Timestamp) -> Result<(), Refused> {
+    let row = record_of(mandate, now);
     let keep = async {
         let mut tx = sts.store.begin("keeping an authority record").await?;
         tx.zone(&mandate.zone_id)

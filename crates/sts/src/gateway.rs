@@ -240,7 +240,7 @@ async fn decided(
         (Outcome::Grant(grant), Some(resource)) => {
             grant_call(sts, zone, grant, resource, always_sign)?
         }
-        (Outcome::Grant(_), None) => return Err(bad_token().into()),
+        (Outcome::Grant(_) | Outcome::Hold(_), _) => return Err(bad_token().into()),
         (Outcome::Deny(refused), _) => {
             record(sts, trail.events(sts, &decision, None))
                 .await

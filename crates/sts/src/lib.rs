@@ -3,6 +3,7 @@
 //! [`router`] serves it over HTTP; [`Sts`] itself is an [`caracal_client::Exchange`], so that a
 //! Gateway in the same process asks it by a function call.
 
+mod approval;
 mod authenticate;
 mod config;
 mod directive;
@@ -32,9 +33,10 @@ use caracal_crypto::mac::HmacKey;
 use caracal_evidence::EvidenceLog;
 use caracal_model::{Clock, Ids, Rng};
 use caracal_net::metrics::{Access, Registry};
-use caracal_net::{Pattern, RequestIds, health, request_id};
+use caracal_net::{Pattern, RequestIds, Tasks, health, request_id};
 use caracal_store::Store;
 use caracal_view::{Announce, Views};
+use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
 
@@ -85,6 +87,7 @@ pub struct Sts {
     ids: Arc<Ids>,
     secrets: secrets::Secrets,
     lockout: lockout::Lockout,
+    waiters: approval::Waiters,
     metrics: metrics::Metrics,
     registry: Registry,
 }
@@ -114,6 +117,7 @@ impl Sts {
             ids: deps.ids,
             secrets,
             lockout: lockout::Lockout::default(),
+            waiters: approval::Waiters::default(),
             metrics,
             registry,
         })
@@ -139,6 +143,16 @@ impl Sts {
     }
 }
 
+/// Starts the loops of the STS under `tasks`. Once `draining`, nobody is kept waiting.
+pub fn tasks(sts: &Arc<Sts>, tasks: &Tasks, draining: &CancellationToken) {
+    let listener = approval::listen(Arc::clone(sts), draining.clone(), tasks.stop());
+    tasks.spawn("approvals listener", listener);
+    tasks.spawn(
+        "approvals sweep",
+        approval::sweep(Arc::clone(sts), tasks.stop()),
+    );
+}
+
 /// Every route of the STS.
 pub fn router(sts: Arc<Sts>, metrics_open: bool) -> Router {
     let access = Access {
@@ -155,6 +169,8 @@ pub fn router(sts: Arc<Sts>, metrics_open: bool) -> Router {
     let router = Router::new()
         .route("/oauth/2/token", any(http::token))
         .route("/.well-known/jwks.json", get(jwks::jwks))
+        .route("/approvals/{id}", get(approval::http::read))
+        .route("/approvals/{id}/decision", post(approval::http::decide))
         .route(
             "/internal/zones/{zone}/signing-key/rotate",
             post(rotate::rotate),

@@ -11,7 +11,7 @@ use caracal_crypto::es256::{Jws, SigningKey};
 use caracal_crypto::mac::{GatewaySignature, HmacKey};
 use caracal_crypto::os::{OsRng, SystemClock};
 use caracal_crypto::verifier::SecretVerifier;
-use caracal_evidence::{Durability, EvidenceLog};
+use caracal_evidence::{Drain, Durability, EvidenceLog};
 use caracal_model::{ApplicationId, Clock, Ids, Kid, Refusal, RequestId, Secret, ZoneId};
 use caracal_net::settings::Mistakes;
 use caracal_store::Store;
@@ -24,6 +24,10 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use crate::{Config, Deps, Sts, router};
+
+mod approval_races;
+mod approvals;
+mod gated;
 
 const ISSUER: &str = "https://sts.example";
 const KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
@@ -117,12 +121,23 @@ async fn provision(store: &Store, keyring: &Keyring, pepper: &HmacKey) {
     }
 }
 
+/// Opens what the tests seal.
+fn keyring() -> Arc<Keyring> {
+    Arc::new(Keyring::new(Kek::from_hex(KEK).unwrap(), None))
+}
+
 impl TestSts {
     async fn start(store: Store) -> Self {
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let keyring = Arc::new(Keyring::new(Kek::from_hex(KEK).unwrap(), None));
+        let keyring = keyring();
         provision(&store, &keyring, &keyring.derive(crate::CLIENT_SECRETS)).await;
-        let bus = Bus::memory(clock.clone());
+        let (sts, _drain) = Self::on(store, Bus::memory(Arc::new(SystemClock::new()))).await;
+        sts
+    }
+
+    /// A replica on a store that is provisioned, and the way of its evidence.
+    async fn on(store: Store, bus: Bus) -> (Self, Drain) {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let keyring = keyring();
         let (views, follower) = Views::new(
             store.clone(),
             bus.clone(),
@@ -144,7 +159,7 @@ impl TestSts {
         let tasks = caracal_net::Tasks::new();
         tasks.spawn("follower", follower.run(stop.clone()));
         let dir = tempfile::tempdir().unwrap();
-        let (evidence, _drain) =
+        let (evidence, drain) =
             EvidenceLog::open(dir.path(), "sts", Durability::Process, clock.clone()).unwrap();
         let deps = Deps {
             store,
@@ -160,12 +175,13 @@ impl TestSts {
         };
         let config = Config::load(&From, &mut Mistakes::default()).unwrap();
         let sts = Sts::new(config, deps);
-        Self {
+        let started = Self {
             router: router(Arc::clone(&sts), false),
             sts,
             stop,
             _dir: dir,
-        }
+        };
+        (started, drain)
     }
 
     async fn send(&self, request: Request<Body>) -> (StatusCode, http::HeaderMap, Value) {

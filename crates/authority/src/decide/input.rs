@@ -58,7 +58,7 @@ pub(super) fn question(standing: &Standing<'_>) -> PolicyInput {
             session_id: text(standing.record),
             agent_session_id: text(request.agent_session_id),
             delegation_edge_id: text(request.delegation_edge_id),
-            challenge_resolved: false,
+            challenge_resolved: standing.resolved,
             requested_scopes: scopes(&standing.requested),
         },
     }

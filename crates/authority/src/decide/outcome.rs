@@ -9,6 +9,7 @@ use caracal_model::{
 use serde_json::Value;
 
 use super::request::RequestedResource;
+use crate::approval::Requirement;
 
 /// Names of `evaluation_status` (spec: sts §2.6 and §17).
 pub(super) mod status {
@@ -20,7 +21,7 @@ pub(super) mod status {
     pub const RATE_LIMITED: &str = "rate_limited";
     pub const CONTROL: &str = "control_resource_requires_control_key";
     pub const POLICY_FAILED: &str = "policy_eval_failed";
-    pub const APPROVAL_UNAVAILABLE: &str = "approval_required_unavailable";
+    pub const CLASS_CONFLICT: &str = "approval_class_conflict";
     pub const EXCHANGE_DENIED: &str = "exchange_denied";
 }
 
@@ -34,13 +35,20 @@ pub struct Decision {
     pub verdicts: Vec<ResourceVerdict>,
     /// Under which Delegation, when that was established; also for evidence of a refusal.
     pub lineage: Option<Arc<LineageClaims>>,
+    /// The approval that what policy allowed needs, resolved or not.
+    pub requirement: Option<Requirement>,
 }
 
-/// Grant or refusal.
+/// The reason of an allow that waits for a human.
+pub(super) const HUMAN_APPROVAL: &str = "human_approval_required";
+
+/// Grant, hold or refusal.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
     /// A mandate may be signed.
     Grant(Grant),
+    /// Once a human has approved, it may be.
+    Hold(Requirement),
     /// It may not.
     Deny(Refused),
 }
@@ -109,7 +117,31 @@ impl Decision {
             outcome: Outcome::Deny(why),
             verdicts,
             lineage: None,
+            requirement: None,
         }
+    }
+
+    /// The refusal that comes of a hold that is not resolved, or of a grant whose approval could
+    /// not be spent: nothing was granted, and what would have been says so with this status
+    /// (`complete` while it waits).
+    #[must_use]
+    pub fn withheld(mut self, status: &'static str, why: Refused) -> Self {
+        let waits = status == status::COMPLETE;
+        for verdict in &mut self.verdicts {
+            if verdict.allowed || verdict.reason.as_deref() == Some(HUMAN_APPROVAL) {
+                verdict.allowed = false;
+                verdict.evaluation_status = status;
+                verdict.determining.clear();
+                let reason = if waits {
+                    HUMAN_APPROVAL
+                } else {
+                    &*why.description
+                };
+                verdict.reason = Some(reason.to_owned());
+            }
+        }
+        self.outcome = Outcome::Deny(why);
+        self
     }
 }
 

@@ -1,6 +1,7 @@
 //! Who is asking, on whose authority: everything that holds for the request as a whole, before any
 //! resource is looked at (spec: sts §2.5 steps 4 to 7, §2.7, §9).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use caracal_model::{
@@ -29,6 +30,8 @@ pub struct Standing<'a> {
     pub(super) claims: Option<Arc<LineageClaims>>,
     /// `iat` and `exp`.
     pub(super) lifetime: (i64, i64),
+    /// Whether a human has approved this very request.
+    pub(super) resolved: bool,
 }
 
 impl<'a> Standing<'a> {
@@ -68,12 +71,54 @@ impl<'a> Standing<'a> {
             session,
             claims: claims.transpose()?.map(Arc::new),
             lineage,
+            resolved: false,
         })
     }
 
     /// The scopes that the new mandate would carry.
     pub fn scopes(&self) -> &Scopes {
         &self.carried
+    }
+
+    /// The same request, approved by a human.
+    #[must_use]
+    pub fn resolved(mut self) -> Self {
+        self.resolved = true;
+        self
+    }
+
+    /// The user on whose behalf the request is made, if there is one (spec: sts §11.1, subject
+    /// anchor): that of the subject token, else the one that the Session hangs on.
+    pub fn subject_anchor(&self) -> Option<&str> {
+        let presented = self.request.class.presented();
+        if let Some(user) = presented.filter(|p| p.sub_type == SubjectType::User) {
+            return Some(&user.sub);
+        }
+        let session = self
+            .session
+            .filter(|s| s.subject_type == SubjectType::User)?;
+        let mut records = self.facts.known.records.iter();
+        let record = records.find(|record| record.id == session.subject_record_id)?;
+        (record.record_type == SubjectType::User).then_some(&*record.subject_id)
+    }
+
+    /// The authority records that nobody may approve with, because the agent may hold their
+    /// tokens: the presented one, and those that the Sessions of the lineage hang on. An SDK sends
+    /// no record with a mint, so the Sessions are what counts.
+    pub fn own_records(&self) -> BTreeSet<&'a RecordId> {
+        let sessions = self.facts.known.sessions.iter();
+        let anchors = sessions.map(|session| &session.subject_record_id);
+        self.record.into_iter().chain(anchors).collect()
+    }
+
+    /// The authority record that was presented.
+    pub fn record(&self) -> Option<&'a RecordId> {
+        self.record
+    }
+
+    /// The request, with what its subject token says of Session and Delegation.
+    pub fn request(&self) -> &ExchangeRequest<'a> {
+        &self.request
     }
 
     /// The presenting Session.

@@ -1,5 +1,6 @@
 //! Tests of the kernel as a whole.
 
+mod approvals;
 mod delegations;
 mod exchange;
 mod graphs;

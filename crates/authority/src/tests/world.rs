@@ -314,7 +314,7 @@ pub fn granted(decision: &Decision) -> Mandate {
             caracal_model::Jti::trusted("jti-1"),
             RecordId::trusted("sid-new"),
         ),
-        Outcome::Deny(why) => panic!("refused: {why}"),
+        other => panic!("not granted: {other:?}"),
     }
 }
 
@@ -325,7 +325,7 @@ pub fn refused(decision: &Decision) -> (u16, &'static str, String) {
             let row = why.refusal.row();
             (row.status, row.error, why.description.clone().into_owned())
         }
-        Outcome::Grant(grant) => panic!("granted: {grant:?}"),
+        other => panic!("not refused: {other:?}"),
     }
 }
 
