@@ -10,6 +10,7 @@ mod admin_tokens;
 mod admission;
 mod application_secrets;
 mod applications;
+mod approvals;
 mod audit;
 mod config;
 mod failure;

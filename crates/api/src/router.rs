@@ -15,8 +15,8 @@ use crate::admission::{self, Head};
 use crate::failure::Failure;
 use crate::service::Api;
 use crate::{
-    activation, admin_tokens, application_secrets, applications, audit, operator, policies,
-    policy_sets, providers, resources, simulate, zones,
+    activation, admin_tokens, application_secrets, applications, approvals, audit, operator,
+    policies, policy_sets, providers, resources, simulate, zones,
 };
 
 /// The routes of the service. `open_metrics` lets anybody read metrics when no bearer is set, as
@@ -36,6 +36,7 @@ pub fn router(api: &Arc<Api>, registry: &Registry, open_metrics: bool) -> Router
         .merge(platform())
         .merge(inventory())
         .merge(policy())
+        .merge(approval())
         .merge(reads())
         .method_not_allowed_fallback(no_route)
         .layer(middleware::from_fn_with_state(
@@ -166,6 +167,21 @@ fn policy() -> Routes {
         .route(
             "/v1/zones/{zone}/policy-sets/{id}/simulate",
             post(simulate::simulate),
+        )
+}
+
+fn approval() -> Routes {
+    Router::new()
+        .route("/v1/zones/{zone}/approvals", get(approvals::list))
+        .route("/v1/zones/{zone}/approvals/counts", get(approvals::counts))
+        .route("/v1/zones/{zone}/approvals/{id}", get(approvals::get))
+        .route(
+            "/v1/zones/{zone}/approvals/{id}/approve",
+            post(approvals::approve),
+        )
+        .route(
+            "/v1/zones/{zone}/approvals/{id}/reject",
+            post(approvals::reject),
         )
 }
 

@@ -112,8 +112,13 @@ impl Api {
     pub(crate) async fn commit(&self, mut tx: Tx, zone: &ZoneId) -> Result<(), StoreError> {
         tx.change(&Change::Zone(zone.clone()));
         tx.commit().await?;
-        self.announce.announce().await;
+        self.announce().await;
         Ok(())
+    }
+
+    /// Lets the news of a commit go out before the answer does.
+    pub(crate) async fn announce(&self) {
+        self.announce.announce().await;
     }
 
     /// Seals a secret for the place where it is kept.

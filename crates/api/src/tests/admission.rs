@@ -63,9 +63,9 @@ on_stack! {
         read reveals             403 admin_token_read_only: this token can only read; a secret is shown to tokens of capability write
         approve writes           403 admin_token_approve_only: this token can only read and decide approvals; use one with capability write
         approve reveals          403 admin_token_approve_only: this token can only read and decide approvals; a secret is shown to tokens of capability write
-        approve decides          404 not_found: no such route
+        approve decides          404 approval_not_found: there is no approval a1 in this zone
         write decides            403 approve_capability_required: approvals are decided with a token of capability approve
-        bootstrap decides        404 not_found: no such route
+        bootstrap decides        404 approval_not_found: there is no approval a1 in this zone
         zone token lists zones   403 admin_token_zone_mismatch: this token belongs to another zone, or the route needs a global token
         zone token elsewhere     403 admin_token_zone_mismatch: this token belongs to another zone, or the route needs a global token
         zone token, encoded      403 admin_token_zone_mismatch: this token belongs to another zone, or the route needs a global token

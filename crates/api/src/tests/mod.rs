@@ -1,6 +1,7 @@
 //! The service through its router, on each engine at hand.
 
 mod admission;
+mod approvals;
 mod audit;
 mod inventory;
 mod lists;
