@@ -13,72 +13,44 @@ use std::collections::BTreeSet;
 
 use caracal_crypto::digest::{hex_encode, sha256_hex, sha256_of};
 use caracal_model::{Timestamp, ZoneId};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use crate::facts::words;
 
 /// Shortest life of a hold, in seconds.
 const FLOOR: i64 = 60;
 
-/// Who may decide.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ApproverClass {
-    /// An operator, through the management API.
-    Operator,
-    /// The user on whose behalf the agent acts.
-    Subject,
-    /// Either.
-    Any,
-}
-
-/// How much is kept of a user who decides; the strongest is the last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Privacy {
-    /// The subject.
-    Identified,
-    /// A digest of it.
-    Pseudonymous,
-    /// Nothing.
-    Anonymous,
-}
-
-/// How a hold stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ApprovalState {
-    /// It was used.
-    Consumed,
-    /// Somebody said no.
-    Rejected,
-    /// Its time is over, decided or not.
-    Expired,
-    /// Somebody said yes: it can be used once.
-    Approved,
-    /// Nobody has decided yet.
-    Pending,
-}
-
-macro_rules! words {
-    ($($name:ident { $($word:ident = $text:literal,)+ })+) => {$(
-        impl $name {
-            /// The words of the wire.
-            pub const WORDS: &'static [&'static str] = &[$($text),+];
-
-            /// The word of the wire.
-            pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$word => $text,)+ }
-            }
-
-            /// The value of that word; `None` for any other text.
-            pub fn parse(text: &str) -> Option<Self> {
-                match text { $($text => Some(Self::$word),)+ _ => None }
-            }
-        }
-    )+};
-}
-
 words! {
-    ApproverClass { Operator = "operator", Subject = "subject", Any = "any", }
-    Privacy { Identified = "identified", Pseudonymous = "pseudonymous", Anonymous = "anonymous", }
+    /// Who may decide.
+    ApproverClass {
+        /// An operator, through the management API.
+        Operator = "operator",
+        /// The user on whose behalf the agent acts.
+        Subject = "subject",
+        /// Either.
+        Any = "any",
+    }
+    /// How much is kept of a user who decides; the strongest is the last.
+    Privacy {
+        /// The subject.
+        Identified = "identified",
+        /// A digest of it.
+        Pseudonymous = "pseudonymous",
+        /// Nothing.
+        Anonymous = "anonymous",
+    }
+    /// How a hold stands.
     ApprovalState {
-        Consumed = "consumed", Rejected = "rejected", Expired = "expired", Approved = "approved",
+        /// It was used.
+        Consumed = "consumed",
+        /// Somebody said no.
+        Rejected = "rejected",
+        /// Its time is over, decided or not.
+        Expired = "expired",
+        /// Somebody said yes: it can be used once.
+        Approved = "approved",
+        /// Nobody has decided yet.
         Pending = "pending",
     }
 }

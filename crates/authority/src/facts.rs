@@ -21,6 +21,9 @@ macro_rules! words {
         }
 
         impl $name {
+            /// The words of the wire.
+            pub const WORDS: &'static [&'static str] = &[$($text),+];
+
             /// The word of the wire.
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$word => $text,)+ }
@@ -33,6 +36,7 @@ macro_rules! words {
         }
     )+};
 }
+pub(crate) use words;
 
 words! {
     /// How a Session lives.

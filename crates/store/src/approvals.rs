@@ -190,6 +190,42 @@ pub struct Approval {
 }
 
 impl Approval {
+    /// A hold that nobody has decided: an operator's, asked for by nobody in particular.
+    pub fn undecided(
+        id: ApprovalId,
+        zone: ZoneId,
+        created_at: Timestamp,
+        expires_at: Timestamp,
+    ) -> Self {
+        Self {
+            id,
+            zone,
+            principal_id: String::new(),
+            application_id: None,
+            record_id: None,
+            agent_session_id: None,
+            tier: String::new(),
+            approver_class: "operator".to_owned(),
+            privacy_mode: "identified".to_owned(),
+            subject_anchor: None,
+            own_records: Vec::new(),
+            binding: String::new(),
+            terms: String::new(),
+            policy_set_version_id: String::new(),
+            metadata: Value::Null,
+            live: true,
+            created_at,
+            expires_at,
+            satisfied_at: None,
+            rejected_at: None,
+            approver: None,
+            approver_record_id: None,
+            decision_reason: None,
+            consumed_at: None,
+            issued_record_id: None,
+        }
+    }
+
     fn read(row: &Row) -> Result<Self, StoreError> {
         let record = row.string("record_id")?;
         let own: Vec<String> = row.json("own_records")?;

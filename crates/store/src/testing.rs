@@ -15,7 +15,7 @@ use caracal_crypto::os::{OsRng, SystemClock};
 use caracal_model::{Clock, Ids, Secret};
 use futures_util::FutureExt;
 
-use crate::{Durability, Store, StoreConfig, StoreUrl};
+use crate::{Durability, Sql, Store, StoreConfig, StoreUrl};
 
 /// A test for each engine: `on_each_engine! { async fn a_sentence(store: Store) { … } }`. The
 /// store is migrated; it is gone after the test.
@@ -29,6 +29,15 @@ macro_rules! on_each_engine {
                 .await;
         }
     )+};
+}
+
+/// A statement of a test's own, of one text for both engines.
+pub const fn raw(text: &'static str) -> Sql {
+    Sql {
+        name: "test",
+        pg: text,
+        lite: text,
+    }
 }
 
 /// A database of a test's own.

@@ -36,7 +36,7 @@ use crate::Sts;
 
 #[cfg(test)]
 pub(crate) use listen::record_left_behind;
-pub(crate) use listen::{listen, sweep};
+pub(crate) use listen::{listen, measure, sweep};
 pub(crate) use wait::Waiters;
 
 /// How long after it was spent a hold gives another bearer for the record that came of it.
@@ -124,9 +124,8 @@ impl Ask<'_> {
     fn hold(&self, sts: &Sts, requirement: &Requirement, now: Timestamp) -> Approval {
         let binding = self.binding();
         let life = Duration::from_secs(requirement.ttl_seconds.unsigned_abs());
+        let id = ApprovalId::trusted(sts.ids.uuid4());
         Approval {
-            id: ApprovalId::trusted(sts.ids.uuid4()),
-            zone: self.zone.id.clone(),
             principal_id: self.principal.to_owned(),
             application_id: self.application.cloned(),
             record_id: self.record.cloned(),
@@ -140,16 +139,7 @@ impl Ask<'_> {
             terms: binding.terms(requirement),
             policy_set_version_id: binding.policy_set_version.to_owned(),
             metadata: self.metadata(),
-            live: true,
-            created_at: now,
-            expires_at: now.plus(life),
-            satisfied_at: None,
-            rejected_at: None,
-            approver: None,
-            approver_record_id: None,
-            decision_reason: None,
-            consumed_at: None,
-            issued_record_id: None,
+            ..Approval::undecided(id, self.zone.id.clone(), now, now.plus(life))
         }
     }
 }

@@ -145,6 +145,7 @@ impl Sts {
 
 /// Starts the loops of the STS under `tasks`. Once `draining`, nobody is kept waiting.
 pub fn tasks(sts: &Arc<Sts>, tasks: &Tasks, draining: &CancellationToken) {
+    approval::measure(sts);
     let listener = approval::listen(Arc::clone(sts), draining.clone(), tasks.stop());
     tasks.spawn("approvals listener", listener);
     tasks.spawn(

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use caracal_model::{ApprovalId, RecordId, Timestamp, ZoneId};
+use caracal_model::{ApplicationId, ApprovalId, RecordId, Timestamp, ZoneId};
 use caracal_store::approvals::{Approval, Witness};
 use serde_json::{Value, json};
 
@@ -14,32 +14,16 @@ use crate::on_stack;
 /// As the STS issues one.
 async fn hold(stack: &Stack, zone: &ZoneId, id: &str, change: impl FnOnce(&mut Approval)) {
     let now = stack.api.clock.now();
+    let ends = now.plus(Duration::from_secs(600));
     let mut hold = Approval {
-        id: ApprovalId::trusted(id),
-        zone: zone.clone(),
         principal_id: "app-1".to_owned(),
-        application_id: Some(caracal_model::ApplicationId::trusted("app-1")),
-        record_id: None,
-        agent_session_id: None,
+        application_id: Some(ApplicationId::trusted("app-1")),
         tier: "high".to_owned(),
-        approver_class: "operator".to_owned(),
         privacy_mode: "pseudonymous".to_owned(),
         subject_anchor: Some("user_123".to_owned()),
-        own_records: Vec::new(),
         binding: format!("binding-of-{id}"),
-        terms: String::new(),
-        policy_set_version_id: "v1".to_owned(),
         metadata: json!({"resources": ["resource://crm"], "agent_labels": ["crm"]}),
-        live: true,
-        created_at: now,
-        expires_at: now.plus(Duration::from_secs(600)),
-        satisfied_at: None,
-        rejected_at: None,
-        approver: None,
-        approver_record_id: None,
-        decision_reason: None,
-        consumed_at: None,
-        issued_record_id: None,
+        ..Approval::undecided(ApprovalId::trusted(id), zone.clone(), now, ends)
     };
     change(&mut hold);
     let mut tx = stack.store.begin("a test's hold").await.unwrap();

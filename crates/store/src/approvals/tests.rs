@@ -8,16 +8,9 @@ use serde_json::json;
 
 use super::{Approval, Filter, Slot, Verdict, Witness};
 use crate::authority_records::AuthorityRecord;
+use crate::testing::raw;
 use crate::zones::Slice;
 use crate::{Sql, Store, on_each_engine, params};
-
-const fn raw(text: &'static str) -> Sql {
-    Sql {
-        name: "test",
-        pg: text,
-        lite: text,
-    }
-}
 
 const ZONE: Sql = raw(
     "INSERT INTO zones (id, name, slug, dcr_enabled, operator_coauthor_badge,
@@ -53,31 +46,16 @@ fn later(seconds: u64) -> Timestamp {
 
 fn hold(id: &str) -> Approval {
     Approval {
-        id: ApprovalId::trusted(id),
-        zone: zone(),
         principal_id: "app".to_owned(),
         application_id: Some(ApplicationId::trusted("app")),
-        record_id: None,
-        agent_session_id: None,
         tier: "high".to_owned(),
-        approver_class: "operator".to_owned(),
-        privacy_mode: "identified".to_owned(),
         subject_anchor: Some("user_1".to_owned()),
         own_records: vec![RecordId::trusted("r1")],
         binding: "b".to_owned(),
         terms: "t".to_owned(),
         policy_set_version_id: "v1".to_owned(),
         metadata: json!({"resources": ["resource://desk"]}),
-        live: true,
-        created_at: now(),
-        expires_at: later(60),
-        satisfied_at: None,
-        rejected_at: None,
-        approver: None,
-        approver_record_id: None,
-        decision_reason: None,
-        consumed_at: None,
-        issued_record_id: None,
+        ..Approval::undecided(ApprovalId::trusted(id), zone(), now(), later(60))
     }
 }
 

@@ -34,6 +34,19 @@ type News = Receiver<Option<ApprovalId>>;
 /// What changed; `None` is anything.
 type Changed = Option<Vec<ApprovalId>>;
 
+/// Shows how many wait.
+pub fn measure(sts: &Arc<Sts>) {
+    let waiting = sts
+        .registry
+        .gauge("approvals_waiting", "Requests that wait for a human");
+    let sts_then = Arc::downgrade(sts);
+    sts.registry.on_scrape(move || {
+        let taken = sts_then.upgrade().map_or(0, |sts| sts.waiters.taken());
+        waiting.set(i64::try_from(taken).unwrap_or(i64::MAX));
+        async {}
+    });
+}
+
 /// Hears of decisions and tells who waits for them, until told to stop. From the moment that the
 /// process drains nobody waits any longer.
 pub async fn listen(sts: Arc<Sts>, draining: CancellationToken, stop: CancellationToken) {

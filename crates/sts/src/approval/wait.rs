@@ -79,6 +79,11 @@ impl Waiters {
         })
     }
 
+    /// How many wait.
+    pub fn taken(&self) -> usize {
+        self.seats.lock().taken
+    }
+
     /// Those of these holds that somebody waits for; all that somebody waits for, for `None`.
     pub fn awaited(&self, of: Option<&[ApprovalId]>) -> Vec<ApprovalId> {
         let seats = self.seats.lock();

@@ -11,6 +11,7 @@ use caracal_policy::manifest_sha256;
 use caracal_store::Sql;
 use caracal_store::approvals::{Approval, Verdict};
 use caracal_store::params;
+use caracal_store::testing::raw;
 use parking_lot::Mutex;
 use serde_json::json;
 
@@ -25,14 +26,6 @@ grants := {"resource://desk": {"application": "desk", "roles": {"desk": ["desk:r
 risk := [{"scope": "desk:write", "tier": "high"}, {"scope": "desk:pay", "tier": "payer"}, {"scope": "desk:any", "tier": "either"}, {"scope": "desk:hide", "tier": "hidden"}]
 approval_tiers := [{"tier": "high"}, {"tier": "payer", "approver": "subject", "privacy": "pseudonymous"}, {"tier": "either", "approver": "any", "ttl_seconds": 60}, {"tier": "hidden", "approver": "any", "privacy": "anonymous"}]
 "#;
-
-const fn raw(text: &'static str) -> Sql {
-    Sql {
-        name: "test",
-        pg: text,
-        lite: text,
-    }
-}
 
 const PROVIDER: Sql = raw(
     "INSERT INTO providers (id, zone_id, name, identifier, kind, config_json,
