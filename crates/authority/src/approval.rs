@@ -12,7 +12,7 @@
 use std::collections::BTreeSet;
 
 use caracal_crypto::digest::{hex_encode, sha256_hex, sha256_of};
-use caracal_model::{Timestamp, ZoneId};
+use caracal_model::{Refusal, Refused, Timestamp, ZoneId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -94,7 +94,40 @@ pub enum RequirementError {
     Malformed,
 }
 
+impl RequirementError {
+    /// The status in evidence.
+    pub const fn status(self) -> &'static str {
+        match self {
+            Self::Conflict => "approval_class_conflict",
+            Self::Malformed => "policy_eval_failed",
+        }
+    }
+
+    /// What the caller is told.
+    pub fn refused(self) -> Refused {
+        match self {
+            Self::Conflict => Refusal::AccessDenied,
+            Self::Malformed => Refusal::PolicyEvalFailed,
+        }
+        .because(self.to_string())
+    }
+}
+
 impl Requirement {
+    /// What the `step_up_required` diagnostics of one request ask for together; `None` without any.
+    ///
+    /// # Errors
+    /// [`RequirementError`]; nothing may be granted then.
+    pub fn of(gates: &[Value]) -> Result<Option<Self>, RequirementError> {
+        if gates.is_empty() {
+            return Ok(None);
+        }
+        let tiers = |gate: &'_ Value| Some(gate.get("tiers")?.as_array()?.clone());
+        let declared: Option<Vec<Vec<Value>>> = gates.iter().map(tiers).collect();
+        let declared = declared.ok_or(RequirementError::Malformed)?;
+        Self::merge(declared.iter().flatten()).map(Some)
+    }
+
     /// Merges the declarations that matched: names joined in order, `any` yields to a specific
     /// class, the shortest life, the strongest privacy.
     ///

@@ -24,7 +24,7 @@ use caracal_model::scope::LIFECYCLE;
 use caracal_model::{Refusal, Refused, SubjectType, Timestamp, TokenUse};
 use serde_json::{Value, json};
 
-use crate::approval::{Requirement, RequirementError};
+use crate::approval::Requirement;
 use crate::facts::ResourceFacts;
 use crate::operation;
 use outcome::{HUMAN_APPROVAL, status};
@@ -259,11 +259,12 @@ impl<'a> Standing<'a> {
                 return self.deny(tally.verdicts, why);
             }
         };
-        let requirement = match required(&tally.gates) {
+        let requirement = match Requirement::of(&tally.gates) {
             Ok(requirement) => requirement,
-            Err((status, why)) => {
+            Err(error) => {
+                let why = error.refused();
                 let nothing = self.deny(tally.verdicts, why.clone());
-                return nothing.withheld(status, why);
+                return nothing.withheld(error.status(), why);
             }
         };
         if let Some(requirement) = requirement.clone().filter(|_| !self.resolved) {
@@ -364,29 +365,4 @@ impl<'a> Standing<'a> {
 
 fn denied_for(reason: &str) -> String {
     format!("policy denied ({reason})")
-}
-
-/// What the gates of all resources ask for together.
-fn required(gates: &[Value]) -> Result<Option<Requirement>, (&'static str, Refused)> {
-    if gates.is_empty() {
-        return Ok(None);
-    }
-    let tiers = gates
-        .iter()
-        .map(|gate| gate.get("tiers").and_then(Value::as_array));
-    let declared: Option<Vec<&Vec<Value>>> = tiers.collect();
-    let merged = match declared {
-        Some(declared) => Requirement::merge(declared.into_iter().flatten()),
-        None => Err(RequirementError::Malformed),
-    };
-    merged.map(Some).map_err(|error| match error {
-        RequirementError::Conflict => {
-            let why = Refusal::AccessDenied.because(error.to_string());
-            (status::CLASS_CONFLICT, why)
-        }
-        RequirementError::Malformed => {
-            let why = Refusal::PolicyEvalFailed.because(error.to_string());
-            (status::POLICY_FAILED, why)
-        }
-    })
 }

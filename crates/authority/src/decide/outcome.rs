@@ -21,7 +21,6 @@ pub(super) mod status {
     pub const RATE_LIMITED: &str = "rate_limited";
     pub const CONTROL: &str = "control_resource_requires_control_key";
     pub const POLICY_FAILED: &str = "policy_eval_failed";
-    pub const CLASS_CONFLICT: &str = "approval_class_conflict";
     pub const EXCHANGE_DENIED: &str = "exchange_denied";
 }
 

@@ -321,6 +321,25 @@ caracal_store::on_each_engine! {
         there.stop().await;
     }
 
+    async fn so_many_may_wait_for_a_hold_and_no_more(store: Store) {
+        let gated = Gated::start(store).await;
+        let id = gated.held("desk:write", &[]).await;
+        let waits = futures_util::future::join_all((0..16).map(|_| gated.standing(&id, "?wait=25")));
+        let decides = async {
+            while gated.sts.sts.waiters.taken() < 16 {
+                tokio::task::yield_now().await;
+            }
+            let (status, body) = gated.standing(&id, "?wait=25").await;
+            assert_eq!((status.as_u16(), &body["error"]), (429, &json!("provider_rate_limited")));
+            assert_eq!(gated.standing(&id, "").await.1["state"], "pending", "a look needs no seat");
+            assert!(gated.operator(&id, false).await);
+        };
+        let (waited, ()) = tokio::join!(waits, decides);
+        assert!(waited.iter().all(|(status, body)| *status == 200 && body["state"] == "rejected"));
+        assert_eq!(gated.sts.sts.waiters.taken(), 0, "every seat is given back");
+        gated.stop().await;
+    }
+
     async fn evidence_that_a_crash_left_behind_is_recorded_once_by_whoever_finds_it(store: Store) {
         let gated = Gated::start(store).await;
         let sts = &gated.sts.sts;
