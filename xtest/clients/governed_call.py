@@ -12,8 +12,6 @@ import contextvars
 import json
 import os
 import threading
-import time
-import traceback
 import uuid
 from typing import Any, Awaitable, Callable
 
@@ -45,6 +43,7 @@ from caracalai_revocation_redis import (
 )
 from caracalai_verify import AuthOptions, create_mandate_verifier
 
+from steps import eventually, run
 from upstreams import Echo, serve_asgi
 
 API = os.environ["CARACAL_API_URL"]
@@ -57,23 +56,11 @@ ADMIN_TOKEN = os.environ["CARACAL_ADMIN_TOKEN"]
 OPERATOR_TOKEN = os.environ["CARACAL_COORDINATOR_TOKEN"]
 REDIS_URL = os.environ["CARACAL_TEST_REDIS_URL"]
 STREAMS_KEY = bytes.fromhex(os.environ["STREAMS_HMAC_KEY"])
-# The bound of the revocation requirement is measured elsewhere; here nothing may hang.
-PATIENCE = 20.0
 
 DESK = "resource://desk"
 VAULT = "resource://vault"
 MANDATED = "resource://mandated"
 ARCHIVE = "resource://archive"
-
-
-def eventually(what: str, probe: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        got = probe()
-        if got:
-            return got
-        assert time.monotonic() < deadline, f"not within {PATIENCE} s: {what}"
-        time.sleep(0.01)
 
 
 class World:
@@ -844,22 +831,5 @@ STEPS: list[Callable[[], Awaitable[None]]] = [
 ]
 
 
-def main() -> int:
-    passed = failed = 0
-    for step in STEPS:
-        name = step.__name__.replace("_", " ")
-        try:
-            asyncio.run(step())
-            passed += 1
-            print(f"ok    {name}", flush=True)
-        except Exception:
-            failed += 1
-            print(f"FAIL  {name}\n{traceback.format_exc()}", flush=True)
-            if step is the_admin_client_provisions_everything:
-                break
-    print(f"{passed} passed, {failed} failed")
-    return 1 if failed else 0
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run(STEPS, the_admin_client_provisions_everything))

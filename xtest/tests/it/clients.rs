@@ -9,15 +9,25 @@ use xtest::{Deployment, Options, Stack};
 
 #[test]
 fn embedded_serves_the_published_clients() {
-    on(Deployment::Embedded);
+    on(Deployment::Embedded, "governed_call.py");
 }
 
 #[test]
 fn distributed_serves_the_published_clients() {
-    on(Deployment::Distributed);
+    on(Deployment::Distributed, "governed_call.py");
 }
 
-fn on(deployment: Deployment) {
+#[test]
+fn embedded_holds_the_published_clients_until_a_human_approves() {
+    on(Deployment::Embedded, "approvals.py");
+}
+
+#[test]
+fn distributed_holds_the_published_clients_until_a_human_approves() {
+    on(Deployment::Distributed, "approvals.py");
+}
+
+fn on(deployment: Deployment, script: &str) {
     let Some(python) = std::env::var_os("CARACAL_TEST_PYTHON") else {
         xtest::visibly(&format!(
             "skipped clients, {deployment:?}: CARACAL_TEST_PYTHON is not set"
@@ -27,7 +37,9 @@ fn on(deployment: Deployment) {
     // Resource servers read revocations from Redis, also beside an embedded deployment.
     let options = Options::default().mirrored();
     xtest::on(deployment, options, async |stack: Arc<Stack>| {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/governed_call.py");
+        let script = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("clients")
+            .join(script);
         let output = tokio::process::Command::new(python)
             .arg(script)
             .env("PYTHONDONTWRITEBYTECODE", "1")
