@@ -20,9 +20,8 @@ use std::time::Duration;
 
 use caracal_model::{Secret, Timestamp};
 use redis::FromRedisValue;
-use redis::aio::ConnectionManager;
 
-use self::connection::{Dedicated, shared};
+use self::connection::{Dedicated, Lent, Shared, breaks};
 use self::scripts::Scripts;
 use crate::{BusError, RETENTION};
 
@@ -54,7 +53,7 @@ const CLAIMS_SINCE: &str = "caracal:claims:since";
 const CLOCKS_AGREE: Duration = Duration::from_secs(1);
 
 pub(crate) struct Redis {
-    shared: ConnectionManager,
+    shared: Shared,
     blocking: Dedicated,
     scripts: Scripts,
     options: RedisOptions,
@@ -66,7 +65,7 @@ impl Redis {
             redis::Client::open(url.expose().as_str()).map_err(|error| BusError::Address {
                 detail: error.category().to_owned(),
             })?;
-        let shared = shared(client.clone(), options.timeout)?;
+        let shared = Shared::new(client.clone(), options.timeout)?;
         let blocking = Dedicated::new(client, options.timeout);
         Ok(Self {
             shared,
@@ -86,9 +85,10 @@ impl Redis {
         doing: &'static str,
         command: &redis::Cmd,
     ) -> Result<T, BusError> {
-        let mut connection = self.shared.clone();
-        self.in_time(doing, command.query_async(&mut connection))
-            .await
+        let mut lent = self.shared.lend();
+        let asked = command.query_async(&mut lent.connection);
+        let answer = self.in_time(asked).await;
+        self.judged(doing, &lent, answer)
     }
 
     /// Runs a script on the shared connection.
@@ -97,24 +97,35 @@ impl Redis {
         doing: &'static str,
         script: &redis::ScriptInvocation<'_>,
     ) -> Result<T, BusError> {
-        let mut connection = self.shared.clone();
-        self.in_time(doing, script.invoke_async(&mut connection))
-            .await
+        let mut lent = self.shared.lend();
+        let asked = script.invoke_async(&mut lent.connection);
+        let answer = self.in_time(asked).await;
+        self.judged(doing, &lent, answer)
     }
 
     /// The driver limits each answer; this also limits the time it spends on connecting again.
     async fn in_time<T>(
         &self,
-        doing: &'static str,
         asking: impl Future<Output = redis::RedisResult<T>>,
-    ) -> Result<T, BusError> {
+    ) -> redis::RedisResult<T> {
         match tokio::time::timeout(self.options.timeout, asking).await {
-            Ok(answer) => answer.map_err(|error| connection::failed(doing, error)),
-            Err(late) => Err(BusError::Unreachable {
-                doing,
-                source: late.into(),
-            }),
+            Ok(answer) => answer,
+            Err(late) => Err(std::io::Error::new(std::io::ErrorKind::TimedOut, late).into()),
         }
+    }
+
+    fn judged<T>(
+        &self,
+        doing: &'static str,
+        lent: &Lent,
+        answer: redis::RedisResult<T>,
+    ) -> Result<T, BusError> {
+        answer.map_err(|error| {
+            if breaks(&error) {
+                self.shared.distrust(lent);
+            }
+            connection::failed(doing, error)
+        })
     }
 
     pub async fn claim(&self, key: &str, ttl: Duration) -> Result<bool, BusError> {

@@ -522,3 +522,41 @@ async fn claims_that_a_server_lost_are_not_won_again() {
         assert!(!claimed(&next, later).await, "{loss}");
     }
 }
+
+/// Answers commands on the first connection with bytes that are no answer, later ones as it should.
+async fn a_server_that_lies_at_first() -> u16 {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    #[expect(clippy::disallowed_methods, reason = "it ends with the test")]
+    tokio::spawn(async move {
+        let mut lies = true;
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let answer = if lies { "\x10x" } else { "+PONG\r\n" };
+            lies = false;
+            tokio::spawn(async move {
+                let mut chunk = [0u8; 4096];
+                while let Ok(length @ 1..) = stream.read(&mut chunk).await {
+                    let lines = chunk[..length].split(|byte| *byte == b'\n');
+                    let commands = lines.filter(|line| line.starts_with(b"*")).count();
+                    stream
+                        .write_all(answer.repeat(commands).as_bytes())
+                        .await
+                        .unwrap();
+                }
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn a_connection_that_carried_nonsense_is_not_asked_again() {
+    let port = a_server_that_lies_at_first().await;
+    let url = Secret::new(format!("redis://127.0.0.1:{port}/"));
+    let bus = Bus::redis(&url, RedisOptions::default()).await.unwrap();
+    eventually("it answers on a new connection", || async {
+        bus.ping().await.is_ok()
+    })
+    .await;
+}

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use redis::aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection};
 use redis::{AsyncConnectionConfig, ErrorKind, RedisError};
 
@@ -13,18 +13,81 @@ const KEPT: usize = 8;
 
 /// The connection that all calls share. It reconnects when it was cut: a few attempts with growing,
 /// jittered pauses, after which the callers that wait are told and the next one starts over.
-pub(super) fn shared(
+///
+/// A connection that is not cut can be past use as well: bytes that are no answer leave the reader
+/// somewhere in the middle of one, and a peer that vanished without a word is noticed by the
+/// operating system only after many minutes. Then [`Shared::distrust`] leaves it to those that still
+/// wait on it, and dials anew for everybody else.
+pub(super) struct Shared {
     client: redis::Client,
-    timeout: Duration,
+    config: ConnectionManagerConfig,
+    current: RwLock<Lent>,
+}
+
+/// The shared connection, as one call has it.
+#[derive(Clone)]
+pub(super) struct Lent {
+    pub connection: ConnectionManager,
+    generation: u64,
+}
+
+impl Shared {
+    pub fn new(client: redis::Client, timeout: Duration) -> Result<Self, BusError> {
+        let config = ConnectionManagerConfig::new()
+            .set_connection_timeout(Some(timeout))
+            .set_response_timeout(Some(timeout))
+            .set_number_of_retries(3)
+            .set_min_delay(Duration::from_millis(50))
+            .set_max_delay(Duration::from_millis(500));
+        let first = Lent {
+            connection: dial(&client, &config)?,
+            generation: 0,
+        };
+        Ok(Self {
+            client,
+            config,
+            current: RwLock::new(first),
+        })
+    }
+
+    pub fn lend(&self) -> Lent {
+        self.current.read().clone()
+    }
+
+    /// Of many calls that failed on one connection, the first replaces it.
+    pub fn distrust(&self, lent: &Lent) {
+        let mut current = self.current.write();
+        if current.generation != lent.generation {
+            return;
+        }
+        // Nothing is dialled yet and the settings are those that worked before, so this does not fail;
+        // if it did, the old connection would be distrusted again by its next answer.
+        if let Ok(connection) = dial(&self.client, &self.config) {
+            let generation = lent.generation + 1;
+            *current = Lent {
+                connection,
+                generation,
+            };
+        }
+    }
+}
+
+/// Does not connect yet: the first call does.
+fn dial(
+    client: &redis::Client,
+    config: &ConnectionManagerConfig,
 ) -> Result<ConnectionManager, BusError> {
-    let config = ConnectionManagerConfig::new()
-        .set_connection_timeout(Some(timeout))
-        .set_response_timeout(Some(timeout))
-        .set_number_of_retries(3)
-        .set_min_delay(Duration::from_millis(50))
-        .set_max_delay(Duration::from_millis(500));
-    ConnectionManager::new_lazy_with_config(client, config)
+    ConnectionManager::new_lazy_with_config(client.clone(), config.clone())
         .map_err(|error| failed("connecting", error))
+}
+
+/// Whether later answers on the same connection are worth nothing.
+pub(super) fn breaks(error: &RedisError) -> bool {
+    error.is_timeout()
+        || matches!(
+            error.kind(),
+            ErrorKind::Parse | ErrorKind::UnexpectedReturnType
+        )
 }
 
 /// Connections for calls that block on the server, one a call at a time.

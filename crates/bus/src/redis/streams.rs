@@ -30,9 +30,10 @@ impl Redis {
                     add.arg(name).arg(value);
                 }
             }
-            let mut connection = self.shared.clone();
-            let asking = pipeline.query_async::<Vec<String>>(&mut connection);
-            for id in self.in_time("appending", asking).await? {
+            let mut lent = self.shared.lend();
+            let asking = pipeline.query_async::<Vec<String>>(&mut lent.connection);
+            let answer = self.in_time(asking).await;
+            for id in self.judged("appending", &lent, answer)? {
                 positions.push(position("appending", &id)?);
             }
         }
@@ -60,7 +61,10 @@ impl Redis {
             check.key(self.key(topic)).arg(after.to_string());
         }
         let asking = check.invoke_async::<(String, Option<StreamReadReply>)>(&mut connection);
-        let (gap, found) = self.in_time(doing, asking).await?;
+        let (gap, found) = self
+            .in_time(asking)
+            .await
+            .map_err(|error| failed(doing, error))?;
         if !gap.is_empty() {
             self.blocking.done(connection);
             return Err(BusError::Gap {
