@@ -197,14 +197,13 @@ async fn decided(
     };
     let facts = facts(sts, &gathered, &[]);
     let standing = Standing::establish(&request, &facts, now);
-    let ask = approval::ask(
-        caller,
-        &request,
-        &form.scopes,
-        &resources,
-        standing.as_ref().ok(),
-    );
-    let presented = approval::presented(sts, caller, &ask, form.approval_id.as_deref()).await?;
+    let presented = match &form.approval_id {
+        None => None,
+        Some(id) => {
+            let ask = approval::ask(caller, &request, form, &found, standing.as_ref().ok());
+            Some(approval::presented(sts, caller, &ask, id).await?)
+        }
+    };
     let mut standing = standing?;
     if presented.is_some() {
         standing = standing.resolved();
@@ -216,8 +215,14 @@ async fn decided(
     }
     let standing = standing.with_resources(&resources);
     let decision = standing.decide(&zone.policy);
+    // Most exchanges need no approval, and pay nothing for the question.
+    if presented.is_none() && !matches!(decision.outcome, Outcome::Hold(_)) {
+        return issue(sts, caller, &trail, decision, None).await;
+    }
+    let ask = approval::ask(caller, &request, form, &found, Some(&standing));
     let (decision, price) = approval::settle(sts, &ask, &standing, decision, presented).await;
-    issue(sts, caller, &trail, decision, (&ask, &price)).await
+    let price = price.as_ref().map(|price| (&ask, price));
+    issue(sts, caller, &trail, decision, price).await
 }
 
 /// What is known, as the kernel takes it.
@@ -242,7 +247,7 @@ async fn issue(
     caller: &Caller,
     trail: &Trail<'_>,
     decision: Decision,
-    (ask, price): (&Ask<'_>, &Price),
+    price: Option<(&Ask<'_>, &Price)>,
 ) -> Result<Issued, Early> {
     let grant = match &decision.outcome {
         Outcome::Grant(grant) => grant,
@@ -253,16 +258,17 @@ async fn issue(
         Outcome::Deny(_) => return Err(denied(sts, trail, &decision).await),
     };
     let mut mandate = sign::mandate(sts, grant);
-    price.shape(&mut mandate)?;
+    if let Some((_, price)) = price {
+        price.shape(&mut mandate)?;
+    }
     let token = sign::sign(&caller.zone, &mandate)?;
-    match price.pay(sts, ask, &mandate, trail.now).await {
-        Ok(false) if mandate.token_use == TokenUse::Session => {
-            keep_record(sts, &mandate, trail.now).await?;
-        }
-        Ok(_) => {}
-        Err(Refusing { status, why }) => {
+    if let Some((ask, price)) = price {
+        let paid = price.pay(sts, ask, &mandate, trail.now).await;
+        if let Err(Refusing { status, why }) = paid {
             return Err(denied(sts, trail, &decision.withheld(status, why)).await);
         }
+    } else if mandate.token_use == TokenUse::Session {
+        keep_record(sts, &mandate, trail.now).await?;
     }
     let events = trail.events(sts, &decision, Some(&mandate));
     record(sts, events).await.map_err(Early::Recorded)?;

@@ -1,9 +1,12 @@
 //! Where a token exchange meets its approval (spec: sts §11.2, §11.4).
 
-use caracal_authority::decide::{Decision, ExchangeRequest, Outcome, RequestedResource, Standing};
-use caracal_model::{Mandate, RecordId, Refused, RequestId, Scopes, Timestamp};
+use std::sync::Arc;
+
+use caracal_authority::decide::{Decision, ExchangeRequest, Outcome, Standing};
+use caracal_model::{Mandate, RecordId, Refused, RequestId, Timestamp};
 use caracal_store::approvals::Approval;
 use caracal_store::authority_records::AuthorityRecord;
+use caracal_view::Resource;
 use serde_json::{Map, json};
 
 use super::{Ask, Presented, Refusing, consume, covers, evidence, gate};
@@ -11,14 +14,15 @@ use crate::Sts;
 use crate::authenticate::Caller;
 use crate::events;
 use crate::exchange::{Early, record, record_of};
+use crate::form::TokenRequest;
 
 /// What is asked for. `standing` is what the request turned out to stand on; a presented approval
 /// is looked at even when it stands on nothing.
 pub fn ask<'a>(
     caller: &'a Caller,
     request: &ExchangeRequest<'a>,
-    scopes: &'a Scopes,
-    resources: &[RequestedResource<'a>],
+    form: &'a TokenRequest,
+    found: &'a [Option<Arc<Resource>>],
     standing: Option<&Standing<'a>>,
 ) -> Ask<'a> {
     let presented = request.class.presented();
@@ -32,11 +36,16 @@ pub fn ask<'a>(
         record: request.session_id.or(presented.map(|mandate| &mandate.sid)),
         session: request.agent_session_id,
         delegation: request.delegation_edge_id,
-        resources: resources
+        resources: form
+            .resources
             .iter()
-            .map(|one| one.found.map_or(one.requested, |found| &*found.identifier))
+            .zip(found)
+            .map(|(name, found)| match found {
+                Some(found) => &*found.facts.identifier,
+                None => name.as_str(),
+            })
             .collect(),
-        scopes: scopes.iter().collect(),
+        scopes: form.scopes.iter().collect(),
         labels: standing
             .and_then(Standing::session)
             .map_or_else(Default::default, |session| session.labels.as_slice()),
@@ -52,18 +61,15 @@ pub fn ask<'a>(
     }
 }
 
-/// The approval that the form names, if it names one. Its refusal is on record.
+/// The approval that the caller presents. Its refusal is on record.
 pub async fn presented(
     sts: &Sts,
     caller: &Caller,
     ask: &Ask<'_>,
-    id: Option<&str>,
-) -> Result<Option<Presented>, Early> {
-    let Some(id) = id else {
-        return Ok(None);
-    };
+    id: &str,
+) -> Result<Presented, Early> {
     match super::presented(sts, ask, id).await {
-        Ok(presented) => Ok(Some(presented)),
+        Ok(presented) => Ok(presented),
         Err(refusing) => Err(on_record(sts, caller, ask.request_id, refusing).await),
     }
 }
@@ -89,10 +95,8 @@ async fn on_record(
     })
 }
 
-/// What a grant costs.
+/// What a grant costs, if it costs anything.
 pub enum Price {
-    /// Nothing: no approval is needed.
-    Nothing,
     /// This hold.
     Hold(Approval),
     /// Nothing any more: the hold was spent a moment ago, for this record.
@@ -107,33 +111,30 @@ pub async fn settle(
     standing: &Standing<'_>,
     decision: Decision,
     presented: Option<Presented>,
-) -> (Decision, Price) {
+) -> (Decision, Option<Price>) {
     let (decision, price) = match presented {
         Some(Presented::Approved(hold)) => (decision, Price::Hold(hold)),
         Some(Presented::Spent(hold, record)) => (decision, Price::Paid(hold, record)),
-        None => match decision.outcome.clone() {
-            Outcome::Hold(requirement) => match gate(sts, ask, &requirement).await {
+        None => {
+            let Outcome::Hold(requirement) = decision.outcome.clone() else {
+                return (decision, None);
+            };
+            match gate(sts, ask, &requirement).await {
                 Ok(hold) => {
                     let decision = standing.clone().resolved().decide(&ask.zone.policy);
                     (decision, Price::Hold(hold))
                 }
-                Err(Refusing { status, why }) => {
-                    return (decision.withheld(status, why), Price::Nothing);
-                }
-            },
-            Outcome::Grant(_) | Outcome::Deny(_) => (decision, Price::Nothing),
-        },
+                Err(Refusing { status, why }) => return (decision.withheld(status, why), None),
+            }
+        }
     };
     if let (Outcome::Grant(_), Price::Hold(hold) | Price::Paid(hold, _)) =
         (&decision.outcome, &price)
-        && let Err(refusing) = covers(ask, decision.requirement.as_ref(), hold)
+        && let Err(Refusing { status, why }) = covers(ask, decision.requirement.as_ref(), hold)
     {
-        return (
-            decision.withheld(refusing.status, refusing.why),
-            Price::Nothing,
-        );
+        return (decision.withheld(status, why), None);
     }
-    (decision, price)
+    (decision, Some(price))
 }
 
 impl Price {
@@ -154,8 +155,7 @@ impl Price {
         Ok(())
     }
 
-    /// Pays, with the record of the mandate. `false` when nothing was paid, so that the record is
-    /// still to be kept.
+    /// Pays, and keeps the record of the mandate with it.
     ///
     /// # Errors
     /// Why it cannot be paid.
@@ -165,17 +165,10 @@ impl Price {
         ask: &Ask<'_>,
         mandate: &Mandate,
         now: Timestamp,
-    ) -> Result<bool, Refusing> {
+    ) -> Result<(), Refusing> {
         match self {
-            Self::Nothing => Ok(false),
-            Self::Hold(hold) => {
-                consume(sts, ask, hold, Some(&record_of(mandate, now))).await?;
-                Ok(true)
-            }
-            Self::Paid(hold, issued) => {
-                again(sts, ask, hold, &issued.id).await?;
-                Ok(true)
-            }
+            Self::Hold(hold) => consume(sts, ask, hold, Some(&record_of(mandate, now))).await,
+            Self::Paid(hold, issued) => again(sts, ask, hold, &issued.id).await,
         }
     }
 }
