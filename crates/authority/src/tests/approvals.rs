@@ -149,84 +149,6 @@ fn approvers_are_kept_as_their_privacy_says() {
     }
 }
 
-fn declaration() -> impl Strategy<Value = Value> {
-    (
-        prop::sample::select(&["low", "high", "critical"][..]),
-        prop::sample::select(&["operator", "subject", "any"][..]),
-        prop::sample::select(&["identified", "pseudonymous", "anonymous"][..]),
-        option::of(1i64..2_000_000),
-    )
-        .prop_map(|(tier, approver, privacy, ttl)| {
-            let mut value = json!({"tier": tier, "approver": approver, "privacy": privacy});
-            if let Some(ttl) = ttl {
-                value["ttl_seconds"] = json!(ttl);
-            }
-            value
-        })
-}
-
-fn time() -> impl Strategy<Value = Option<Timestamp>> {
-    option::of((0u64..100).prop_map(after))
-}
-
-proptest! {
-    #![proptest_config(cases())]
-
-    /// More tiers never make it easier: not sooner approved by others, not longer, not less private.
-    #[test]
-    fn merging_only_tightens(all in vec(declaration(), 1..5), order in any::<u64>()) {
-        let mut shuffled = all.clone();
-        let by = usize::try_from(order % 5).unwrap() % all.len();
-        shuffled.rotate_left(by);
-        let merged = Requirement::merge(&all);
-        prop_assert_eq!(&merged, &Requirement::merge(&shuffled));
-        let Ok(merged) = merged else {
-            prop_assert_eq!(merged, Err(RequirementError::Conflict));
-            return Ok(());
-        };
-        for one in &all {
-            let one = Requirement::merge([one]).unwrap();
-            prop_assert!(one.approver == ApproverClass::Any || one.approver == merged.approver);
-            prop_assert!(merged.privacy >= one.privacy);
-            prop_assert!(merged.tier.split(',').any(|tier| tier == one.tier));
-        }
-        prop_assert!((60..=604_800).contains(&merged.ttl_seconds));
-        let declared = all.iter().filter_map(|one| one["ttl_seconds"].as_i64()).min();
-        prop_assert!(declared.is_none_or(|least| merged.ttl_seconds <= least.max(60)));
-    }
-
-    /// Only what somebody approved, nobody rejected, nobody used and time has not ended is approved.
-    #[test]
-    fn approved_is_what_can_still_be_used(
-        expires in 0u64..100, satisfied_at in time(), rejected_at in time(), consumed_at in time(),
-        now in 0u64..100,
-    ) {
-        let course = Course { expires_at: after(expires), satisfied_at, rejected_at, consumed_at };
-        let approved = consumed_at.is_none() && rejected_at.is_none() && expires > now
-            && satisfied_at.is_some();
-        let state = course.state(after(now));
-        prop_assert_eq!(state == ApprovalState::Approved, approved);
-        prop_assert_eq!(consumed_at.is_some(), state == ApprovalState::Consumed);
-        prop_assert!(state != ApprovalState::Pending || satisfied_at.is_none());
-    }
-
-    /// Nothing that differs in what is bound has the same binding, whatever its separators.
-    #[test]
-    fn bindings_differ_wherever_requests_do(
-        one in prop::collection::btree_set("[a-c]{1,2}", 0..3),
-        other in prop::collection::btree_set("[a-c]{1,2}", 0..3),
-    ) {
-        let digest = |r, s| vector(r, s).digest();
-        fn list(set: &std::collections::BTreeSet<String>) -> Vec<&str> {
-            set.iter().map(String::as_str).collect()
-        }
-        prop_assert_eq!(digest(list(&one), vec![]) == digest(list(&other), vec![]), one == other);
-        prop_assert_eq!(digest(vec![], list(&one)) == digest(vec![], list(&other)), one == other);
-        let swapped = digest(list(&one), list(&other)) == digest(list(&other), list(&one));
-        prop_assert_eq!(swapped, one == other);
-    }
-}
-
 #[test]
 fn the_order_of_states_is_that_of_the_specification() {
     let at = |n| Some(after(n));
@@ -246,4 +168,87 @@ fn the_order_of_states_is_that_of_the_specification() {
     assert_eq!(course.state(NOW).as_str(), "approved");
     course.satisfied_at = None;
     assert_eq!(course.state(NOW).as_str(), "pending");
+}
+
+/// With as many cases as the full test run asks for.
+mod properties {
+    use super::*;
+
+    fn declaration() -> impl Strategy<Value = Value> {
+        (
+            prop::sample::select(&["low", "high", "critical"][..]),
+            prop::sample::select(&["operator", "subject", "any"][..]),
+            prop::sample::select(&["identified", "pseudonymous", "anonymous"][..]),
+            option::of(1i64..2_000_000),
+        )
+            .prop_map(|(tier, approver, privacy, ttl)| {
+                let mut value = json!({"tier": tier, "approver": approver, "privacy": privacy});
+                if let Some(ttl) = ttl {
+                    value["ttl_seconds"] = json!(ttl);
+                }
+                value
+            })
+    }
+
+    fn time() -> impl Strategy<Value = Option<Timestamp>> {
+        option::of((0u64..100).prop_map(after))
+    }
+
+    proptest! {
+        #![proptest_config(cases())]
+
+        /// More tiers never make it easier: not sooner approved by others, not longer, not less private.
+        #[test]
+        fn merging_only_tightens(all in vec(declaration(), 1..5), order in any::<u64>()) {
+            let mut shuffled = all.clone();
+            let by = usize::try_from(order % 5).unwrap() % all.len();
+            shuffled.rotate_left(by);
+            let merged = Requirement::merge(&all);
+            prop_assert_eq!(&merged, &Requirement::merge(&shuffled));
+            let Ok(merged) = merged else {
+                prop_assert_eq!(merged, Err(RequirementError::Conflict));
+                return Ok(());
+            };
+            for one in &all {
+                let one = Requirement::merge([one]).unwrap();
+                prop_assert!(one.approver == ApproverClass::Any || one.approver == merged.approver);
+                prop_assert!(merged.privacy >= one.privacy);
+                prop_assert!(merged.tier.split(',').any(|tier| tier == one.tier));
+            }
+            prop_assert!((60..=604_800).contains(&merged.ttl_seconds));
+            let declared = all.iter().filter_map(|one| one["ttl_seconds"].as_i64()).min();
+            prop_assert!(declared.is_none_or(|least| merged.ttl_seconds <= least.max(60)));
+        }
+
+        /// Only what somebody approved, nobody rejected, nobody used and time has not ended is approved.
+        #[test]
+        fn approved_is_what_can_still_be_used(
+            expires in 0u64..100, satisfied_at in time(), rejected_at in time(), consumed_at in time(),
+            now in 0u64..100,
+        ) {
+            let course = Course { expires_at: after(expires), satisfied_at, rejected_at, consumed_at };
+            let approved = consumed_at.is_none() && rejected_at.is_none() && expires > now
+                && satisfied_at.is_some();
+            let state = course.state(after(now));
+            prop_assert_eq!(state == ApprovalState::Approved, approved);
+            prop_assert_eq!(consumed_at.is_some(), state == ApprovalState::Consumed);
+            prop_assert!(state != ApprovalState::Pending || satisfied_at.is_none());
+        }
+
+        /// Nothing that differs in what is bound has the same binding, whatever its separators.
+        #[test]
+        fn bindings_differ_wherever_requests_do(
+            one in prop::collection::btree_set("[a-c]{1,2}", 0..3),
+            other in prop::collection::btree_set("[a-c]{1,2}", 0..3),
+        ) {
+            let digest = |r, s| vector(r, s).digest();
+            fn list(set: &std::collections::BTreeSet<String>) -> Vec<&str> {
+                set.iter().map(String::as_str).collect()
+            }
+            prop_assert_eq!(digest(list(&one), vec![]) == digest(list(&other), vec![]), one == other);
+            prop_assert_eq!(digest(vec![], list(&one)) == digest(vec![], list(&other)), one == other);
+            let swapped = digest(list(&one), list(&other)) == digest(list(&other), list(&one));
+            prop_assert_eq!(swapped, one == other);
+        }
+    }
 }
