@@ -6,6 +6,7 @@ use caracal_bus::Bus;
 use caracal_crypto::envelope::Keyring;
 use caracal_evidence::EvidenceLog;
 use caracal_model::{Change, Clock, Ids, Rng, ZoneId};
+use caracal_net::egress::Fetcher;
 use caracal_store::Store;
 use caracal_store::{StoreError, Tx};
 use caracal_view::{Announce, Views};
@@ -31,6 +32,8 @@ pub struct Deps {
     pub bus: Bus,
     /// Seals secrets and signing keys, and derives the peppers.
     pub keyring: Arc<Keyring>,
+    /// Asks token endpoints and issuers.
+    pub fetch: Fetcher,
     /// Where the revealing of a secret is recorded before it happens.
     pub evidence: EvidenceLog,
     /// Time.
@@ -50,6 +53,8 @@ pub struct Api {
     pub(crate) views: Views,
     pub(crate) bus: Bus,
     pub(crate) keyring: Arc<Keyring>,
+    #[allow(dead_code, reason = "what fetches comes next")]
+    pub(crate) fetch: Fetcher,
     pub(crate) evidence: EvidenceLog,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) ids: Arc<Ids>,
@@ -99,6 +104,7 @@ impl Api {
             views: deps.views,
             bus: deps.bus,
             keyring: deps.keyring,
+            fetch: deps.fetch,
             evidence: deps.evidence,
             clock: deps.clock,
             ids: deps.ids,

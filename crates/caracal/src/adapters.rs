@@ -20,6 +20,7 @@ use caracal_crypto::os::{OsRng, SystemClock};
 use caracal_evidence::{BusSink, EvidenceLog, Sink};
 use caracal_model::{Clock, Ids, Rng};
 use caracal_net::Tasks;
+use caracal_net::egress::Fetcher;
 use caracal_store::Store;
 use caracal_view::{Announce, Distributed, Local, Relay, RelayOptions, ViewConfig, Views};
 
@@ -52,6 +53,8 @@ pub struct Adapters {
     pub evidence: EvidenceLog,
     /// Only for roles that hold secrets.
     pub keyring: Option<Arc<Keyring>>,
+    /// Asks what tenants configure: token endpoints, issuers.
+    pub fetch: Fetcher,
     pub ingest: Arc<Ingest>,
     /// The stream that Audit reads; none when evidence goes straight into the ledger.
     pub stream: Option<(Bus, Health)>,
@@ -201,7 +204,11 @@ impl Base<'_> {
                 loops.spawn("audit consumer", consumer.run(loops.stop()));
                 (bus, health)
             });
+        let (private, extra_ca) = (&self.settings.private_hosts, &self.settings.extra_ca);
+        let clock = self.clock.clone();
+        let fetch = Fetcher::strict(private.iter().cloned(), extra_ca.as_deref(), clock);
         Ok(Adapters {
+            fetch,
             clock: self.clock,
             rng,
             ids,

@@ -45,6 +45,10 @@ caracal_net::settings! {
         pub shutdown_grace: Duration = var("SHUTDOWN_GRACE_MS").or("15000").millis().within("1", "600000"),
         /// Names this process among its replicas.
         pub worker: Option<String> = var("WORKER_ID"),
+        /// Hosts of token endpoints, issuers and webhooks whose addresses may be private.
+        pub private_hosts: Vec<String> = var("CARACAL_PRIVATE_EGRESS_HOSTS").or(" "),
+        /// More roots to trust, PEM.
+        pub extra_ca: Option<PathBuf> = var("CARACAL_TLS_EXTRA_CA_FILE"),
         /// Refused outside of `dev`.
         pub insecure_sts: bool = var("INSECURE_STS").or("false"),
         /// Refused outside of `dev`.

@@ -7,12 +7,14 @@
 //! redirect followed, because either would choose an address that nobody judged.
 
 mod connector;
+mod fetch;
 mod forwarder;
 mod guard;
 mod resolve;
 mod tls;
 
 pub use connector::GuardedConnector;
+pub use fetch::{Bounds, FetchError, Fetcher};
 pub use forwarder::{ForwardBody, ForwardError, Forwarder, PoolSettings};
 pub use guard::{AddressGuard, Blocked};
 pub use resolve::{Addresses, Egress, EgressError, Resolver, SystemResolver};

@@ -1,25 +1,17 @@
 //! The upstream directive of a granted resource (spec: sts §6.1).
 
 use caracal_client::{AuthLocation, AuthMode, Directive};
-use caracal_model::{Refusal, Refused, Secret};
+use caracal_model::Refused;
 use caracal_view::{Provider, Resource};
-use serde::Deserialize;
 use serde_json::Value;
 
-/// The secret document of a provider; what a kind does not use is absent.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct SecretDocument {
-    api_key: String,
-    bearer_token: String,
-}
+use crate::credential::{stored, unavailable};
 
 /// Whether the provider's credential is at hand, before anything is decided.
 pub fn credential_is_ready(provider: &Provider) -> bool {
     match &*provider.kind {
         "none" | "caracal_mandate" => true,
-        "api_key" => secret(provider, |document| &mut document.api_key).is_some(),
-        "bearer_token" => secret(provider, |document| &mut document.bearer_token).is_some(),
+        "api_key" | "bearer_token" => stored(provider).is_some(),
         _ => false,
     }
 }
@@ -64,7 +56,7 @@ pub fn directive(resource: &Resource) -> Result<Directive, Refused> {
 
 fn api_key(provider: &Provider, base: Directive) -> Result<Directive, Refused> {
     let config = &provider.config;
-    let token = secret(provider, |document| &mut document.api_key).ok_or_else(unavailable)?;
+    let credential = stored(provider).ok_or_else(unavailable)?;
     let in_query = text(config, "auth_location") == "query";
     let (location, header, scheme, parameter) = if in_query {
         (
@@ -91,14 +83,14 @@ fn api_key(provider: &Provider, base: Directive) -> Result<Directive, Refused> {
         auth_header: header,
         auth_scheme: scheme,
         query_param_name: parameter,
-        provider_token: Some(token),
+        provider_token: Some(credential.token),
         ..placed(config, base)
     })
 }
 
 fn bearer_token(provider: &Provider, base: Directive) -> Result<Directive, Refused> {
     let config = &provider.config;
-    let token = secret(provider, |document| &mut document.bearer_token).ok_or_else(unavailable)?;
+    let credential = stored(provider).ok_or_else(unavailable)?;
     let or = |name: &str, default: &str| match config.get(name).and_then(Value::as_str) {
         Some(chosen) => chosen.to_owned(),
         None => default.to_owned(),
@@ -107,7 +99,7 @@ fn bearer_token(provider: &Provider, base: Directive) -> Result<Directive, Refus
         auth_mode: AuthMode::ProviderOauth,
         auth_header: or("auth_header", "Authorization"),
         auth_scheme: or("auth_scheme", "Bearer"),
-        provider_token: Some(token),
+        provider_token: Some(credential.token),
         ..placed(config, base)
     })
 }
@@ -129,18 +121,4 @@ fn text(config: &Value, name: &str) -> String {
         .and_then(Value::as_str)
         .unwrap_or_default()
         .to_owned()
-}
-
-fn secret(
-    provider: &Provider,
-    pick: impl Fn(&mut SecretDocument) -> &mut String,
-) -> Option<Secret<String>> {
-    let stored = provider.secret.as_ref()?;
-    let mut document: SecretDocument = serde_json::from_slice(stored.expose()).ok()?;
-    let value = std::mem::take(pick(&mut document));
-    (!value.is_empty()).then(|| Secret::new(value))
-}
-
-fn unavailable() -> Refused {
-    Refusal::ProviderCredential.because("the provider's credential is not available")
 }

@@ -6,6 +6,7 @@
 mod approval;
 mod authenticate;
 mod config;
+pub mod credential;
 mod directive;
 mod events;
 mod exchange;
@@ -32,6 +33,7 @@ use caracal_crypto::envelope::Keyring;
 use caracal_crypto::mac::HmacKey;
 use caracal_evidence::EvidenceLog;
 use caracal_model::{Clock, Ids, Rng};
+use caracal_net::egress::Fetcher;
 use caracal_net::metrics::{Access, Registry};
 use caracal_net::{Pattern, RequestIds, Tasks, health, request_id};
 use caracal_store::Store;
@@ -62,6 +64,8 @@ pub struct Deps {
     pub evidence: EvidenceLog,
     /// Opens zone keys and derives the pepper of client secrets.
     pub keyring: Arc<Keyring>,
+    /// Asks token endpoints and issuers.
+    pub fetch: Fetcher,
     /// Authenticates the Gateway's exchanges; without it none can be made over HTTP.
     pub gateway_key: Option<HmacKey>,
     /// Time.
@@ -81,6 +85,8 @@ pub struct Sts {
     announce: Arc<dyn Announce>,
     evidence: EvidenceLog,
     keyring: Arc<Keyring>,
+    #[allow(dead_code, reason = "what fetches comes next")]
+    fetch: Fetcher,
     gateway_key: Option<HmacKey>,
     clock: Arc<dyn Clock>,
     rng: Arc<dyn Rng>,
@@ -111,6 +117,7 @@ impl Sts {
             announce: deps.announce,
             evidence: deps.evidence,
             keyring: deps.keyring,
+            fetch: deps.fetch,
             gateway_key: deps.gateway_key,
             clock: deps.clock,
             rng: deps.rng,

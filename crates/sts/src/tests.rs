@@ -13,6 +13,7 @@ use caracal_crypto::os::{OsRng, SystemClock};
 use caracal_crypto::verifier::SecretVerifier;
 use caracal_evidence::{Drain, Durability, EvidenceLog};
 use caracal_model::{ApplicationId, Clock, Ids, Kid, Refusal, RequestId, Secret, ZoneId};
+use caracal_net::egress::Fetcher;
 use caracal_net::settings::Mistakes;
 use caracal_store::Store;
 use caracal_store::applications::Application;
@@ -170,6 +171,7 @@ impl TestSts {
             views,
             evidence,
             keyring,
+            fetch: Fetcher::strict([], None, clock.clone()),
             gateway_key: Some(HmacKey::from_hex(KEY).unwrap()),
             ids: Arc::new(Ids::new(clock.clone(), Arc::new(OsRng))),
             clock,

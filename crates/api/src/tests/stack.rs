@@ -13,6 +13,7 @@ use caracal_crypto::os::{OsRng, SystemClock};
 use caracal_evidence::{Drain, Durability, EvidenceLog};
 use caracal_model::{Clock, Ids, Secret, ZoneId};
 use caracal_net::Tasks;
+use caracal_net::egress::Fetcher;
 use caracal_net::metrics::Registry;
 use caracal_net::settings::Mistakes;
 use caracal_store::Store;
@@ -120,6 +121,7 @@ impl Stack {
                 announce: Arc::new(Local::new(relay, views.clone())),
                 bus,
                 keyring,
+                fetch: Fetcher::strict([], None, clock.clone()),
                 evidence: evidence.clone(),
                 clock,
                 ids,
