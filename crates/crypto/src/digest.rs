@@ -3,7 +3,7 @@
 
 use aws_lc_rs::digest;
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 
 /// The text is not in the encoding that it should be in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -47,6 +47,11 @@ pub fn hex_decode_array<const N: usize>(text: &str) -> Option<[u8; N]> {
     let mut out = [0u8; N];
     hex::decode_to_slice(text, &mut out).ok()?;
     Some(out)
+}
+
+/// Standard base64, padded.
+pub fn base64_encode(data: &[u8]) -> String {
+    STANDARD.encode(data)
 }
 
 /// Base64url without padding.

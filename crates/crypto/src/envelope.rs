@@ -153,6 +153,11 @@ impl Keyring {
         Parts::of(envelope).is_some_and(|parts| parts.kek_id == &self.current.id)
     }
 
+    /// How every envelope under the current key starts.
+    pub fn prefix(&self) -> Vec<u8> {
+        [MAGIC, &self.current.id].concat()
+    }
+
     /// A key for another purpose, named by the label: HMAC-SHA256 of the label under the current
     /// KEK.
     pub fn derive(&self, label: &str) -> HmacKey {
@@ -313,7 +318,7 @@ mod tests {
         assert_eq!(rotated.open("a", &old).unwrap().expose(), b"secret");
         assert!(!rotated.is_current(&old));
         let new = rotated.seal(&rng, "a", b"secret").unwrap();
-        assert!(rotated.is_current(&new));
+        assert!(rotated.is_current(&new) && new.starts_with(&rotated.prefix()));
         let unknown = ring().open("a", &new).unwrap_err();
         assert_eq!(
             unknown,

@@ -35,6 +35,12 @@ pub enum CryptoError {
     /// Changed, or sealed for another place.
     #[error("the envelope was altered or belongs to another place")]
     Unsealable,
+    /// Not a private key in PEM that can sign assertions.
+    #[error("not an RSA key of 2048 bits or more, nor a P-256, P-384 or P-521 key, in PEM")]
+    ClientKey,
+    /// Not a certificate in PEM.
+    #[error("not a certificate in PEM")]
+    Certificate,
     /// The stored verifier has neither of the known forms.
     #[error("the stored secret verifier has an unknown form")]
     UnknownVerifier,

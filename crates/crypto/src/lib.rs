@@ -7,6 +7,7 @@
 //!
 //! The real clock and the real randomness live here too ([`os`]): everything else takes traits.
 
+pub mod client_key;
 pub mod digest;
 pub mod envelope;
 mod error;
@@ -15,6 +16,7 @@ pub mod mac;
 pub mod os;
 pub mod verifier;
 
+pub use client_key::{Certificate, ClientKey};
 pub use envelope::{Kek, Keyring};
 pub use error::{CryptoError, TokenError};
 pub use es256::{Jws, PublicJwk, SigningKey, VerifyKey};

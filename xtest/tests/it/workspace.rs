@@ -18,6 +18,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("caracal-net", 3),
     // The typed clients are built with the HTTP kit.
     ("caracal-client", 4),
+    ("caracal-oauth", 4),
     ("caracal-sts", 5),
     ("caracal-gateway", 5),
     ("caracal-coordinator", 5),
