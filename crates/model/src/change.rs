@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{ApprovalId, DelegationId, RecordId, SessionId, ZoneId};
+use crate::id::{ApprovalId, DelegationId, ProviderId, RecordId, SessionId, ZoneId};
 
 /// A stream. Names are wire names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -121,6 +121,8 @@ pub enum Change {
     Record(ZoneId, RecordId),
     /// An approval was decided or consumed: whoever waits for it looks again.
     Approval(ZoneId, ApprovalId),
+    /// A subject's connection to a provider changed: forget what is held of it.
+    Connection(ZoneId, ProviderId, String),
 }
 
 impl Change {
@@ -133,11 +135,20 @@ impl Change {
             Self::Epoch(zone, epoch) => (zone, "epoch", Some(epoch.to_string())),
             Self::Record(zone, id) => (zone, "record", Some(id.to_string())),
             Self::Approval(zone, id) => (zone, "approval", Some(id.to_string())),
+            Self::Connection(zone, id, _) => (zone, "connection", Some(id.to_string())),
+        };
+        let subject = match self {
+            Self::Connection(.., subject) => Some(subject.clone()),
+            _ => None,
         };
         Outgoing::new(
             Topic::ViewChanges,
             zone,
-            [("kind", Some(kind.to_owned())), ("id", id)],
+            [
+                ("kind", Some(kind.to_owned())),
+                ("id", id),
+                ("subject", subject),
+            ],
         )
     }
 
@@ -152,6 +163,10 @@ impl Change {
             "epoch" => Self::Epoch(zone, id()?.parse().ok()?),
             "record" => Self::Record(zone, RecordId::parse(id()?).ok()?),
             "approval" => Self::Approval(zone, ApprovalId::parse(id()?).ok()?),
+            "connection" => {
+                let subject = fields.get("subject")?.clone();
+                Self::Connection(zone, ProviderId::parse(id()?).ok()?, subject)
+            }
             _ => return None,
         })
     }
@@ -170,7 +185,8 @@ mod tests {
             Change::Delegation(zone.clone(), DelegationId::trusted("e1")),
             Change::Epoch(zone.clone(), 7),
             Change::Record(zone.clone(), RecordId::trusted("r1")),
-            Change::Approval(zone, ApprovalId::trusted("a1")),
+            Change::Approval(zone.clone(), ApprovalId::trusted("a1")),
+            Change::Connection(zone, ProviderId::trusted("p1"), "user 1".to_owned()),
         ] {
             assert_eq!(Change::parse(&change.outgoing().fields), Some(change));
         }

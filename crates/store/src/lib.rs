@@ -21,6 +21,7 @@ pub mod applications;
 pub mod approvals;
 pub mod audit_events;
 pub mod authority_records;
+pub mod connections;
 pub mod delegations;
 pub mod idempotency;
 pub mod live;
@@ -28,6 +29,7 @@ pub mod outbox;
 pub mod policies;
 pub mod policy_sets;
 pub mod providers;
+pub mod reseal;
 pub mod resources;
 pub mod secrets;
 pub mod service_state;
@@ -65,6 +67,8 @@ const REGISTRY: &[&[&Sql]] = &[
     policies::sql::ALL,
     policy_sets::sql::ALL,
     providers::sql::ALL,
+    connections::sql::ALL,
+    reseal::sql::ALL,
     resources::sql::ALL,
     secrets::sql::ALL,
     zones::sql::ALL,

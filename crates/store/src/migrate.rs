@@ -28,6 +28,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "approvals",
         text: include_str!("../migrations/0002_approvals.sql"),
     },
+    Migration {
+        version: 3,
+        name: "provider_connections",
+        text: include_str!("../migrations/0003_provider_connections.sql"),
+    },
 ];
 
 /// Serialises migrations of every process that shares a Postgres.

@@ -67,6 +67,19 @@ impl Tx {
 }
 
 impl SecretWrites<'_> {
+    /// The envelope behind a reference, as this transaction sees it.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn envelope(&mut self, at: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let row = self
+            .tx
+            .query_opt(&sql::GET, &params![self.zone, at])
+            .await?;
+        row.map(|row| Ok(row.bytes("envelope")?.to_vec()))
+            .transpose()
+    }
+
     /// Puts an envelope in the place of any other.
     ///
     /// # Errors

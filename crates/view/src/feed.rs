@@ -144,6 +144,7 @@ impl Inner {
         self.edges.clear();
         self.records.clear();
         self.epochs.clear();
+        self.connections.clear();
         self.zones.invalidate_all();
         self.tell_of_approvals(None);
     }
@@ -189,6 +190,9 @@ impl Inner {
             Some(Change::Record(zone, id)) => self.records.forget(&(zone, id)),
             Some(Change::Epoch(zone, _)) => self.epochs.forget(&zone),
             Some(Change::Approval(_, id)) => self.tell_of_approvals(Some(id)),
+            Some(Change::Connection(zone, provider, subject)) => {
+                self.connections.forget(&(zone, provider, subject));
+            }
             // A newer release speaks of something that we do not know: it may be anything.
             None => {
                 tracing::warn!("unknown change, everything is read anew");

@@ -25,6 +25,7 @@
 mod announce;
 mod backoff;
 mod barrier;
+mod connections;
 mod error;
 mod facts;
 mod feed;
@@ -41,6 +42,7 @@ mod zones;
 pub use announce::{Announce, Distributed, Local};
 pub use barrier::ReplicaStatus;
 pub use caracal_store::live::Anchor;
+pub use connections::UserConnection;
 pub use error::ViewError;
 pub use feed::{FOLLOWED, Positions};
 pub use follower::Follower;

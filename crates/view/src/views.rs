@@ -8,12 +8,14 @@ use caracal_authority::{EdgeFacts, RecordFacts, RecordStatus, SessionFacts, Sess
 use caracal_bus::{Bus, Position};
 use caracal_crypto::{HmacKey, Keyring};
 use caracal_model::{
-    ApplicationId, ApprovalId, Clock, DelegationId, Mandate, RecordId, SessionId, Topic, ZoneId,
+    ApplicationId, ApprovalId, Clock, DelegationId, Mandate, ProviderId, RecordId, SessionId,
+    Topic, ZoneId,
 };
 use caracal_store::Store;
 use caracal_store::live::Anchor;
 use tokio::sync::{broadcast, watch};
 
+use crate::connections::UserConnection;
 use crate::feed::{Feed, Positions};
 use crate::lease::Lease;
 use crate::live::LiveTable;
@@ -64,6 +66,8 @@ pub(crate) struct Inner {
     pub edges: LiveTable<(ZoneId, DelegationId), EdgeFacts>,
     pub records: LiveTable<(ZoneId, RecordId), RecordFacts>,
     pub epochs: LiveTable<ZoneId, u64>,
+    pub connections: LiveTable<(ZoneId, ProviderId, String), Option<Arc<UserConnection>>>,
+    pub keyring: Option<Arc<Keyring>>,
     pub revocations: Revocations,
     pub approvals: broadcast::Sender<Option<ApprovalId>>,
     pub feed: Feed,
@@ -108,7 +112,9 @@ impl Views {
     ) -> (Self, Follower) {
         let views = Self(Arc::new(Inner {
             lease: Lease::new(clock.clone(), config.feed_max_lag),
-            zones: Zones::new(store.clone(), clock.clone(), keyring),
+            zones: Zones::new(store.clone(), clock.clone(), keyring.clone()),
+            keyring,
+            connections: LiveTable::new(config.table_size),
             homes: LiveTable::new(config.table_size),
             sessions: LiveTable::new(config.table_size),
             edges: LiveTable::new(config.table_size),

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use caracal_authority::{Enforcement, ResourceFacts};
+use caracal_crypto::digest::{sha256, sha256_of};
 use caracal_crypto::{Keyring, SecretVerifier};
 use caracal_model::policy::ActivePolicy;
 use caracal_model::{ApplicationId, ProviderId, ResourceId, Secret, Timestamp, ZoneId};
@@ -79,6 +80,9 @@ pub struct Provider {
     pub kind: Arc<str>,
     /// Its configuration without secrets.
     pub config: Value,
+    /// Names this state of kind, configuration and secret: what was obtained with another is not
+    /// used.
+    pub fingerprint: [u8; 32],
     /// The secret part, JSON; absent where the key to it is not held, or does not open it.
     pub secret: Option<Secret<Vec<u8>>>,
 }
@@ -181,13 +185,28 @@ fn provider(zone: &ZoneId, row: ProviderRow, keyring: Option<&Keyring>) -> Provi
             })
             .ok()
     });
+    let fingerprint = fingerprint(&row, secret.as_ref());
     Provider {
+        fingerprint,
         id: row.id,
         identifier: row.identifier.into(),
         kind: row.kind.into(),
         config: row.config_json,
         secret,
     }
+}
+
+fn fingerprint(row: &ProviderRow, secret: Option<&Secret<Vec<u8>>>) -> [u8; 32] {
+    let config = row.config_json.to_string();
+    let secret = secret.map_or(&b""[..], |secret| secret.expose());
+    let parts: [&[u8]; 5] = [
+        row.kind.as_bytes(),
+        b"\0",
+        config.as_bytes(),
+        b"\0",
+        &sha256(secret),
+    ];
+    sha256_of(&parts)
 }
 
 fn resource(

@@ -24,6 +24,8 @@ use parking_lot::Mutex;
 use crate::BusError;
 
 const SHARDS: usize = 64;
+/// Leases, or boards, past which those that have ended are forgotten.
+const MANY: usize = 1024;
 
 pub(super) struct Keys {
     clock: Arc<dyn Clock>,
@@ -138,6 +140,9 @@ impl Keys {
     pub fn lead(&self, name: &str, holder: &str, ttl: Duration) -> bool {
         let now = self.clock.ticks();
         let mut held = self.held.lock();
+        if held.len() >= MANY {
+            held.retain(|_, (_, until)| *until > now);
+        }
         let free = held
             .get(name)
             .is_none_or(|(who, until)| who == holder || *until <= now);
@@ -148,8 +153,12 @@ impl Keys {
     }
 
     pub fn post(&self, board: &str, member: &str, note: &str, ttl: Duration) {
-        let until = later(self.clock.ticks(), ttl);
+        let now = self.clock.ticks();
+        let until = later(now, ttl);
         let mut boards = self.boards.lock();
+        if boards.len() >= MANY {
+            boards.retain(|_, notes| notes.values().any(|(_, until)| *until > now));
+        }
         let notes = boards.entry(board.to_owned()).or_default();
         notes.insert(member.to_owned(), (note.to_owned(), until));
     }
@@ -205,6 +214,21 @@ mod tests {
                 .iter()
                 .all(|key| matches!(keys.claim(key, minute), Ok(true)))
         );
+    }
+
+    #[test]
+    fn leases_and_boards_that_ended_take_no_memory() {
+        let clock = Arc::new(TestClock::default());
+        let keys = Keys::new(clock.clone(), SHARDS);
+        let second = Duration::from_secs(1);
+        for n in 0..MANY {
+            assert!(keys.lead(&format!("lease-{n}"), "me", second));
+            keys.post(&format!("board-{n}"), "me", "here", second);
+        }
+        clock.advance(second);
+        assert!(keys.lead("lease", "me", second));
+        keys.post("board", "me", "here", second);
+        assert_eq!((keys.held.lock().len(), keys.boards.lock().len()), (1, 1));
     }
 
     #[test]

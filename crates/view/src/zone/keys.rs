@@ -9,8 +9,7 @@ use caracal_crypto::{Keyring, PublicJwk, SigningKey, VerifyKey};
 use caracal_model::{Timestamp, ZoneId};
 use caracal_store::zone_snapshot::KeyRow;
 
-/// What the envelope of a zone's private key (PKCS #8) is bound to (spec: sts §4).
-pub const ZONE_KEY_AAD: &str = "caracal/secrets/zoneSigningKey";
+pub use caracal_store::reseal::ZONE_KEY_AAD;
 
 /// How long a key is published after its successor started to sign.
 pub const KEPT_AFTER: Duration = Duration::from_secs(24 * 3600);
