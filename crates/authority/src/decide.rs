@@ -351,8 +351,7 @@ impl<'a> Standing<'a> {
                 (verdict.evaluation_status == fault.as_str()).then_some(fault)
             });
         if let Some(fault) = faults {
-            let why = format!("provider credential unavailable ({})", fault.as_str());
-            return Refusal::AccessDenied.because(why);
+            return fault.refusal().because(fault.advice());
         }
         let by_policy = verdicts.iter().filter(|verdict| verdict.policy_ran);
         let reason = by_policy

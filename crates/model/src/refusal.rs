@@ -66,6 +66,14 @@ pub enum Refusal {
     UpstreamTimeout,
     /// The provider's credential could not be obtained.
     ProviderCredential,
+    /// The provider of the resource cannot authenticate the call.
+    ProviderUnavailable,
+    /// The subject has not connected its account at the provider.
+    CredentialNotProvisioned,
+    /// The subject's connection could not be refreshed.
+    CredentialRefreshFailed,
+    /// The subject's connection has ended and cannot be renewed: connect it again.
+    CredentialExpired,
     /// The outbound request cannot be built.
     UpstreamRequest,
     /// Our fault.
@@ -124,6 +132,10 @@ impl Refusal {
             Self::Upstream              => row(502, "internal_error", "upstream"),
             Self::UpstreamTimeout       => row(504, "internal_error", "upstream_timeout"),
             Self::ProviderCredential    => row(502, "http_request_failed", "provider_credential"),
+            Self::ProviderUnavailable   => row(403, "provider_unavailable", "provider_unavailable"),
+            Self::CredentialNotProvisioned => row(403, "credential_not_provisioned", "credential_not_provisioned"),
+            Self::CredentialRefreshFailed => row(403, "credential_refresh_failed", "credential_refresh_failed"),
+            Self::CredentialExpired     => row(403, "credential_expired_not_renewable", "credential_expired"),
             Self::UpstreamRequest       => row(400, "internal_error", "build_failed"),
             Self::Internal              => row(500, "internal_error", "internal"),
         }

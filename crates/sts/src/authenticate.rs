@@ -84,8 +84,35 @@ pub async fn authenticate(
         _ => (false, None),
     };
     match (right, attempt) {
-        (true, Attempt::Known(caller)) => Ok(caller),
+        (true, Attempt::Known(caller)) => {
+            upgrade(sts, &caller, request.client_secret.as_ref()).await;
+            Ok(caller)
+        }
         _ => Err(failed(sts, request, source, locked, tried)),
+    }
+}
+
+/// Keys the verifier of a right secret anew while the key-encryption key is being replaced. Nobody
+/// is refused when it cannot be done: the next use tries again.
+async fn upgrade(sts: &Sts, caller: &Caller, secret: Option<&Secret<String>>) {
+    let Some((old, secret)) = caller.application.verifier.as_ref().zip(secret) else {
+        return;
+    };
+    let Some(new) = sts.secrets.upgraded(old, secret.expose()) else {
+        return;
+    };
+    let (zone, id) = (&caller.zone.id, &caller.application.id);
+    let upgrading = async {
+        let mut tx = sts.store.begin("upgrading a client secret").await?;
+        let (old, new) = (old.to_string(), new.to_string());
+        tx.upgrade_client_secret(zone, id, &old, &new).await?;
+        tx.commit().await
+    };
+    match Box::pin(upgrading).await {
+        Ok(()) => sts.announce.announce().await,
+        Err(error) => {
+            tracing::warn!(%error, %zone, application = %id, "secret still under the previous key");
+        }
     }
 }
 

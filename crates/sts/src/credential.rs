@@ -1,11 +1,27 @@
 //! The credential that a provider injects, whoever asks for it: the exchange of a call, or a
 //! workload that injects it at its start (spec: sts §6, §12).
+//!
+//! **Forces.** A warm exchange may wait for nothing; a credential that has to be fetched takes a
+//! round trip to a stranger, in which zone, policy and authority may change. **Choice.**
+//! [`at_hand`] answers from memory. What is not at hand is [obtained](obtain), and then the
+//! exchange is decided anew, from the zone as it is by then. **Consequence.** No lock and no
+//! decision is held across a fetch, and none of what it waited for can be stale.
 
-use caracal_model::{Refusal, Refused, Secret, Timestamp};
+mod circuit;
+mod connection;
+mod service;
+
+use caracal_authority::decide::CredentialFault;
+use caracal_crypto::CryptoError;
+use caracal_model::{ProviderId, Refusal, Refused, Secret, Timestamp, ZoneId};
+use caracal_oauth::TokenError;
 use caracal_view::{Provider, ZoneView};
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::Sts;
+
+pub use service::ServiceTokens;
 
 /// A credential at hand.
 #[derive(Debug)]
@@ -14,6 +30,8 @@ pub struct Credential {
     pub token: Secret<String>,
     /// When it ends, where that is known.
     pub expires_at: Option<Timestamp>,
+    /// The subject's connection that it belongs to.
+    pub connection: Option<String>,
 }
 
 impl Credential {
@@ -21,7 +39,49 @@ impl Credential {
         Self {
             token,
             expires_at: None,
+            connection: None,
         }
+    }
+}
+
+/// What memory says of a credential.
+#[derive(Debug)]
+pub enum AtHand {
+    /// The provider injects none of its own.
+    NotNeeded,
+    /// It is here.
+    Ready(Credential),
+    /// It is known not to be had: the call is denied before policy is asked.
+    Fault(CredentialFault),
+    /// The subject's connection is due: obtain it before anything is decided.
+    Due,
+    /// A token of the service has to be fetched, once the call is granted.
+    Fetch,
+    /// It was fetched for this call, in vain.
+    Failed,
+}
+
+impl AtHand {
+    /// The fault, as the kernel takes it.
+    pub const fn fault(&self) -> Option<CredentialFault> {
+        match self {
+            Self::Fault(fault) => Some(*fault),
+            _ => None,
+        }
+    }
+}
+
+/// What came of obtaining a credential, and for which state of which provider.
+#[derive(Debug)]
+pub struct Obtained {
+    provider: ProviderId,
+    fingerprint: [u8; 32],
+    outcome: Result<Credential, CredentialFault>,
+}
+
+impl Obtained {
+    fn is_for(&self, provider: &Provider) -> bool {
+        self.provider == provider.id && self.fingerprint == provider.fingerprint
     }
 }
 
@@ -31,39 +91,125 @@ impl Credential {
 struct SecretDocument {
     api_key: String,
     bearer_token: String,
+    password: String,
+}
+
+/// The credential for a call of this subject: from memory, or as it was just obtained.
+///
+/// # Errors
+/// 503 when the subject's connection cannot be read.
+pub async fn at_hand(
+    sts: &Sts,
+    zone: &ZoneId,
+    provider: &Provider,
+    subject: &str,
+    obtained: Option<Obtained>,
+) -> Result<AtHand, Refused> {
+    let obtained = obtained.filter(|obtained| obtained.is_for(provider));
+    let obtained = obtained.map(|obtained| obtained.outcome);
+    let missing = || AtHand::Fault(CredentialFault::ProviderUnavailable);
+    Ok(match &*provider.kind {
+        "none" | "caracal_mandate" => AtHand::NotNeeded,
+        "oauth2_client_credentials" => match obtained {
+            Some(Ok(credential)) => AtHand::Ready(credential),
+            Some(Err(_)) => AtHand::Failed,
+            None => match sts.service_tokens.held(provider, sts.clock.now()) {
+                Some(credential) => AtHand::Ready(credential),
+                None => AtHand::Fetch,
+            },
+        },
+        "oauth2_authorization_code" => match obtained {
+            Some(Ok(credential)) => AtHand::Ready(credential),
+            Some(Err(fault)) => AtHand::Fault(fault),
+            None => connection::at_hand(sts, zone, provider, subject).await?,
+        },
+        _ => stored(provider).map_or_else(missing, AtHand::Ready),
+    })
+}
+
+/// Obtains what was [due](AtHand::Due) or has to be [fetched](AtHand::Fetch).
+pub async fn obtain(sts: &Sts, zone: &ZoneId, provider: &Provider, subject: &str) -> Obtained {
+    let outcome = match &*provider.kind {
+        "oauth2_client_credentials" => Box::pin(service::fetch(sts, zone, provider)).await,
+        "oauth2_authorization_code" => {
+            Box::pin(connection::renew(sts, zone, provider, subject)).await
+        }
+        _ => Err(CredentialFault::ProviderUnavailable),
+    };
+    Obtained {
+        provider: provider.id.clone(),
+        fingerprint: provider.fingerprint,
+        outcome,
+    }
 }
 
 /// The credential of a provider that acts for no user: the stored one, or one fetched for the
 /// service. Kinds that have none (`none`, `caracal_mandate`) or need a user
-/// (`oauth2_authorization_code`) are refused.
+/// (`oauth2_authorization_code`) are refused. Whoever injects it decides anew when this took time.
 ///
 /// # Errors
 /// 502 `http_request_failed` when there is none at hand.
-#[expect(
-    clippy::unused_async,
-    reason = "kinds that are fetched come through here"
-)]
 pub async fn without_user(
-    _sts: &Sts,
-    _zone: &ZoneView,
+    sts: &Sts,
+    zone: &ZoneView,
     provider: &Provider,
 ) -> Result<Credential, Refused> {
-    stored(provider).ok_or_else(unavailable)
+    if &*provider.kind != "oauth2_client_credentials" {
+        return stored(provider).ok_or_else(unavailable);
+    }
+    if let Some(credential) = sts.service_tokens.held(provider, sts.clock.now()) {
+        return Ok(credential);
+    }
+    let fetched = Box::pin(service::fetch(sts, &zone.id, provider)).await;
+    fetched.map_err(|_| unavailable())
 }
 
 /// The credential of a kind that is used as it is stored.
-pub fn stored(provider: &Provider) -> Option<Credential> {
+fn stored(provider: &Provider) -> Option<Credential> {
     let document = provider.secret.as_ref()?;
     let mut document: SecretDocument = serde_json::from_slice(document.expose()).ok()?;
     let token = match &*provider.kind {
         "api_key" => std::mem::take(&mut document.api_key),
         "bearer_token" => std::mem::take(&mut document.bearer_token),
+        "http_basic" => basic(&provider.config, &Secret::new(document.password))?,
         _ => return None,
     };
     (!token.is_empty()).then(|| Credential::lasting(Secret::new(token)))
+}
+
+/// Standard base64 of `username:password` (RFC 7617).
+fn basic(config: &Value, password: &Secret<String>) -> Option<String> {
+    let username = config.get("username").and_then(Value::as_str)?;
+    let complete = !username.is_empty() && !password.expose().is_empty();
+    complete.then(|| {
+        let pair = Secret::new(format!("{username}:{}", password.expose()));
+        caracal_crypto::digest::base64_encode(pair.expose().as_bytes())
+    })
 }
 
 /// 502: the credential is not at hand.
 pub fn unavailable() -> Refused {
     Refusal::ProviderCredential.because("the provider's credential is not available")
 }
+
+/// When a token ends: as the provider says, and never later than any mandate could.
+fn ends(sts: &Sts, expires_in: Option<u64>, now: Timestamp) -> Timestamp {
+    let most = u64::try_from(sts.config.max_grant_ttl).unwrap_or(0);
+    let seconds = expires_in.map_or(most, |said| said.min(most));
+    now.plus(std::time::Duration::from_secs(seconds))
+}
+
+/// Notes a failure for the log and the metrics. A [`TokenError`] holds nothing that is secret.
+fn failed(sts: &Sts, zone: &ZoneId, provider: &Provider, error: &TokenError) {
+    sts.metrics.provider.errors.inc();
+    tracing::warn!(%zone, provider = %provider.id, %error, "no token from the provider");
+}
+
+/// A connection that cannot be sealed or opened is ours to mend.
+fn unsealable(error: &CryptoError) -> CredentialFault {
+    tracing::error!(%error, "tokens of a connection cannot be sealed or opened");
+    CredentialFault::RefreshFailed
+}
+
+#[cfg(test)]
+mod tests;

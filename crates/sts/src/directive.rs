@@ -5,16 +5,7 @@ use caracal_model::Refused;
 use caracal_view::{Provider, Resource};
 use serde_json::Value;
 
-use crate::credential::{stored, unavailable};
-
-/// Whether the provider's credential is at hand, before anything is decided.
-pub fn credential_is_ready(provider: &Provider) -> bool {
-    match &*provider.kind {
-        "none" | "caracal_mandate" => true,
-        "api_key" | "bearer_token" => stored(provider).is_some(),
-        _ => false,
-    }
-}
+use crate::credential::{AtHand, Credential, unavailable};
 
 /// Whether the upstream is to receive a resource mandate, so that one must be signed.
 pub fn wants_mandate(directive: &Directive) -> bool {
@@ -25,7 +16,7 @@ pub fn wants_mandate(directive: &Directive) -> bool {
 ///
 /// # Errors
 /// 502 `http_request_failed` when the credential is not at hand or the provider not understood.
-pub fn directive(resource: &Resource) -> Result<Directive, Refused> {
+pub fn directive(resource: &Resource, at_hand: AtHand) -> Result<Directive, Refused> {
     let provider = &resource.provider;
     let base = Directive {
         url: resource
@@ -37,26 +28,29 @@ pub fn directive(resource: &Resource) -> Result<Directive, Refused> {
         provider_id: provider.id.to_string(),
         ..Directive::default()
     };
-    match &*provider.kind {
-        "none" => Ok(Directive {
+    match (&*provider.kind, at_hand) {
+        ("none", _) => Ok(Directive {
             auth_mode: AuthMode::None,
             ..base
         }),
-        "caracal_mandate" => Ok(Directive {
+        ("caracal_mandate", _) => Ok(Directive {
             auth_mode: AuthMode::CaracalJwt,
             auth_header: "Authorization".to_owned(),
             auth_scheme: "Bearer".to_owned(),
             ..base
         }),
-        "api_key" => api_key(provider, base),
-        "bearer_token" => bearer_token(provider, base),
+        ("api_key", AtHand::Ready(key)) => api_key(provider, key, base),
+        (kind, AtHand::Ready(token)) => oauth(provider, kind, token, base),
         _ => Err(unavailable()),
     }
 }
 
-fn api_key(provider: &Provider, base: Directive) -> Result<Directive, Refused> {
+fn api_key(
+    provider: &Provider,
+    credential: Credential,
+    base: Directive,
+) -> Result<Directive, Refused> {
     let config = &provider.config;
-    let credential = stored(provider).ok_or_else(unavailable)?;
     let in_query = text(config, "auth_location") == "query";
     let (location, header, scheme, parameter) = if in_query {
         (
@@ -84,29 +78,51 @@ fn api_key(provider: &Provider, base: Directive) -> Result<Directive, Refused> {
         auth_scheme: scheme,
         query_param_name: parameter,
         provider_token: Some(credential.token),
-        ..placed(config, base)
+        ..placed(provider, base)
     })
 }
 
-fn bearer_token(provider: &Provider, base: Directive) -> Result<Directive, Refused> {
+/// Every kind whose credential goes behind a scheme, in a header.
+fn oauth(
+    provider: &Provider,
+    kind: &str,
+    credential: Credential,
+    base: Directive,
+) -> Result<Directive, Refused> {
     let config = &provider.config;
-    let credential = stored(provider).ok_or_else(unavailable)?;
     let or = |name: &str, default: &str| match config.get(name).and_then(Value::as_str) {
         Some(chosen) => chosen.to_owned(),
         None => default.to_owned(),
     };
+    let (header, scheme) = match kind {
+        "http_basic" => ("Authorization".to_owned(), "Basic".to_owned()),
+        "bearer_token" | "oauth2_client_credentials" | "oauth2_authorization_code" => (
+            or("auth_header", "Authorization"),
+            or("auth_scheme", "Bearer"),
+        ),
+        _ => return Err(unavailable()),
+    };
+    let expires_at = credential.expires_at.map(|at| at.unix_seconds());
     Ok(Directive {
         auth_mode: AuthMode::ProviderOauth,
-        auth_header: or("auth_header", "Authorization"),
-        auth_scheme: or("auth_scheme", "Bearer"),
+        auth_header: header,
+        auth_scheme: scheme,
         provider_token: Some(credential.token),
-        ..placed(config, base)
+        // When a token of the service ends is nobody's business but ours (spec: sts §6.1).
+        expires_at: expires_at
+            .filter(|_| credential.connection.is_some())
+            .unwrap_or(0),
+        connection_id: credential.connection.unwrap_or_default(),
+        ..placed(provider, base)
     })
 }
 
-/// What every kind with a credential of its own may configure.
-fn placed(config: &Value, base: Directive) -> Directive {
+/// What every kind with a credential of its own may configure. The hosts of the OAuth kinds are
+/// those of the provider and not of the upstream: the Gateway does not compare them.
+fn placed(provider: &Provider, base: Directive) -> Directive {
+    let config = &provider.config;
     let hosts = config.get("allowed_token_hosts").and_then(Value::as_array);
+    let hosts = hosts.filter(|_| !provider.kind.starts_with("oauth2_"));
     let hosts = hosts.into_iter().flatten().filter_map(Value::as_str);
     Directive {
         allowed_token_hosts: hosts.map(str::to_owned).collect(),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use caracal_authority::decide::{
-    Class, CredentialFault, Decision, ExchangeRequest, Facts, Outcome, RequestedResource, Standing,
+    Class, Decision, ExchangeRequest, Facts, Outcome, RequestedResource, Standing,
 };
 use caracal_ledger::Event;
 use caracal_model::{
@@ -26,7 +26,7 @@ use crate::events::{self, Trail};
 use crate::form::{SubjectTokenType, TokenRequest};
 use crate::gateway::verified;
 use crate::known::{Gathered, Presented};
-use crate::{Sts, directive, sign};
+use crate::{Sts, sign};
 
 /// The window of the mint rate.
 const RATE_WINDOW: Duration = Duration::from_secs(60);
@@ -336,12 +336,6 @@ fn wish<'a>(name: &'a str, found: &'a Option<Arc<Resource>>) -> RequestedResourc
         rate_limited: None,
         credential_fault: None,
     }
-}
-
-/// Why the credential of a resource's provider is not at hand, if it is not.
-pub fn credential_fault(resource: &Resource) -> Option<CredentialFault> {
-    let ready = directive::credential_is_ready(&resource.provider);
-    (!ready).then_some(CredentialFault::ProviderUnavailable)
 }
 
 /// Charges one mint (spec: sts §14), in a fixed window for (zone, resource, application). When

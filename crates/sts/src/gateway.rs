@@ -5,6 +5,7 @@
 //! processes it signs an HTTP request; [`proven`] and [`verified`] establish here what the other
 //! process established there.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,14 +16,15 @@ use caracal_crypto::es256::Jws;
 use caracal_crypto::mac::GatewaySignature;
 use caracal_model::limits::LEEWAY;
 use caracal_model::{Mandate, Refusal, Refused, RequestId, Timestamp, TokenUse};
-use caracal_view::{Resource, ViewError, ZoneView};
+use caracal_view::{Provider, Resource, ViewError, ZoneView};
 use http::HeaderMap;
 
 use crate::Sts;
 use crate::authenticate::{Caller, invalid, live_application, unavailable};
+use crate::credential::{self, AtHand, Obtained};
 use crate::directive::{directive, wants_mandate};
 use crate::events::{Trail, refused_early};
-use crate::exchange::{Early, credential_fault, facts, find, record};
+use crate::exchange::{Early, facts, find, record};
 use crate::known::{Gathered, Presented};
 use crate::sign;
 
@@ -158,6 +160,36 @@ pub async fn exchange(
     call: GatewayExchange<'_>,
     always_sign: bool,
 ) -> Result<Granted, Refused> {
+    let mut obtained = None;
+    // A credential that has to be obtained takes time in which everything may change. Once it is
+    // here (or is known not to be had), the call is decided from the start.
+    for _ in 0..2 {
+        let caller = established(sts, call).await?;
+        let outcome = Box::pin(decided(sts, call, &caller, always_sign, obtained.take())).await;
+        match outcome {
+            Ok(Passage::Granted(granted)) => return Ok(*granted),
+            Ok(Passage::Wants(provider)) => {
+                let (zone, subject) = (&caller.zone.id, &*call.mandate.sub);
+                obtained = Some(credential::obtain(sts, zone, &provider, subject).await);
+            }
+            Err(early) => return Err(early.settle(sts, &caller, call.request_id).await?),
+        }
+    }
+    let caller = established(sts, call).await?;
+    let early = Early::from(credential::unavailable());
+    Err(early.settle(sts, &caller, call.request_id).await?)
+}
+
+/// What a decision comes to.
+enum Passage {
+    /// A grant, its evidence written.
+    Granted(Box<Granted>),
+    /// Nothing yet: the credential of this provider has to be obtained first.
+    Wants(Arc<Provider>),
+}
+
+/// The zone and the application that the mandate names.
+async fn established(sts: &Sts, call: GatewayExchange<'_>) -> Result<Caller, Refused> {
     let mandate = call.mandate;
     let zone = sts
         .views
@@ -176,11 +208,7 @@ pub async fn exchange(
         record(sts, vec![event]).await?;
         return Err(refused);
     };
-    let caller = Caller { application, zone };
-    match decided(sts, call, &caller, always_sign).await {
-        Ok(granted) => Ok(granted),
-        Err(early) => Err(early.settle(sts, &caller, call.request_id).await?),
-    }
+    Ok(Caller { application, zone })
 }
 
 async fn decided(
@@ -188,9 +216,21 @@ async fn decided(
     call: GatewayExchange<'_>,
     caller: &Caller,
     always_sign: bool,
-) -> Result<Granted, Early> {
+    obtained: Option<Obtained>,
+) -> Result<Passage, Early> {
     let mandate = call.mandate;
     not_revoked(sts, mandate).await?;
+    let found = find(&caller.zone, call.resource);
+    let at_hand = match &found {
+        Some(resource) => {
+            let (zone, provider) = (&caller.zone.id, &resource.provider);
+            credential::at_hand(sts, zone, provider, &mandate.sub, obtained).await?
+        }
+        None => AtHand::NotNeeded,
+    };
+    if let (AtHand::Due, Some(resource)) = (&at_hand, &found) {
+        return Ok(Passage::Wants(Arc::clone(&resource.provider)));
+    }
     let (session, delegation) = (&mandate.agent_session_id, &mandate.delegation_edge_id);
     let presented = Presented {
         record: None,
@@ -215,12 +255,11 @@ async fn decided(
         agent_session_id: None,
         delegation_edge_id: None,
     };
-    let found = find(zone, call.resource);
     let resources = [RequestedResource {
         requested: call.resource,
         found: found.as_deref().map(|resource| &resource.facts),
         rate_limited: None,
-        credential_fault: found.as_deref().and_then(credential_fault),
+        credential_fault: at_hand.fault(),
     }];
     let now = sts.clock.now();
     let decision = decide(
@@ -238,7 +277,10 @@ async fn decided(
     };
     let granted = match (&decision.outcome, found.as_deref()) {
         (Outcome::Grant(grant), Some(resource)) => {
-            grant_call(sts, zone, grant, resource, always_sign)?
+            if matches!(at_hand, AtHand::Fetch) {
+                return Ok(Passage::Wants(Arc::clone(&resource.provider)));
+            }
+            grant_call(sts, zone, grant, resource, at_hand, always_sign)?
         }
         (Outcome::Grant(_) | Outcome::Hold(_), _) => return Err(bad_token().into()),
         (Outcome::Deny(refused), _) => {
@@ -250,7 +292,7 @@ async fn decided(
     };
     let events = trail.events(sts, &decision, granted.mandate.as_ref());
     record(sts, events).await.map_err(Early::Recorded)?;
-    Ok(granted)
+    Ok(Passage::Granted(Box::new(granted)))
 }
 
 fn grant_call(
@@ -258,9 +300,10 @@ fn grant_call(
     zone: &ZoneView,
     grant: &Grant,
     resource: &Resource,
+    at_hand: AtHand,
     always_sign: bool,
 ) -> Result<Granted, Refused> {
-    let directive = directive(resource)?;
+    let directive = directive(resource, at_hand)?;
     if directive.url.is_empty() {
         return Err(Refusal::AccessDenied.because("resource upstream not configured"));
     }

@@ -13,8 +13,40 @@ struct Outcome {
     reason: String,
 }
 
+/// Tokens of providers (spec: sts §18).
+pub struct ProviderMetrics {
+    /// Callers that took what another had fetched.
+    pub shared: Counter,
+    /// Fetches and refreshes made.
+    pub leased: Counter,
+    /// Callers that waited for another.
+    pub waited: Counter,
+    /// Fetches and refreshes that failed.
+    pub errors: Counter,
+    /// Circuits that were opened.
+    pub opened: Counter,
+}
+
+impl ProviderMetrics {
+    fn new(registry: &Registry) -> Self {
+        let counter = |name, help| registry.counter(name, help);
+        Self {
+            shared: counter(
+                "provider_refresh_shared",
+                "Tokens taken from another's fetch",
+            ),
+            leased: counter("provider_refresh_leased", "Tokens fetched or refreshed"),
+            waited: counter("provider_refresh_waited", "Waits for another's fetch"),
+            errors: counter("provider_refresh_errors", "Fetches that failed"),
+            opened: counter("provider_circuit_open", "Circuits opened"),
+        }
+    }
+}
+
 /// Counters of the STS.
 pub struct Metrics {
+    /// Of providers that are asked for tokens.
+    pub provider: ProviderMetrics,
     mints: Family<Outcome, Counter>,
 }
 
@@ -38,7 +70,10 @@ impl Metrics {
             lag.set(views.lag().map_or(f64::INFINITY, |lag| lag.as_secs_f64()));
             async {}
         });
-        Self { mints }
+        Self {
+            provider: ProviderMetrics::new(registry),
+            mints,
+        }
     }
 
     /// A token left.

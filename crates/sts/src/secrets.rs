@@ -87,6 +87,16 @@ impl Secrets {
         }
     }
 
+    /// The verifier of a right secret under the current pepper, when it is stored under the previous
+    /// one.
+    pub fn upgraded(&self, verifier: &SecretVerifier, secret: &str) -> Option<SecretVerifier> {
+        let previous = self.previous.as_ref()?;
+        let outdated = !verifier.is_slow()
+            && verifier.verify(previous, secret)
+            && !verifier.verify(&self.pepper, secret);
+        outdated.then(|| SecretVerifier::for_generated(&self.pepper, secret))
+    }
+
     /// Compares, however long it takes.
     pub async fn verify(&self, verifier: &SecretVerifier, secret: &Secret<String>) -> bool {
         match self.verify_cheaply(verifier, secret.expose()) {
@@ -187,7 +197,11 @@ mod tests {
         let stored = SecretVerifier::for_generated(&old(), "cs_right");
         assert_eq!(during.verify_cheaply(&stored, "cs_right"), Verdict::Right);
         assert_eq!(during.verify_cheaply(&stored, "cs_wrong"), Verdict::Wrong);
+        let new = during.upgraded(&stored, "cs_right").unwrap();
+        assert!(during.upgraded(&stored, "cs_wrong").is_none());
+        assert!(during.upgraded(&new, "cs_right").is_none());
         let after = Secrets::new(pepper(), None, 1, clock, &OsRng);
+        assert_eq!(after.verify_cheaply(&new, "cs_right"), Verdict::Right);
         assert_eq!(after.verify_cheaply(&stored, "cs_right"), Verdict::Wrong);
     }
 }

@@ -34,8 +34,8 @@ const ISSUER: &str = "https://sts.example";
 const KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 const KEK: &str = "8f3d9a712c45e6b0d18f2a4c6e9b3d57a1c4f8020e6a9c3d5b7f1a2c4e6d8b90";
 
-struct TestSts {
-    sts: Arc<Sts>,
+pub struct TestSts {
+    pub sts: Arc<Sts>,
     router: Router,
     stop: CancellationToken,
     _dir: tempfile::TempDir,
@@ -129,16 +129,31 @@ fn keyring() -> Arc<Keyring> {
     Arc::new(Keyring::new(Kek::from_hex(KEK).unwrap(), None))
 }
 
+/// Asks nobody on this machine.
+fn nowhere() -> Fetcher {
+    Fetcher::strict([], None, Arc::new(SystemClock::new()))
+}
+
 impl TestSts {
-    async fn start(store: Store) -> Self {
+    pub async fn start(store: Store) -> Self {
+        Self::start_with(store, nowhere()).await
+    }
+
+    /// As [`TestSts::start`], asking token endpoints in this way.
+    pub async fn start_with(store: Store, fetch: Fetcher) -> Self {
         let keyring = keyring();
         provision(&store, &keyring, &keyring.derive(crate::CLIENT_SECRETS)).await;
-        let (sts, _drain) = Self::on(store, Bus::memory(Arc::new(SystemClock::new()))).await;
+        let bus = Bus::memory(Arc::new(SystemClock::new()));
+        let (sts, _drain) = Self::with(store, bus, fetch).await;
         sts
     }
 
     /// A replica on a store that is provisioned, and the way of its evidence.
     async fn on(store: Store, bus: Bus) -> (Self, Drain) {
+        Self::with(store, bus, nowhere()).await
+    }
+
+    async fn with(store: Store, bus: Bus, fetch: Fetcher) -> (Self, Drain) {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let keyring = keyring();
         let (views, follower) = Views::new(
@@ -171,7 +186,7 @@ impl TestSts {
             views,
             evidence,
             keyring,
-            fetch: Fetcher::strict([], None, clock.clone()),
+            fetch,
             gateway_key: Some(HmacKey::from_hex(KEY).unwrap()),
             ids: Arc::new(Ids::new(clock.clone(), Arc::new(OsRng))),
             clock,

@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-use caracal_model::{ApplicationId, DelegationId, Mandate, RecordId, RequestId, SessionId, ZoneId};
+use caracal_model::{
+    ApplicationId, DelegationId, Mandate, RecordId, Refusal, RequestId, SessionId, ZoneId,
+};
 
 use crate::facts::{EdgeFacts, ResourceFacts};
 use crate::lineage::Known;
@@ -85,6 +87,8 @@ pub enum CredentialFault {
     NotProvisioned,
     /// The connection could not be refreshed.
     RefreshFailed,
+    /// The connection has ended and cannot be refreshed.
+    Expired,
 }
 
 impl CredentialFault {
@@ -93,7 +97,27 @@ impl CredentialFault {
         match self {
             Self::ProviderUnavailable => "provider_unavailable",
             Self::NotProvisioned => "credential_not_provisioned",
-            Self::RefreshFailed => "credential_refresh_failed",
+            Self::RefreshFailed | Self::Expired => "credential_refresh_failed",
+        }
+    }
+
+    /// What has to be done about it.
+    pub const fn advice(self) -> &'static str {
+        match self {
+            Self::ProviderUnavailable => "the credential of the provider is not available",
+            Self::NotProvisioned => "the subject has not connected its account at the provider",
+            Self::RefreshFailed => "the connection to the provider could not be refreshed",
+            Self::Expired => "the connection to the provider has ended: connect it again",
+        }
+    }
+
+    /// What the caller is told.
+    pub const fn refusal(self) -> Refusal {
+        match self {
+            Self::ProviderUnavailable => Refusal::ProviderUnavailable,
+            Self::NotProvisioned => Refusal::CredentialNotProvisioned,
+            Self::RefreshFailed => Refusal::CredentialRefreshFailed,
+            Self::Expired => Refusal::CredentialExpired,
         }
     }
 }
