@@ -17,7 +17,7 @@ use crate::wire::{self, Answer, At, Caller};
 
 const PREFIX: &str = "cs_";
 /// Shared with the STS, which checks what is made here.
-const PEPPER: &str = "caracal/client-secrets";
+pub const PEPPER: &str = "caracal/client-secrets";
 
 /// A new client secret.
 pub fn generate(api: &Api) -> Secret<String> {

@@ -79,6 +79,10 @@ pub fn measure(api: &Arc<Api>, registry: &Registry) {
         "outbox_oldest_dead_age_seconds",
         "Age of the oldest dead entry",
     );
+    let left = registry.gauge(
+        "reseal_left",
+        "Envelopes that need SECRET_STORE_KEK_PREVIOUS; below zero until the first sweep has ended",
+    );
     let api = Arc::downgrade(api);
     registry.on_scrape(move || {
         let gauges = (
@@ -87,11 +91,13 @@ pub fn measure(api: &Arc<Api>, registry: &Registry) {
             pending_age.clone(),
             dead_age.clone(),
         );
+        let left = left.clone();
         let api = api.clone();
         async move {
             let Some(api) = api.upgrade() else {
                 return;
             };
+            left.set(api.reseal_left.get());
             match api.store.outbox().counts().await {
                 Ok(counts) => {
                     let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);

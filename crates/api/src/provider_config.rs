@@ -1,12 +1,16 @@
 //! What a provider's `config_json` may hold, by kind. Public keys are stored as read back; secret
 //! keys go to custody and never come back (spec: admin-api §7.5).
 
+mod oauth;
+mod reader;
+
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
 use crate::failure::Failure;
 use crate::fields::Body;
+use reader::{Reader, auth_scheme, header_name, query_name, starts_with_scheme, username};
 
 /// How a provider authenticates its calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,9 +23,15 @@ pub enum Kind {
     ApiKey,
     /// With a bearer token.
     BearerToken,
+    /// With a name and a password.
+    HttpBasic,
+    /// With the token of the subject's account, or of one account for all.
+    AuthorizationCode,
+    /// With a token of the service.
+    ClientCredentials,
 }
 
-/// Every kind that the contract names; those that [`Kind::parse`] does not know come later.
+/// Every kind that the contract names.
 pub const KINDS: [&str; 7] = [
     "none",
     "caracal_mandate",
@@ -32,45 +42,22 @@ pub const KINDS: [&str; 7] = [
     "oauth2_client_credentials",
 ];
 
-const RESERVED_HEADERS: [&str; 20] = [
-    "baggage",
-    "connection",
-    "content-encoding",
-    "content-length",
-    "content-type",
-    "expect",
-    "forwarded",
-    "host",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "te",
-    "traceparent",
-    "tracestate",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "via",
-    "x-real-ip",
-    "x-request-id",
-];
-const RESERVED_HEADER_PREFIXES: [&str; 3] = ["x-caracal-", "x-forwarded-", "proxy-"];
-
-const MOST_HOSTS: usize = 64;
-
 impl Kind {
     /// The kind of that name.
     ///
     /// # Errors
-    /// `invalid_provider_config` for a kind that is not available yet.
+    /// `invalid_provider_config`.
     pub fn parse(name: &str) -> Result<Self, Failure> {
-        match name {
-            "none" => Ok(Self::None),
-            "caracal_mandate" => Ok(Self::CaracalMandate),
-            "api_key" => Ok(Self::ApiKey),
-            "bearer_token" => Ok(Self::BearerToken),
-            other => Err(invalid(format!("kind {other} is not available yet"))),
-        }
+        Ok(match name {
+            "none" => Self::None,
+            "caracal_mandate" => Self::CaracalMandate,
+            "api_key" => Self::ApiKey,
+            "bearer_token" => Self::BearerToken,
+            "http_basic" => Self::HttpBasic,
+            "oauth2_authorization_code" => Self::AuthorizationCode,
+            "oauth2_client_credentials" => Self::ClientCredentials,
+            other => return Err(invalid(format!("there is no kind {other}"))),
+        })
     }
 
     /// Its name on the wire.
@@ -80,7 +67,15 @@ impl Kind {
             Self::CaracalMandate => "caracal_mandate",
             Self::ApiKey => "api_key",
             Self::BearerToken => "bearer_token",
+            Self::HttpBasic => "http_basic",
+            Self::AuthorizationCode => "oauth2_authorization_code",
+            Self::ClientCredentials => "oauth2_client_credentials",
         }
+    }
+
+    /// Whether it has a token endpoint, which can be tested.
+    pub const fn is_oauth(self) -> bool {
+        matches!(self, Self::AuthorizationCode | Self::ClientCredentials)
     }
 
     const fn public_keys(self) -> &'static [&'static str] {
@@ -102,24 +97,37 @@ impl Kind {
                 "forward_caracal_identity",
                 "allow_runtime_injection",
             ],
+            Self::HttpBasic => &[
+                "username",
+                "allowed_token_hosts",
+                "forward_caracal_identity",
+            ],
+            Self::AuthorizationCode => &oauth::AUTHORIZATION_CODE_KEYS,
+            Self::ClientCredentials => &oauth::CLIENT_CREDENTIALS_KEYS,
         }
     }
 
-    const fn secret_key(self) -> Option<&'static str> {
+    const fn secret_keys(self) -> &'static [&'static str] {
         match self {
-            Self::None | Self::CaracalMandate => None,
-            Self::ApiKey => Some("api_key"),
-            Self::BearerToken => Some("bearer_token"),
+            Self::None | Self::CaracalMandate => &[],
+            Self::ApiKey => &["api_key"],
+            Self::BearerToken => &["bearer_token"],
+            Self::HttpBasic => &["password"],
+            Self::AuthorizationCode => &["client_secret"],
+            Self::ClientCredentials => &["client_secret", "private_key"],
         }
     }
 }
+
+/// Secrets by the name of their key.
+pub type Secrets = BTreeMap<String, String>;
 
 /// A checked configuration.
 pub struct Config {
     /// What is stored and read back.
     pub public: Map<String, Value>,
     /// What goes to custody; empty when none was sent.
-    pub secrets: BTreeMap<&'static str, String>,
+    pub secrets: Secrets,
 }
 
 impl std::fmt::Debug for Config {
@@ -131,25 +139,17 @@ impl std::fmt::Debug for Config {
     }
 }
 
-/// Whether the secret of the kind must be sent along.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SecretIs {
-    /// It must.
-    Required,
-    /// One is in custody already.
-    Stored,
-}
-
 fn invalid(description: String) -> Failure {
     Failure::bad("invalid_provider_config", description)
 }
 
-/// Checks a configuration of this kind.
+/// Checks a configuration of this kind. `stored` is what custody holds already: it stands when no
+/// secret is sent, and is replaced as a whole when one is.
 ///
 /// # Errors
 /// `invalid_provider_config`, with the name of the field.
-pub fn check(kind: Kind, config: &Body, secret: SecretIs) -> Result<Config, Failure> {
-    let legal = |key: &str| kind.public_keys().contains(&key) || kind.secret_key() == Some(key);
+pub fn check(kind: Kind, config: &Body, stored: &Secrets) -> Result<Config, Failure> {
+    let legal = |key: &str| kind.public_keys().contains(&key) || kind.secret_keys().contains(&key);
     if let Some(key) = config.keys().find(|key| !legal(key)) {
         return Err(invalid(format!(
             "{key} is not a field of kind {}",
@@ -158,19 +158,40 @@ pub fn check(kind: Kind, config: &Body, secret: SecretIs) -> Result<Config, Fail
     }
     let read = Reader(config);
     let mut public = Map::new();
+    let mut secrets = Secrets::new();
+    for name in kind.secret_keys() {
+        if let Some(secret) = read.secret(name)? {
+            secrets.insert((*name).to_owned(), secret);
+        }
+    }
+    let held = if secrets.is_empty() { stored } else { &secrets };
     match kind {
         Kind::None | Kind::CaracalMandate => {}
-        Kind::ApiKey => api_key(&read, &mut public)?,
+        Kind::ApiKey => {
+            api_key(&read, &mut public)?;
+            without_scheme(held, "api_key", public.get("auth_scheme"), None)?;
+        }
         Kind::BearerToken => {
             read.put(&mut public, "auth_header", header_name)?;
             read.put(&mut public, "auth_scheme", auth_scheme)?;
+            let scheme = public.get("auth_scheme");
+            without_scheme(held, "bearer_token", scheme, Some("Bearer"))?;
         }
+        Kind::HttpBasic => {
+            read.need(&mut public, "username", username)?;
+            required(held, "password")?;
+        }
+        Kind::AuthorizationCode => oauth::authorization_code(&read, held, &mut public)?,
+        Kind::ClientCredentials => oauth::client_credentials(&read, held, &mut public)?,
     }
     read.hosts(&mut public)?;
     for flag in ["forward_caracal_identity", "allow_runtime_injection"] {
         read.flag(&mut public, flag)?;
     }
-    let secrets = read.secret(kind, &public, secret)?;
+    if kind.is_oauth() {
+        oauth::default_hosts(&mut public);
+        oauth::revocation(&public)?;
+    }
     Ok(Config { public, secrets })
 }
 
@@ -203,309 +224,28 @@ fn api_key(read: &Reader<'_>, public: &mut Map<String, Value>) -> Result<(), Fai
     Ok(())
 }
 
-/// A rule for a text: what it must be, when it is not.
-type Rule = fn(&str) -> Option<&'static str>;
-
-fn header_name(name: &str) -> Option<&'static str> {
-    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-    if name.is_empty() || name.len() > 128 || !name.bytes().all(token) {
-        return Some("must be the name of an HTTP header");
-    }
-    let lower = name.to_ascii_lowercase();
-    let reserved = RESERVED_HEADERS.contains(&lower.as_str())
-        || RESERVED_HEADER_PREFIXES
-            .iter()
-            .any(|prefix| lower.starts_with(prefix));
-    reserved.then_some("is a reserved header; choose another")
+fn required<'h>(held: &'h Secrets, name: &str) -> Result<&'h str, Failure> {
+    let secret = held.get(name);
+    secret
+        .map(String::as_str)
+        .ok_or_else(|| invalid(format!("{name} is required")))
 }
 
-fn query_name(name: &str) -> Option<&'static str> {
-    let legal = |b: u8| b.is_ascii_alphanumeric() || b"._~-".contains(&b);
-    let fits = (1..=128).contains(&name.len()) && name.bytes().all(legal);
-    (!fits).then_some("must be letters, digits, `.`, `_`, `~` or `-`")
-}
-
-fn auth_scheme(name: &str) -> Option<&'static str> {
-    let legal = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
-    let fits = name.len() <= 64
-        && name.bytes().next().is_some_and(|b| b.is_ascii_alphabetic())
-        && name.bytes().all(legal);
-    (!fits).then_some("must be a letter, then letters, digits or `-`")
-}
-
-fn is_host(host: &str) -> bool {
-    let end = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_alphanumeric());
-    (1..=253).contains(&host.len())
-        && host
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.'))
-        && end(host.bytes().next())
-        && end(host.bytes().last())
-        && !host.contains("..")
-}
-
-struct Reader<'c>(&'c Body);
-
-impl Reader<'_> {
-    fn value(&self, name: &str) -> Option<&Value> {
-        self.0.get(name).filter(|value| !value.is_null())
+fn without_scheme(
+    held: &Secrets,
+    name: &str,
+    scheme: Option<&Value>,
+    default: Option<&str>,
+) -> Result<(), Failure> {
+    let secret = required(held, name)?;
+    let scheme = scheme.and_then(Value::as_str).or(default);
+    if scheme.is_some_and(|scheme| starts_with_scheme(secret, scheme)) {
+        return Err(invalid(format!(
+            "{name} must not start with its scheme: it is added on use"
+        )));
     }
-
-    fn text(&self, name: &str) -> Result<Option<&str>, Failure> {
-        match self.value(name) {
-            None => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text)),
-            Some(_) => Err(invalid(format!("{name} must be a string"))),
-        }
-    }
-
-    fn put(&self, to: &mut Map<String, Value>, name: &str, rule: Rule) -> Result<bool, Failure> {
-        let Some(text) = self.text(name)?.map(str::trim) else {
-            return Ok(false);
-        };
-        if let Some(must) = rule(text) {
-            return Err(invalid(format!("{name} {must}")));
-        }
-        to.insert(name.to_owned(), json!(text));
-        Ok(true)
-    }
-
-    fn flag(&self, to: &mut Map<String, Value>, name: &str) -> Result<(), Failure> {
-        match self.value(name) {
-            None => {}
-            Some(Value::Bool(on)) => {
-                to.insert(name.to_owned(), json!(on));
-            }
-            Some(_) => return Err(invalid(format!("{name} must be true or false"))),
-        }
-        Ok(())
-    }
-
-    fn hosts(&self, to: &mut Map<String, Value>) -> Result<(), Failure> {
-        let name = "allowed_token_hosts";
-        let wrong = || {
-            invalid(format!(
-                "{name} must be a list of at most {MOST_HOSTS} host names"
-            ))
-        };
-        let Some(value) = self.value(name) else {
-            return Ok(());
-        };
-        let list = value
-            .as_array()
-            .filter(|list| list.len() <= MOST_HOSTS)
-            .ok_or_else(wrong)?;
-        let mut hosts: Vec<String> = Vec::with_capacity(list.len());
-        for item in list {
-            let host = item.as_str().ok_or_else(wrong)?.trim().to_ascii_lowercase();
-            if !is_host(&host) {
-                return Err(wrong());
-            }
-            if !hosts.contains(&host) {
-                hosts.push(host);
-            }
-        }
-        to.insert(name.to_owned(), json!(hosts));
-        Ok(())
-    }
-
-    fn secret(
-        &self,
-        kind: Kind,
-        public: &Map<String, Value>,
-        needed: SecretIs,
-    ) -> Result<BTreeMap<&'static str, String>, Failure> {
-        let mut secrets = BTreeMap::new();
-        let Some(name) = kind.secret_key() else {
-            return Ok(secrets);
-        };
-        let Some(text) = self.text(name)?.map(str::trim) else {
-            return match needed {
-                SecretIs::Stored => Ok(secrets),
-                SecretIs::Required => Err(invalid(format!("{name} is required"))),
-            };
-        };
-        if text.is_empty() || text.chars().any(char::is_control) {
-            return Err(invalid(format!(
-                "{name} must be one line of text and not empty"
-            )));
-        }
-        let default = (kind == Kind::BearerToken).then_some("Bearer");
-        let scheme = public
-            .get("auth_scheme")
-            .and_then(Value::as_str)
-            .or(default);
-        if scheme.is_some_and(|scheme| starts_with_scheme(text, scheme)) {
-            return Err(invalid(format!(
-                "{name} must not start with its scheme: it is added on use"
-            )));
-        }
-        secrets.insert(name, text.to_owned());
-        Ok(secrets)
-    }
-}
-
-fn starts_with_scheme(text: &str, scheme: &str) -> bool {
-    text.split_once(' ')
-        .is_some_and(|(first, _)| first.eq_ignore_ascii_case(scheme))
+    Ok(())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn answer(kind: &str, config: &Value, secret: SecretIs) -> String {
-        let config = config.as_object().unwrap();
-        match Kind::parse(kind).and_then(|kind| check(kind, config, secret)) {
-            Ok(config) => format!("{} + {:?}", json!(config.public), config.secrets.keys()),
-            Err(failure) => format!("{}: {}", failure.error, failure.description),
-        }
-    }
-
-    #[test]
-    fn every_rule_names_its_field() {
-        use SecretIs::{Required, Stored};
-        let mut table = String::new();
-        for (kind, config, secret) in [
-            ("none", json!({}), Required),
-            ("none", json!({"api_key": "k"}), Required),
-            ("http_basic", json!({}), Required),
-            (
-                "api_key",
-                json!({"header_name": "X-Key", "api_key": " k "}),
-                Required,
-            ),
-            ("api_key", json!({"header_name": "X-Key"}), Required),
-            ("api_key", json!({"header_name": "X-Key"}), Stored),
-            ("api_key", json!({"api_key": "k"}), Required),
-            (
-                "api_key",
-                json!({"header_name": "X-Caracal-Resource", "api_key": "k"}),
-                Required,
-            ),
-            (
-                "api_key",
-                json!({"header_name": "Host", "api_key": "k"}),
-                Required,
-            ),
-            (
-                "api_key",
-                json!({"header_name": "a b", "api_key": "k"}),
-                Required,
-            ),
-            (
-                "api_key",
-                json!({"header_name": "X-Key", "auth_scheme": "Key", "api_key": "key abc"}),
-                Required,
-            ),
-            (
-                "api_key",
-                json!({"auth_location": "query", "query_param_name": "key", "api_key": "k"}),
-                Required,
-            ),
-            (
-                "api_key",
-                json!({"auth_location": "query", "query_param_name": "a b", "api_key": "k"}),
-                Required,
-            ),
-            (
-                "api_key",
-                json!({"auth_location": "query", "query_param_name": "key", "auth_scheme": "K", "api_key": "k"}),
-                Required,
-            ),
-            (
-                "api_key",
-                json!({"auth_location": "cookie", "api_key": "k"}),
-                Required,
-            ),
-            (
-                "bearer_token",
-                json!({"bearer_token": "t", "allowed_token_hosts": ["API.example"], "forward_caracal_identity": true}),
-                Required,
-            ),
-            (
-                "bearer_token",
-                json!({"bearer_token": "Bearer t"}),
-                Required,
-            ),
-            ("bearer_token", json!({"bearer_token": "a\nb"}), Required),
-            ("bearer_token", json!({"bearer_token": "  "}), Required),
-            ("bearer_token", json!({"bearer_token": 7}), Required),
-            (
-                "bearer_token",
-                json!({"bearer_token": "t", "auth_scheme": "9"}),
-                Required,
-            ),
-            (
-                "bearer_token",
-                json!({"bearer_token": "t", "allowed_token_hosts": ["a..b"]}),
-                Required,
-            ),
-            (
-                "bearer_token",
-                json!({"bearer_token": "t", "allow_runtime_injection": "yes"}),
-                Required,
-            ),
-            (
-                "bearer_token",
-                json!({"bearer_token": "t", "query_param_name": "q"}),
-                Required,
-            ),
-        ] {
-            table.push_str(&format!(
-                "{kind:<12} {config}\n    {}\n",
-                answer(kind, &config, secret)
-            ));
-        }
-        insta::assert_snapshot!(table, @r#"
-        none         {}
-            {} + []
-        none         {"api_key":"k"}
-            invalid_provider_config: api_key is not a field of kind none
-        http_basic   {}
-            invalid_provider_config: kind http_basic is not available yet
-        api_key      {"api_key":" k ","header_name":"X-Key"}
-            {"auth_location":"header","header_name":"X-Key"} + ["api_key"]
-        api_key      {"header_name":"X-Key"}
-            invalid_provider_config: api_key is required
-        api_key      {"header_name":"X-Key"}
-            {"auth_location":"header","header_name":"X-Key"} + []
-        api_key      {"api_key":"k"}
-            invalid_provider_config: header_name is required with auth_location header
-        api_key      {"api_key":"k","header_name":"X-Caracal-Resource"}
-            invalid_provider_config: header_name is a reserved header; choose another
-        api_key      {"api_key":"k","header_name":"Host"}
-            invalid_provider_config: header_name is a reserved header; choose another
-        api_key      {"api_key":"k","header_name":"a b"}
-            invalid_provider_config: header_name must be the name of an HTTP header
-        api_key      {"api_key":"key abc","auth_scheme":"Key","header_name":"X-Key"}
-            invalid_provider_config: api_key must not start with its scheme: it is added on use
-        api_key      {"api_key":"k","auth_location":"query","query_param_name":"key"}
-            {"auth_location":"query","query_param_name":"key"} + ["api_key"]
-        api_key      {"api_key":"k","auth_location":"query","query_param_name":"a b"}
-            invalid_provider_config: query_param_name must be letters, digits, `.`, `_`, `~` or `-`
-        api_key      {"api_key":"k","auth_location":"query","auth_scheme":"K","query_param_name":"key"}
-            invalid_provider_config: auth_scheme does not go with auth_location query
-        api_key      {"api_key":"k","auth_location":"cookie"}
-            invalid_provider_config: auth_location must be header or query
-        bearer_token {"allowed_token_hosts":["API.example"],"bearer_token":"t","forward_caracal_identity":true}
-            {"allowed_token_hosts":["api.example"],"forward_caracal_identity":true} + ["bearer_token"]
-        bearer_token {"bearer_token":"Bearer t"}
-            invalid_provider_config: bearer_token must not start with its scheme: it is added on use
-        bearer_token {"bearer_token":"a\nb"}
-            invalid_provider_config: bearer_token must be one line of text and not empty
-        bearer_token {"bearer_token":"  "}
-            invalid_provider_config: bearer_token must be one line of text and not empty
-        bearer_token {"bearer_token":7}
-            invalid_provider_config: bearer_token must be a string
-        bearer_token {"auth_scheme":"9","bearer_token":"t"}
-            invalid_provider_config: auth_scheme must be a letter, then letters, digits or `-`
-        bearer_token {"allowed_token_hosts":["a..b"],"bearer_token":"t"}
-            invalid_provider_config: allowed_token_hosts must be a list of at most 64 host names
-        bearer_token {"allow_runtime_injection":"yes","bearer_token":"t"}
-            invalid_provider_config: allow_runtime_injection must be true or false
-        bearer_token {"bearer_token":"t","query_param_name":"q"}
-            invalid_provider_config: query_param_name is not a field of kind bearer_token
-        "#);
-    }
-}
+mod tests;

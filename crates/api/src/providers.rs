@@ -1,6 +1,5 @@
 //! Credential providers (spec: admin-api §7.5).
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::{RawQuery, State};
@@ -15,7 +14,8 @@ use crate::failure::Failure;
 use crate::fields::{Body, Fields, Text};
 use crate::names::{self, Namespace};
 use crate::page::Page;
-use crate::provider_config::{self as config, KINDS, Kind, SecretIs};
+use crate::provider_config::{self as config, KINDS, Kind, Secrets};
+use crate::provider_test as probe;
 use crate::query::Query;
 use crate::service::{Api, in_open_zone, open_zone, unless_taken};
 use crate::wire::{self, Answer, At, Caller, Input};
@@ -136,9 +136,9 @@ pub async fn create(State(api): State<Arc<Api>>, caller: Caller, at: At, input: 
     check_identifier(&caller, &identifier)?;
     let kind = Kind::parse(wish.kind.unwrap_or_default())?;
     let empty = Body::new();
-    let config = config::check(kind, wish.config.unwrap_or(&empty), SecretIs::Required)?;
+    let config = config::check(kind, wish.config.unwrap_or(&empty), &Secrets::new())?;
     if wish.check {
-        return Err(check_unsupported());
+        probe::or_refuse(&api, &at.zone, kind, &config).await?;
     }
 
     let author = caller.author(&api);
@@ -148,8 +148,9 @@ pub async fn create(State(api): State<Arc<Api>>, caller: Caller, at: At, input: 
         identifier,
         kind: kind.name().to_owned(),
         config: config.public,
-        secret_config_keys: config.secrets.keys().map(ToString::to_string).collect(),
-        connectivity_failed_at: None,
+        secret_config_keys: config.secrets.keys().cloned().collect(),
+        // Nobody has seen it work yet.
+        connectivity_failed_at: (kind.is_oauth() && !wish.check).then_some(author.at),
         provenance: Provenance::created(&author),
         archived_at: None,
     };
@@ -175,7 +176,7 @@ async fn keep(
     tx: &mut Tx,
     zone: &ZoneId,
     id: &ProviderId,
-    secrets: &BTreeMap<&'static str, String>,
+    secrets: &Secrets,
     author: &Author,
 ) -> Result<(), Failure> {
     let place = provider_secret_ref(zone, id.as_str());
@@ -218,16 +219,18 @@ pub async fn patch(State(api): State<Arc<Api>>, caller: Caller, at: At, input: I
     if let Some(sent) = wish.config {
         let kind = Kind::parse(wish.kind.unwrap_or(&provider.kind))?;
         let keeps = wish.kind.is_none() && !provider.secret_config_keys.is_empty();
-        let secret = if keeps {
-            SecretIs::Stored
+        let stored = if keeps {
+            let place = provider_secret_ref(&at.zone, &at.id);
+            let sealed = tx.secrets(&at.zone).envelope(&place).await?;
+            opened(&api, &place, sealed.as_deref())?
         } else {
-            SecretIs::Required
+            Secrets::new()
         };
-        let config = config::check(kind, sent, secret)?;
+        let config = config::check(kind, sent, &stored)?;
         provider.kind = kind.name().to_owned();
         provider.config = config.public;
         if !keeps || !config.secrets.is_empty() {
-            provider.secret_config_keys = config.secrets.keys().map(ToString::to_string).collect();
+            provider.secret_config_keys = config.secrets.keys().cloned().collect();
             keep(
                 &api,
                 &mut tx,
@@ -254,6 +257,8 @@ pub async fn delete(State(api): State<Arc<Api>>, caller: Caller, at: At) -> Answ
     let provider = found.ok_or_else(|| no_provider(&at.id))?;
     Namespace::Provider.admit(&caller.actor, &provider.identifier)?;
     tx.providers(&at.zone).archive(&at.id, &author).await?;
+    let mut connections = tx.connections(&at.zone);
+    connections.revoke_provider(&at.id, author.at).await?;
     tx.secrets(&at.zone)
         .delete(&provider_secret_ref(&at.zone, &at.id))
         .await?;
@@ -261,16 +266,54 @@ pub async fn delete(State(api): State<Arc<Api>>, caller: Caller, at: At) -> Answ
     wire::no_content()
 }
 
-fn check_unsupported() -> Failure {
-    Failure::bad(
-        "provider_check_unsupported",
-        "only OAuth kinds can be tested; leave check out",
+/// The secrets that custody holds of a provider.
+///
+/// # Errors
+/// 502 `secret_backend_unavailable` when they cannot be opened.
+pub async fn secrets_of(api: &Api, zone: &ZoneId, id: &str) -> Result<Secrets, Failure> {
+    let place = provider_secret_ref(zone, id);
+    let sealed = api.store.zone(zone).secrets().envelope(&place).await?;
+    opened(api, &place, sealed.as_deref())
+}
+
+fn opened(api: &Api, place: &str, sealed: Option<&[u8]>) -> Result<Secrets, Failure> {
+    let Some(sealed) = sealed else {
+        return Ok(Secrets::new());
+    };
+    let opened = api.keyring.open(place, sealed).map_err(|error| {
+        tracing::error!(%error, place, "provider secret does not open");
+        custody_unavailable()
+    })?;
+    serde_json::from_slice(opened.expose()).map_err(|_| custody_unavailable())
+}
+
+/// 502: a stored secret cannot be had.
+pub fn custody_unavailable() -> Failure {
+    Failure::new(
+        http::StatusCode::BAD_GATEWAY,
+        "secret_backend_unavailable",
+        "the stored secret of the provider cannot be read",
     )
 }
 
-/// `POST /v1/zones/{zone}/providers/{id}/test`: none of the kinds that exist has a test.
-pub async fn test(State(api): State<Arc<Api>>, at: At) -> Answer {
+/// `POST /v1/zones/{zone}/providers/{id}/test`: asks the token endpoint for real, and notes whether
+/// it answered as it should.
+pub async fn test(State(api): State<Arc<Api>>, caller: Caller, at: At) -> Answer {
     let found = api.store.zone(&at.zone).providers().get(&at.id).await?;
-    found.ok_or_else(|| no_provider(&at.id))?;
-    Err(check_unsupported())
+    let found = found.ok_or_else(|| no_provider(&at.id))?;
+    let kind = Kind::parse(&found.kind)?;
+    let config = config::Config {
+        public: found.config,
+        secrets: secrets_of(&api, &at.zone, &at.id).await?,
+    };
+    let seen = probe::probe(&api, &at.zone, kind, &config).await?;
+
+    let author = caller.author(&api);
+    let mut tx = api.store.begin("note a test of a provider").await?;
+    let locked = tx.providers(&at.zone).lock(&at.id).await?;
+    let mut provider = locked.ok_or_else(|| no_provider(&at.id))?;
+    provider.connectivity_failed_at = (!seen.is_ok()).then_some(author.at);
+    tx.providers(&at.zone).update(&provider).await?;
+    tx.commit().await?;
+    wire::ok(seen.render())
 }

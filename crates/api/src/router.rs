@@ -16,7 +16,8 @@ use crate::failure::Failure;
 use crate::service::Api;
 use crate::{
     activation, admin_tokens, application_secrets, applications, approvals, audit, operator,
-    policies, policy_sets, providers, resources, simulate, zones,
+    policies, policy_sets, provider_connections, provider_test, providers, resources, simulate,
+    zones,
 };
 
 /// The routes of the service. `open_metrics` lets anybody read metrics when no bearer is set, as
@@ -43,8 +44,19 @@ pub fn router(api: &Arc<Api>, registry: &Registry, open_metrics: bool) -> Router
             Arc::clone(api),
             admission::admit,
         ));
+    // Where the browser of whoever connects an account comes back to: it has no token of ours.
+    let callback = Router::new().route(
+        "/v1/zones/{zone}/provider-connections/oauth/callback",
+        get(provider_connections::callback),
+    );
+    let callback = callback.method_not_allowed_fallback(no_route);
+    let callback = callback.layer(middleware::from_fn_with_state(
+        Arc::clone(api),
+        admission::by_address,
+    ));
     let router = Router::new()
         .merge(probes)
+        .merge(callback)
         .merge(admitted)
         .fallback(unknown)
         .layer(middleware::from_fn(guard_answers))
@@ -109,6 +121,22 @@ fn inventory() -> Routes {
         .route(
             "/v1/zones/{zone}/providers/{id}/test",
             post(providers::test),
+        )
+        .route(
+            "/v1/zones/{zone}/providers/discovery",
+            post(provider_test::discover),
+        )
+        .route(
+            "/v1/zones/{zone}/provider-connections",
+            get(provider_connections::list).post(provider_connections::create),
+        )
+        .route(
+            "/v1/zones/{zone}/provider-connections/oauth/authorize",
+            post(provider_connections::authorize),
+        )
+        .route(
+            "/v1/zones/{zone}/provider-connections/revoke",
+            post(provider_connections::revoke),
         )
         .route(
             "/v1/zones/{zone}/resources",

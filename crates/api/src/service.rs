@@ -16,9 +16,12 @@ use tokio_util::sync::CancellationToken;
 use crate::admission::{Tokens, Windows, ZoneCache};
 use crate::config::Config;
 use crate::failure::Failure;
+use crate::reseal::Left;
 
 /// Slow hashes at once: each takes 64 MiB and a core.
 const SLOW_HASHES: usize = 2;
+/// Requests a minute to foreign endpoints that a zone may have us make, of each sort.
+const PROBES: u32 = 10;
 
 /// What the deployment hands to this service.
 pub struct Deps {
@@ -53,7 +56,6 @@ pub struct Api {
     pub(crate) views: Views,
     pub(crate) bus: Bus,
     pub(crate) keyring: Arc<Keyring>,
-    #[allow(dead_code, reason = "what fetches comes next")]
     pub(crate) fetch: Fetcher,
     pub(crate) evidence: EvidenceLog,
     pub(crate) clock: Arc<dyn Clock>,
@@ -64,6 +66,7 @@ pub struct Api {
     pub(crate) zones: ZoneCache,
     pub(crate) limits: Limits,
     pub(crate) slow_hashes: Arc<Semaphore>,
+    pub(crate) reseal_left: Left,
     announce: Arc<dyn Announce>,
 }
 
@@ -74,6 +77,10 @@ pub(crate) struct Limits {
     pub v1_by_actor: Windows,
     pub auth_failures: Windows,
     pub ready: Windows,
+    /// Tests of providers, by zone.
+    pub provider_tests: Windows,
+    /// Discoveries, by zone.
+    pub discoveries: Windows,
 }
 
 impl std::fmt::Debug for Api {
@@ -93,12 +100,15 @@ impl Api {
             v1_by_actor: windows(config.v1_rate_limit),
             auth_failures: windows(config.auth_failure_limit),
             ready: windows(config.ready_rate_limit),
+            provider_tests: windows(PROBES),
+            discoveries: windows(PROBES),
         };
         Arc::new(Self {
             tokens: Tokens::new(&deps.keyring),
             zones: ZoneCache::default(),
             limits,
             slow_hashes: Arc::new(Semaphore::new(SLOW_HASHES)),
+            reseal_left: Left::default(),
             config,
             store: deps.store,
             views: deps.views,
@@ -117,6 +127,13 @@ impl Api {
     /// Commits a change of a zone with its news, and lets the news go out before the answer does.
     pub(crate) async fn commit(&self, mut tx: Tx, zone: &ZoneId) -> Result<(), StoreError> {
         tx.change(&Change::Zone(zone.clone()));
+        tx.commit().await?;
+        self.announce().await;
+        Ok(())
+    }
+
+    /// Commits a change that has named its own news.
+    pub(crate) async fn commit_own(&self, tx: Tx) -> Result<(), StoreError> {
         tx.commit().await?;
         self.announce().await;
         Ok(())

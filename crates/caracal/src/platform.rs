@@ -31,6 +31,8 @@ caracal_net::settings! {
         pub kek: Option<Secret<String>> = var("SECRET_STORE_KEK").secret(),
         /// The one before, while secrets are sealed again.
         pub kek_previous: Option<Secret<String>> = var("SECRET_STORE_KEK_PREVIOUS").secret(),
+        /// Where sealed secrets are kept; this version keeps them in its own database only.
+        pub secret_backend: String = var("CARACAL_SECRET_BACKEND").or("builtin"),
         /// How long a replica answers from memory after the feed was last confirmed.
         pub feed_max_lag: Duration = var("FEED_MAX_LAG").or("1s").within("100ms", "10s"),
         /// Where evidence waits until the ledger has it.
@@ -71,6 +73,12 @@ impl Settings {
             mistakes.add(
                 "SECRET_STORE_KEK",
                 "is required: exactly 64 hex digits, kept safe",
+            );
+        }
+        if self.secret_backend != "builtin" {
+            mistakes.add(
+                "CARACAL_SECRET_BACKEND",
+                "only builtin is available in this version; leave it unset",
             );
         }
         if self.durability().is_none() {
@@ -173,6 +181,11 @@ mod tests {
     fn insecurity_is_for_development() {
         let insecure = [("INSECURE_HTTP", "1"), ("AUDIT_HMAC_KEY", &"ab".repeat(32))];
         assert_eq!(mistakes(&[Role::Audit], &insecure), ["INSECURE_HTTP"]);
+        let backend = [("CARACAL_SECRET_BACKEND", "vault"), ("CARACAL_MODE", "dev")];
+        assert_eq!(
+            mistakes(&[Role::Audit], &backend),
+            ["CARACAL_SECRET_BACKEND"]
+        );
         let durability = [("AUDIT_DURABILITY", "perhaps"), ("CARACAL_MODE", "dev")];
         assert_eq!(mistakes(&[Role::Audit], &durability), ["AUDIT_DURABILITY"]);
     }

@@ -223,6 +223,8 @@ impl On<'_> {
         caracal_api::seed(&api)
             .await
             .context("the tokens of this deployment cannot be stored")?;
+        at.loops
+            .spawn("re-seal", caracal_api::reseal(api.clone(), at.loops.stop()));
         let registry = Registry::new("caracal_api");
         Ok(plain(
             caracal_api::router(&api, &registry, self.open_metrics),

@@ -61,6 +61,15 @@ pub async fn admit(State(api): State<Arc<Api>>, mut request: Request, next: Next
     }
 }
 
+/// For the one route under `/v1/` that asks for no token.
+pub async fn by_address(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
+    let ip = wire::client_ip(&request, api.config.trust_proxy);
+    match api.limits.v1_by_ip.count(&ip.to_string()) {
+        Ok(()) => next.run(request).await,
+        Err(seconds) => Failure::rate_limited(seconds).into_response(),
+    }
+}
+
 /// The checks, in order; answers with who was admitted.
 ///
 /// # Errors

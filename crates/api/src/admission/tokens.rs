@@ -38,6 +38,19 @@ impl std::fmt::Debug for Tokens {
     }
 }
 
+/// From the previous key to the current one, so that the previous one can go. Nobody is refused when
+/// it cannot be done: the next use tries again.
+async fn upgrade(api: &Api, old: &str, new: &str) {
+    let upgrading = async {
+        let mut tx = api.store.begin("upgrade an admin token").await?;
+        tx.upgrade_admin_token(old, new).await?;
+        tx.commit().await
+    };
+    if let Err(error) = upgrading.await {
+        tracing::warn!(%error, "an admin token still hangs on the previous key");
+    }
+}
+
 impl Tokens {
     /// Tokens checked with a key derived from the keyring.
     pub fn new(keyring: &Keyring) -> Self {
@@ -72,8 +85,11 @@ impl Tokens {
         let asked_at = api.clock.ticks();
         let mut found = api.store.admin_tokens().find(&verifier).await?;
         if let (None, Some(previous)) = (&found, &self.previous) {
-            let verifier = SecretVerifier::for_generated(previous, token).to_string();
-            found = api.store.admin_tokens().find(&verifier).await?;
+            let old = SecretVerifier::for_generated(previous, token).to_string();
+            found = api.store.admin_tokens().find(&old).await?;
+            if found.is_some() {
+                upgrade(api, &old, &verifier).await;
+            }
         }
         let Some(actor) = found.and_then(Actor::of).map(Arc::new) else {
             return Ok(None);

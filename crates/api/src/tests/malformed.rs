@@ -211,7 +211,7 @@ on_stack! {
         POST Z/providers {"name":"a","kind":"magic"}
             400 invalid_provider: kind must be one of none, caracal_mandate, api_key, bearer_token, http_basic, oauth2_authorization_code, oauth2_client_credentials
         POST Z/providers {"name":"a","kind":"http_basic"}
-            400 invalid_provider_config: kind http_basic is not available yet
+            400 invalid_provider_config: username is required
         POST Z/providers {"identifier":"provider://A","kind":"none"}
             400 invalid_provider_identifier: an identifier is provider:// and words of lower-case letters and digits joined by `-`
         POST Z/providers {"identifier":"provider://a--b","kind":"none"}

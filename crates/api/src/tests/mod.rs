@@ -3,11 +3,13 @@
 mod admission;
 mod approvals;
 mod audit;
+mod connections;
 mod inventory;
 mod lists;
 mod malformed;
 mod policy;
 mod provisioning;
+mod reseal;
 mod secrets;
 mod stack;
 mod tokens;

@@ -1,6 +1,10 @@
 //! A service with everything behind it, and requests to it.
 
 use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +17,7 @@ use caracal_crypto::os::{OsRng, SystemClock};
 use caracal_evidence::{Drain, Durability, EvidenceLog};
 use caracal_model::{Clock, Ids, Secret, ZoneId};
 use caracal_net::Tasks;
-use caracal_net::egress::Fetcher;
+use caracal_net::egress::{Fetcher, Resolver};
 use caracal_net::metrics::Registry;
 use caracal_net::settings::Mistakes;
 use caracal_store::Store;
@@ -27,6 +31,24 @@ use crate::{Api, Config, Deps, derived_token, router, seed};
 
 /// The token that every stack starts with.
 pub const BOOTSTRAP: &str = "bootstrap-token-of-the-tests";
+
+/// Seals everything in these tests.
+pub const KEK: &str = "3f0a9c5d7e1b2846a5c3f1e0d9b8a7564738291a0b1c2d3e4f5061728394a5b6";
+
+/// A certificate that stands in the open; every host of these tests shows it.
+pub const CERTIFICATE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../net/testdata/test-only.pem");
+
+/// Every name is this machine.
+struct Here;
+
+impl Resolver for Here {
+    fn resolve<'a>(
+        &'a self,
+        _: &'a str,
+    ) -> Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send + 'a>> {
+        Box::pin(async { Ok(vec![IpAddr::V4(Ipv4Addr::LOCALHOST)]) })
+    }
+}
 
 /// A running service.
 pub struct Stack {
@@ -87,8 +109,7 @@ impl Stack {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
         let rng = Arc::new(OsRng);
         let ids = Arc::new(Ids::new(clock.clone(), rng.clone()));
-        let kek = "3f0a9c5d7e1b2846a5c3f1e0d9b8a7564738291a0b1c2d3e4f5061728394a5b6";
-        let keyring = Arc::new(Keyring::new(Kek::from_hex(kek).unwrap(), None));
+        let keyring = Arc::new(Keyring::new(Kek::from_hex(KEK).unwrap(), None));
         let bus = Bus::memory(clock.clone());
         let (views, follower) = Views::new(
             store.clone(),
@@ -121,7 +142,8 @@ impl Stack {
                 announce: Arc::new(Local::new(relay, views.clone())),
                 bus,
                 keyring,
-                fetch: Fetcher::strict([], None, clock.clone()),
+                fetch: Fetcher::for_tests(Arc::new(Here), CERTIFICATE.as_ref(), clock.clone())
+                    .unwrap(),
                 evidence: evidence.clone(),
                 clock,
                 ids,
