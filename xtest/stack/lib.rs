@@ -7,6 +7,7 @@
 
 pub mod binary;
 pub mod http;
+pub mod oauth;
 mod ports;
 mod process;
 mod servers;

@@ -6,5 +6,6 @@ mod evidence;
 mod governed_call;
 mod lineage;
 mod malformed;
+mod providers;
 mod revocation;
 mod workspace;
