@@ -12,6 +12,7 @@ pub mod digest;
 pub mod envelope;
 mod error;
 pub mod es256;
+pub mod foreign;
 pub mod mac;
 pub mod os;
 pub mod verifier;
