@@ -12,6 +12,7 @@ mod application_secrets;
 mod applications;
 mod approvals;
 mod audit;
+mod authority_records;
 mod config;
 mod failure;
 mod fields;
@@ -34,6 +35,8 @@ mod router;
 mod seed;
 mod service;
 mod simulate;
+mod subject_issuers;
+mod subjects;
 #[cfg(test)]
 mod tests;
 mod traits;

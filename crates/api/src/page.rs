@@ -38,11 +38,11 @@ impl Cursor {
         b64url_encode(serde_json::to_string(&shape).unwrap_or_default().as_bytes())
     }
 
-    fn decode(text: &str) -> Option<Self> {
+    fn decode(text: &str, fits: fn(&str) -> bool) -> Option<Self> {
         let bytes = b64url_decode(text).ok()?;
         let shape: Shape = serde_json::from_slice(&bytes).ok()?;
         let at = Timestamp::parse_utc(&shape.ts).ok()?;
-        is_id(&shape.id).then_some(Self { at, id: shape.id })
+        fits(&shape.id).then_some(Self { at, id: shape.id })
     }
 }
 
@@ -70,9 +70,27 @@ impl Page {
     /// `invalid_query` or `invalid_cursor`.
     pub fn of(query: &Query<'_>, default: u32, most: u32) -> Result<Self, Failure> {
         let limit = query.limit(default, most)?;
-        let after = match query.text("cursor", 512)? {
+        Self::after(query, limit, 512, is_id)
+    }
+
+    /// The page that a query asks for, in the list of subjects, whose ids are any text of issuers.
+    ///
+    /// # Errors
+    /// `invalid_query` or `invalid_cursor`.
+    pub fn of_subjects(query: &Query<'_>) -> Result<Self, Failure> {
+        let is_subject = |text: &str| !text.is_empty() && !text.contains('\0');
+        Self::after(query, query.limit(100, 200)?, 8192, is_subject)
+    }
+
+    fn after(
+        query: &Query<'_>,
+        limit: u32,
+        longest: usize,
+        fits: fn(&str) -> bool,
+    ) -> Result<Self, Failure> {
+        let after = match query.text("cursor", longest)? {
             None => None,
-            Some(text) => Some(Cursor::decode(text).ok_or_else(|| {
+            Some(text) => Some(Cursor::decode(text, fits).ok_or_else(|| {
                 Failure::bad(
                     "invalid_cursor",
                     "cursor must be a next_cursor of this list",
@@ -114,7 +132,7 @@ mod tests {
     #[test]
     fn the_published_shape_is_still_accepted() {
         let text = "eyJ0cyI6IjIwMjYtMDEtMDFUMDA6MDA6MDAuMDAwWiIsImlkIjoiYTEifQ";
-        let cursor = Cursor::decode(text).unwrap();
+        let cursor = Cursor::decode(text, is_id).unwrap();
         assert_eq!(
             (cursor.at.iso_millis().as_str(), cursor.id.as_str()),
             ("2026-01-01T00:00:00.000Z", "a1")
@@ -127,14 +145,14 @@ mod tests {
             at: Timestamp::from_unix_micros(1_779_364_800_123_456),
             id: "a".into(),
         };
-        assert_eq!(Cursor::decode(&cursor.encode()), Some(cursor));
+        assert_eq!(Cursor::decode(&cursor.encode(), is_id), Some(cursor));
     }
 
     #[test]
     fn anything_else_is_an_invalid_cursor() {
         let odd = b64url_encode(br#"{"ts":"soon","id":"a"}"#);
         for text in ["", "!!", "e30", &odd, "eyJ0cyI6MX0="] {
-            assert_eq!(Cursor::decode(text), None, "{text}");
+            assert_eq!(Cursor::decode(text, is_id), None, "{text}");
         }
     }
 }

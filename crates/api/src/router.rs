@@ -15,9 +15,9 @@ use crate::admission::{self, Head};
 use crate::failure::Failure;
 use crate::service::Api;
 use crate::{
-    activation, admin_tokens, application_secrets, applications, approvals, audit, operator,
-    policies, policy_sets, provider_connections, provider_test, providers, resources, simulate,
-    zones,
+    activation, admin_tokens, application_secrets, applications, approvals, audit,
+    authority_records, operator, policies, policy_sets, provider_connections, provider_test,
+    providers, resources, simulate, subject_issuers, subjects, zones,
 };
 
 /// The routes of the service. `open_metrics` lets anybody read metrics when no bearer is set, as
@@ -36,6 +36,7 @@ pub fn router(api: &Arc<Api>, registry: &Registry, open_metrics: bool) -> Router
     let admitted = Router::new()
         .merge(platform())
         .merge(inventory())
+        .merge(identity())
         .merge(policy())
         .merge(approval())
         .merge(reads())
@@ -152,6 +153,30 @@ fn inventory() -> Routes {
             "/v1/zones/{zone}/resources/{id}/test",
             post(resources::test),
         )
+}
+
+fn identity() -> Routes {
+    Router::new()
+        .route(
+            "/v1/zones/{zone}/subject-issuers",
+            get(subject_issuers::list).post(subject_issuers::create),
+        )
+        .route(
+            "/v1/zones/{zone}/subject-issuers/{id}",
+            get(subject_issuers::get)
+                .patch(subject_issuers::patch)
+                .delete(subject_issuers::delete),
+        )
+        .route(
+            "/v1/zones/{zone}/authority-records",
+            get(authority_records::list),
+        )
+        .route("/v1/zones/{zone}/subjects", get(subjects::list))
+        .route(
+            "/v1/zones/{zone}/subjects/overview",
+            get(subjects::overview),
+        )
+        .route("/v1/zones/{zone}/subjects/revoke", post(subjects::revoke))
 }
 
 fn policy() -> Routes {

@@ -31,6 +31,7 @@ fn render(zone: &Zone) -> Value {
         "dcr_enabled": zone.dcr_enabled,
         "operator_coauthor_badge": zone.operator_coauthor_badge,
         "operator_governed": zone.operator_governed,
+        "actor_tokens": zone.actor_tokens,
     });
     wire::with_provenance(members, &zone.provenance)
 }
@@ -137,6 +138,7 @@ pub async fn create(State(api): State<Arc<Api>>, caller: Caller, input: Input) -
         owner_account_id: caller.actor.account().map(str::to_owned),
         operator_coauthor_badge: true,
         operator_governed: false,
+        actor_tokens: false,
         provenance: Provenance::created(&author),
     };
     tx.zones()
@@ -186,11 +188,13 @@ pub async fn patch(State(api): State<Arc<Api>>, caller: Caller, at: At, input: I
         "dcr_shutdown",
         "operator_coauthor_badge",
         "operator_governed",
+        "actor_tokens",
     ]);
     let wish = Wish::read(&mut fields);
     let shutdown = fields.word("dcr_shutdown", &["keep_live", "revoke_live"]);
     let badge = fields.flag("operator_coauthor_badge");
     let governed = fields.flag("operator_governed");
+    let actors = fields.flag("actor_tokens");
     fields.end("invalid_zone")?;
     if body.values().all(Value::is_null) {
         return Err(Failure::bad(
@@ -222,6 +226,7 @@ pub async fn patch(State(api): State<Arc<Api>>, caller: Caller, at: At, input: I
     zone.dcr_enabled = wish.dcr_enabled.unwrap_or(zone.dcr_enabled);
     zone.operator_coauthor_badge = badge.unwrap_or(zone.operator_coauthor_badge);
     zone.operator_governed = governed.unwrap_or(zone.operator_governed);
+    zone.actor_tokens = actors.unwrap_or(zone.actor_tokens);
     zone.provenance.change(&author);
     tx.zones()
         .update(&zone)

@@ -249,6 +249,8 @@ pub struct Binding<'a> {
     pub decision_contract_version: &'a str,
     /// Digest of the decision contract.
     pub decision_contract_sha: &'a str,
+    /// Authority records of whoever acts. Not in the digest, which clients know: in the terms.
+    pub actors: Vec<&'a str>,
 }
 
 impl Binding<'_> {
@@ -287,6 +289,10 @@ impl Binding<'_> {
             requirement.privacy.as_str(),
         ];
         parts.extend(resources);
+        if !self.actors.is_empty() {
+            parts.push("actors");
+            parts.extend(&self.actors);
+        }
         sha256_hex(parts.join("\0").as_bytes())
     }
 }

@@ -7,6 +7,7 @@
 //! **Evidence.** Every requested resource gets exactly one verdict, and a verdict allows only if a
 //! mandate comes of the exchange: what was allowed before an abort is withdrawn.
 
+mod actor;
 mod input;
 mod outcome;
 mod request;
@@ -142,7 +143,14 @@ impl<'a> Standing<'a> {
         if self.request.class.is_charged() && resource.rate_limited.is_some() {
             return drop(status::RATE_LIMITED);
         }
-        if *found.identifier == *self.facts.control_audience {
+        let is_control = *found.identifier == *self.facts.control_audience;
+        if let Class::Control { key } = self.request.class
+            && is_control
+            && key.opens(&self.requested, self.now)
+        {
+            return Judgement::Granted(found, ResourceVerdict::by_platform(resource, CONTROL_KEY));
+        }
+        if is_control || matches!(self.request.class, Class::Control { .. }) {
             let why = Refusal::AccessDenied.because("the control resource requires a control key");
             return abort(status::CONTROL, why);
         }
@@ -253,7 +261,7 @@ impl<'a> Standing<'a> {
         let token_use = match self.request.class {
             Class::Bootstrap => TokenUse::Session,
             Class::Delegated => TokenUse::Gateway,
-            Class::Gateway { .. } => TokenUse::Resource,
+            Class::Gateway { .. } | Class::Control { .. } => TokenUse::Resource,
             Class::SubjectToken { .. } => {
                 let why = Refusal::AccessDenied.because("resource exchanges must use the Gateway");
                 return self.deny(tally.verdicts, why);
@@ -313,6 +321,7 @@ impl<'a> Standing<'a> {
             issued_at,
             expires_at,
             lineage: self.claims.clone(),
+            act: self.request.act(),
         }
     }
 
@@ -361,6 +370,9 @@ impl<'a> Standing<'a> {
         Refusal::AccessDenied.because(why)
     }
 }
+
+/// What decides for a Control key.
+const CONTROL_KEY: &str = "control-key";
 
 fn denied_for(reason: &str) -> String {
     format!("policy denied ({reason})")

@@ -8,6 +8,7 @@
 
 pub mod approval;
 pub mod constraints;
+pub mod control;
 pub mod decide;
 pub mod effective;
 pub mod facts;
@@ -15,6 +16,7 @@ pub mod inherit;
 pub mod lineage;
 pub mod narrow;
 pub mod operation;
+pub mod subject;
 pub mod ttl;
 
 #[cfg(test)]
@@ -22,6 +24,7 @@ mod tests;
 
 pub use approval::{ApprovalState, ApproverClass, Binding, Course, Privacy, Requirement};
 pub use constraints::{ConstraintError, Constraints};
+pub use control::ControlKey;
 pub use decide::decide;
 pub use effective::{EffectiveAuthority, effective_authority};
 pub use facts::{
@@ -31,3 +34,4 @@ pub use facts::{
 pub use inherit::{InheritError, inheritable, mirror};
 pub use lineage::{Known, Lineage, LineageError};
 pub use narrow::{NamedResource, NarrowError, Narrowed, Wish, narrow, select_parent};
+pub use subject::{FederatedSubject, Federation, SubjectError};

@@ -13,10 +13,11 @@ use std::sync::Arc;
 
 use caracal_crypto::digest::sha256;
 use caracal_crypto::es256::Jws;
+use caracal_model::id::uuid7_millis;
 use caracal_model::limits::{LEEWAY, MAX_BEARER_BYTES};
 use caracal_model::secret::constant_time_eq;
-use caracal_model::{ApplicationId, RecordId, Scopes, Timestamp, ZoneId};
-use caracal_view::{Anchors, ViewError, ZoneView};
+use caracal_model::{Actor, ApplicationId, RecordId, Scopes, Timestamp, ZoneId};
+use caracal_view::{Anchors, IssuedTo, ViewError, ZoneView};
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use parking_lot::Mutex;
@@ -52,6 +53,32 @@ struct Claims {
     token_use: String,
     sid: Option<String>,
     root_sid: Option<String>,
+    #[serde(default)]
+    jti: String,
+    act: Option<Box<Actor>>,
+}
+
+impl Claims {
+    /// Who acts with it, and who acted before.
+    fn actors(&self) -> impl Iterator<Item = &Actor> {
+        self.act.iter().flat_map(|actor| actor.chain())
+    }
+
+    /// Its subject and its actors, and when it was issued: what kills their mandates kills it.
+    fn issued_to<'a>(&'a self, zone: &'a ZoneId) -> Vec<IssuedTo<'a>> {
+        let at_ms = uuid7_millis(&self.jti).and_then(|ms| i64::try_from(ms).ok());
+        let Some(at_ms) = at_ms else {
+            return Vec::new();
+        };
+        let subjects = std::iter::once(&self.sub).chain(self.actors().map(|actor| &actor.sub));
+        subjects
+            .map(|subject| IssuedTo {
+                zone,
+                subject,
+                at_ms,
+            })
+            .collect()
+    }
 }
 
 /// A token whose signature was verified with this key.
@@ -277,9 +304,12 @@ async fn record(
     let sid = RecordId::parse(sid).map_err(|_| Code::InvalidToken)?;
     let root = claims.root_sid.as_deref().map(RecordId::parse);
     let root = root.transpose().map_err(|_| Code::InvalidToken)?;
-    let records: Vec<&RecordId> = std::iter::once(&sid).chain(root.as_ref()).collect();
+    let own = std::iter::once(&sid).chain(root.as_ref());
+    let records: Vec<&RecordId> = own.chain(claims.actors().map(|actor| &actor.sid)).collect();
+    let subjects = claims.issued_to(&zone.id);
     let anchors = Anchors {
         records: &records,
+        subjects: &subjects,
         ..Anchors::default()
     };
     if coordinator.views.revoked(&anchors).await?.is_some() {

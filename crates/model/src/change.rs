@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{ApprovalId, DelegationId, ProviderId, RecordId, SessionId, ZoneId};
+use crate::time::Timestamp;
 
 /// A stream. Names are wire names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -123,11 +124,14 @@ pub enum Change {
     Approval(ZoneId, ApprovalId),
     /// A subject's connection to a provider changed: forget what is held of it.
     Connection(ZoneId, ProviderId, String),
+    /// Mandates of this subject that were issued up to this time are dead.
+    Subject(ZoneId, String, Timestamp),
 }
 
 impl Change {
     /// As an entry of [`Topic::ViewChanges`].
     pub fn outgoing(&self) -> Outgoing {
+        let mut not_before = None;
         let (zone, kind, id) = match self {
             Self::Zone(zone) => (zone, "zone", None),
             Self::Session(zone, id) => (zone, "session", Some(id.to_string())),
@@ -136,6 +140,10 @@ impl Change {
             Self::Record(zone, id) => (zone, "record", Some(id.to_string())),
             Self::Approval(zone, id) => (zone, "approval", Some(id.to_string())),
             Self::Connection(zone, id, _) => (zone, "connection", Some(id.to_string())),
+            Self::Subject(zone, subject, at) => {
+                not_before = Some(at.unix_micros().to_string());
+                (zone, "subject", Some(subject.clone()))
+            }
         };
         let subject = match self {
             Self::Connection(.., subject) => Some(subject.clone()),
@@ -148,6 +156,7 @@ impl Change {
                 ("kind", Some(kind.to_owned())),
                 ("id", id),
                 ("subject", subject),
+                ("not_before", not_before),
             ],
         )
     }
@@ -166,6 +175,10 @@ impl Change {
             "connection" => {
                 let subject = fields.get("subject")?.clone();
                 Self::Connection(zone, ProviderId::parse(id()?).ok()?, subject)
+            }
+            "subject" => {
+                let at = fields.get("not_before")?.parse().ok()?;
+                Self::Subject(zone, id()?.to_owned(), Timestamp::from_unix_micros(at))
             }
             _ => return None,
         })
@@ -186,7 +199,12 @@ mod tests {
             Change::Epoch(zone.clone(), 7),
             Change::Record(zone.clone(), RecordId::trusted("r1")),
             Change::Approval(zone.clone(), ApprovalId::trusted("a1")),
-            Change::Connection(zone, ProviderId::trusted("p1"), "user 1".to_owned()),
+            Change::Connection(zone.clone(), ProviderId::trusted("p1"), "user 1".to_owned()),
+            Change::Subject(
+                zone,
+                "auth0|u 1".to_owned(),
+                Timestamp::from_unix_micros(1_790_000_000_123_456),
+            ),
         ] {
             assert_eq!(Change::parse(&change.outgoing().fields), Some(change));
         }

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{ApplicationId, DelegationId, Jti, RecordId, SessionId, ZoneId};
+use crate::id::{ApplicationId, DelegationId, Jti, RecordId, SessionId, ZoneId, uuid7_millis};
 
 /// What a mandate may be used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -38,6 +38,27 @@ pub struct ChainHop {
     /// The Delegation that it issued; absent for the receiver.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delegation_edge_id: Option<DelegationId>,
+}
+
+/// Who acts with a mandate on behalf of its subject (RFC 8693 section 4.1), and who acted before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Actor {
+    /// Subject of the actor's session mandate.
+    pub sub: String,
+    /// The application that obtained that mandate.
+    pub client_id: ApplicationId,
+    /// Its authority record: when this dies, so does every mandate that names it.
+    pub sid: RecordId,
+    /// Who acted through the actor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub act: Option<Box<Actor>>,
+}
+
+impl Actor {
+    /// This actor, then those before it.
+    pub fn chain(&self) -> impl Iterator<Item = &Self> {
+        std::iter::successors(Some(self), |actor| actor.act.as_deref())
+    }
 }
 
 /// All claims of a mandate, in the order in which we sign them.
@@ -98,4 +119,20 @@ pub struct Mandate {
     /// The zone's graph epoch at mint; omitted when 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delegation_graph_epoch: Option<u64>,
+    /// Who acts; only where the zone takes actor tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub act: Option<Box<Actor>>,
+}
+
+impl Mandate {
+    /// When it was issued, Unix milliseconds: as its `jti` says, else the second of `iat`.
+    pub fn issued_ms(&self) -> i64 {
+        let by_id = uuid7_millis(self.jti.as_str()).and_then(|ms| i64::try_from(ms).ok());
+        by_id.unwrap_or_else(|| self.iat.saturating_mul(1000))
+    }
+
+    /// The actor and those before it, the latest first.
+    pub fn actors(&self) -> impl Iterator<Item = &Actor> {
+        self.act.iter().flat_map(|actor| actor.chain())
+    }
 }

@@ -12,7 +12,7 @@ pub mod secret;
 pub mod time;
 
 pub use change::{Change, Outgoing, Topic};
-pub use claims::{ChainHop, Mandate, SubjectType, TokenUse};
+pub use claims::{Actor, ChainHop, Mandate, SubjectType, TokenUse};
 pub use id::{
     ApplicationId, ApprovalId, DelegationId, EventId, IdError, Ids, Jti, Kid, ProviderId, RecordId,
     RequestId, ResourceId, SessionId, ZoneId,

@@ -6,6 +6,8 @@ use std::time::Duration;
 pub const MAX_BEARER_BYTES: usize = 8 * 1024;
 /// Longest path of Delegations, mirrored ones included.
 pub const MAX_PATH: usize = 10;
+/// Most actors in one mandate, the latest included.
+pub const MAX_ACTORS: usize = 4;
 /// A Gateway mandate with less life than this is refused, in seconds.
 pub const PREFLIGHT_SECONDS: i64 = 35;
 /// Tolerance between clocks when times of a token are checked.

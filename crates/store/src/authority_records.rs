@@ -2,29 +2,41 @@
 //! gateway and resource mandates are evidence, not rows (spec README, decision 10).
 
 use caracal_model::{RecordId, Timestamp};
+use serde::{Deserialize, Serialize};
 
+use crate::applications::json;
 use crate::error::StoreError;
 use crate::row::Row;
 use crate::store::{Store, ZoneScope};
 use crate::tx::ZoneTx;
+use crate::zones::Slice;
 use crate::{params, statements};
 
 macro_rules! columns {
     () => {
         "id, record_type, subject_id, client_id, parent_id, status, expires_at, created_at, \
-         revoked_at, revoked_reason"
+         revoked_at, revoked_reason, claims_json"
     };
 }
 
 statements! { pub(crate) mod sql {
     INSERT = pg: "INSERT INTO authority_records (id, zone_id, record_type, subject_id, client_id,
-                      parent_id, status, expires_at, created_at)
+                      parent_id, status, expires_at, created_at, claims_json)
                   SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[],
-                                       $6::text[], $7::text[], $8::bigint[], $9::bigint[])",
+                                       $6::text[], $7::text[], $8::bigint[], $9::bigint[],
+                                       $10::text[])",
              lite: "INSERT INTO authority_records (id, zone_id, record_type, subject_id, client_id,
-                        parent_id, status, expires_at, created_at)
-                    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+                        parent_id, status, expires_at, created_at, claims_json)
+                    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
     GET = concat!("SELECT ", columns!(), " FROM authority_records WHERE zone_id = $1 AND id = $2");
+    PAGE = concat!("SELECT ", columns!(), " FROM authority_records
+        WHERE zone_id = $1 AND (created_at, id) < ($2, $3)
+          AND (CAST($4 AS TEXT) IS NULL OR id = $4)
+          AND (CAST($5 AS TEXT) IS NULL OR subject_id = $5)
+          AND (CAST($6 AS TEXT) IS NULL OR record_type = $6)
+          AND (CAST($7 AS TEXT) IS NULL OR $7 =
+               CASE WHEN status = 'active' AND expires_at <= $8 THEN 'expired' ELSE status END)
+        ORDER BY created_at DESC, id DESC LIMIT $9");
     REVOKE = "WITH RECURSIVE line (id) AS (
                   SELECT id FROM authority_records WHERE zone_id = $1 AND id = $2
                   UNION
@@ -61,10 +73,46 @@ pub struct AuthorityRecord {
     pub revoked_at: Option<Timestamp>,
     /// Why it was revoked.
     pub revoked_reason: Option<String>,
+    /// Who vouches for a federated user: `iss` of the ID token.
+    pub issuer: Option<String>,
+}
+
+/// Which records to list.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RecordFilter<'f> {
+    /// Only this one.
+    pub id: Option<&'f str>,
+    /// In this state now.
+    pub status: Option<&'f str>,
+    /// Of this subject.
+    pub subject_id: Option<&'f str>,
+    /// `application` or `user`.
+    pub kind: Option<&'f str>,
+}
+
+/// What a record keeps of the token that it was made from.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Provenance {
+    pub iss: String,
 }
 
 impl AuthorityRecord {
+    /// Its state now: what nobody revoked ends by itself.
+    pub fn status_at(&self, now: Timestamp) -> &str {
+        if self.status == "active" && self.expires_at <= now {
+            "expired"
+        } else {
+            &self.status
+        }
+    }
+
+    fn provenance(&self) -> Option<String> {
+        let iss = self.issuer.clone()?;
+        Some(json(&Provenance { iss }))
+    }
+
     fn read(row: &Row) -> Result<Self, StoreError> {
+        let claims: Option<Provenance> = row.opt_json("claims_json")?;
         Ok(Self {
             id: RecordId::trusted(row.text("id")?),
             record_type: row.string("record_type")?,
@@ -76,11 +124,34 @@ impl AuthorityRecord {
             created_at: row.time("created_at")?,
             revoked_at: row.opt_time("revoked_at")?,
             revoked_reason: row.opt_string("revoked_reason")?,
+            issuer: claims.map(|claims| claims.iss),
         })
     }
 }
 
 impl ZoneScope<'_> {
+    /// A page of the records of this zone, newest first.
+    pub async fn authority_records(
+        &self,
+        filter: &RecordFilter<'_>,
+        slice: Slice<'_>,
+        now: Timestamp,
+    ) -> Result<Vec<AuthorityRecord>, StoreError> {
+        let params = params![
+            self.id(),
+            slice.before,
+            slice.before_id,
+            filter.id,
+            filter.subject_id,
+            filter.kind,
+            filter.status,
+            now,
+            slice.limit
+        ];
+        let rows = self.query(&sql::PAGE, &params).await?;
+        rows.iter().map(AuthorityRecord::read).collect()
+    }
+
     /// One authority record of this zone.
     pub async fn authority_record(
         &self,
@@ -98,9 +169,11 @@ impl ZoneTx<'_> {
         records: &[AuthorityRecord],
     ) -> Result<(), StoreError> {
         let zone = self.id();
+        let claims: Vec<_> = records.iter().map(AuthorityRecord::provenance).collect();
         let rows: Vec<_> = records
             .iter()
-            .map(|record| {
+            .zip(&claims)
+            .map(|(record, claims)| {
                 params![
                     &record.id,
                     zone,
@@ -111,6 +184,7 @@ impl ZoneTx<'_> {
                     &record.status,
                     record.expires_at,
                     record.created_at,
+                    claims,
                 ]
                 .to_vec()
             })

@@ -350,6 +350,7 @@ on_each_engine! {
             created_at: now,
             revoked_at: None,
             revoked_reason: None,
+            issuer: (id == "other").then(|| "https://idp.example".to_owned()),
         };
         let records =
             [record("root", None), record("child", Some("root")), record("other", None)];

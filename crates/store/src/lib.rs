@@ -34,6 +34,8 @@ pub mod resources;
 pub mod secrets;
 pub mod service_state;
 pub mod sessions;
+pub mod subject_issuers;
+pub mod subjects;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod zone_snapshot;
@@ -71,6 +73,8 @@ const REGISTRY: &[&[&Sql]] = &[
     reseal::sql::ALL,
     resources::sql::ALL,
     secrets::sql::ALL,
+    subject_issuers::sql::ALL,
+    subjects::sql::ALL,
     zones::sql::ALL,
     zone_snapshot::sql::ALL,
     audit_events::sql::ALL,

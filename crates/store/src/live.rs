@@ -4,7 +4,9 @@
 //! Revocations are read for all zones at once: an anchor is a unique id, and whoever asks wants to
 //! refuse it wherever it turns up.
 
-use caracal_model::{DelegationId, RecordId, SessionId, Timestamp};
+use std::sync::Arc;
+
+use caracal_model::{DelegationId, RecordId, SessionId, Timestamp, ZoneId};
 
 use crate::delegations::EdgeRow;
 use crate::error::StoreError;
@@ -35,6 +37,8 @@ statements! { pub(crate) mod sql {
         WHERE terminated_at IS NOT NULL AND terminated_at > $1";
     DELEGATIONS_SINCE = "SELECT id, revoked_at AS at FROM delegations
         WHERE revoked_at IS NOT NULL AND revoked_at > $1";
+    SUBJECTS_SINCE = "SELECT zone_id, subject_id, not_before AS at FROM subject_cutoffs
+        WHERE not_before > $1";
     DEAD = pg: "SELECT 'record' AS kind, id FROM authority_records
                 WHERE id = ANY($1) AND status = 'revoked'
                 UNION ALL
@@ -65,6 +69,8 @@ pub enum Anchor {
     Session(SessionId),
     /// A Delegation.
     Delegation(DelegationId),
+    /// A subject of a zone: what was issued to it up to some time is dead, not what comes later.
+    Subject(ZoneId, Arc<str>),
 }
 
 /// An anchor that died, and when.
@@ -72,7 +78,7 @@ pub enum Anchor {
 pub struct DeadAnchor {
     /// Which.
     pub anchor: Anchor,
-    /// When.
+    /// When; for a subject, up to when what was issued to it is dead.
     pub at: Timestamp,
 }
 
@@ -119,6 +125,13 @@ impl Store {
             dead.push(DeadAnchor::read(&row, |id| {
                 Anchor::Delegation(DelegationId::trusted(id))
             })?);
+        }
+        for row in self.query(&sql::SUBJECTS_SINCE, &since).await? {
+            let zone = ZoneId::trusted(row.text("zone_id")?);
+            dead.push(DeadAnchor {
+                anchor: Anchor::Subject(zone, row.text("subject_id")?.into()),
+                at: row.time("at")?,
+            });
         }
         Ok(dead)
     }

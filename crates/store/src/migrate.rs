@@ -33,6 +33,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "provider_connections",
         text: include_str!("../migrations/0003_provider_connections.sql"),
     },
+    Migration {
+        version: 4,
+        name: "federation",
+        text: include_str!("../migrations/0004_federation.sql"),
+    },
 ];
 
 /// Serialises migrations of every process that shares a Postgres.

@@ -10,7 +10,7 @@ use crate::store::{Snapshot, Store, ZoneScope};
 use crate::{params, statements};
 
 statements! { pub(crate) mod sql {
-    ZONE = "SELECT dcr_enabled, archived_at FROM zones WHERE id = $1";
+    ZONE = "SELECT dcr_enabled, actor_tokens, archived_at FROM zones WHERE id = $1";
     KEYS = "SELECT id, public_x, public_y, sealed_private, created_at, signs_from
             FROM zone_keys WHERE zone_id = $1 ORDER BY signs_from, id";
     APPLICATIONS = "SELECT id, name, registration_method, secret_verifier, traits, expires_at
@@ -25,6 +25,8 @@ statements! { pub(crate) mod sql {
                  LEFT JOIN secret_store s ON s.zone_id = p.zone_id
                      AND s.ref = 'zones/' || p.zone_id || '/providers/' || p.id || '/secretConfig'
                  WHERE p.zone_id = $1 AND p.archived_at IS NULL";
+    ISSUERS = "SELECT id, issuer, jwks_url, audience FROM subject_issuers
+               WHERE zone_id = $1 AND archived_at IS NULL";
     BINDING = "SELECT b.policy_set_id AS policy_set_id, b.version_id AS version_id,
                    v.manifest_json AS manifest_json, v.manifest_sha256 AS manifest_sha256
                FROM policy_bindings b
@@ -51,6 +53,8 @@ pub struct ZoneSnapshot {
     pub resources: Vec<ResourceRow>,
     /// Its providers that are not archived.
     pub providers: Vec<ProviderRow>,
+    /// The issuers whose ID tokens it trusts.
+    pub issuers: Vec<IssuerRow>,
     /// Its active policy.
     pub policy: Option<PolicyBinding>,
 }
@@ -64,6 +68,8 @@ pub struct ZoneRow {
     pub archived: bool,
     /// Whether applications may register themselves.
     pub dcr_enabled: bool,
+    /// Whether its applications may say with an `actor_token` who acts.
+    pub actor_tokens: bool,
 }
 
 /// A signing key.
@@ -136,6 +142,19 @@ pub struct ProviderRow {
     pub sealed_secret: Option<Vec<u8>>,
 }
 
+/// An issuer whose ID tokens a zone trusts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IssuerRow {
+    /// Its id.
+    pub id: String,
+    /// `iss`, compared exactly.
+    pub issuer: String,
+    /// Where its keys are published.
+    pub jwks_url: String,
+    /// What `aud` must contain.
+    pub audience: String,
+}
+
 /// The active policy of a zone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicyBinding {
@@ -168,6 +187,7 @@ impl ZoneScope<'_> {
             id: zone.clone(),
             archived: row.opt_time("archived_at")?.is_some(),
             dcr_enabled: row.bool("dcr_enabled")?,
+            actor_tokens: row.bool("actor_tokens")?,
         };
         Ok(Some(ZoneSnapshot {
             zone: zone_row,
@@ -175,6 +195,7 @@ impl ZoneScope<'_> {
             applications: read_all(&mut at, &sql::APPLICATIONS, zone, AppRow::read).await?,
             resources: read_all(&mut at, &sql::RESOURCES, zone, ResourceRow::read).await?,
             providers: read_all(&mut at, &sql::PROVIDERS, zone, ProviderRow::read).await?,
+            issuers: read_all(&mut at, &sql::ISSUERS, zone, IssuerRow::read).await?,
             policy: policy(&mut at, zone).await?,
         }))
     }
@@ -277,6 +298,17 @@ impl ResourceRow {
             scopes: row.json("scopes")?,
             operations: row.json("operations")?,
             enforcement: row.string("operation_enforcement")?,
+        })
+    }
+}
+
+impl IssuerRow {
+    fn read(row: &Row) -> Result<Self, StoreError> {
+        Ok(Self {
+            id: row.string("id")?,
+            issuer: row.string("issuer")?,
+            jwks_url: row.string("jwks_url")?,
+            audience: row.string("audience")?,
         })
     }
 }

@@ -9,7 +9,7 @@ use crate::{Store, Tx, params, statements};
 macro_rules! columns {
     () => {
         "id, name, slug, dcr_enabled, owner_account_id, operator_coauthor_badge, \
-         operator_governed, created_by, created_via_operator, updated_by, updated_via_operator, \
+         operator_governed, actor_tokens, created_by, created_via_operator, updated_by, updated_via_operator, \
          created_at, updated_at, archived_at"
     };
 }
@@ -28,11 +28,11 @@ statements! { pub(crate) mod sql {
     SLUGS = "SELECT slug FROM zones WHERE slug = $1 OR slug LIKE $2";
     INSERT = "INSERT INTO zones (id, name, slug, dcr_enabled, owner_account_id, \
         operator_coauthor_badge, operator_governed, created_by, created_via_operator, updated_by, \
-        updated_via_operator, created_at, updated_at, archived_at) \
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, NULL, FALSE, $10, $10, NULL)";
+        updated_via_operator, created_at, updated_at, archived_at, actor_tokens) \
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, NULL, FALSE, $10, $10, NULL, $11)";
     UPDATE = "UPDATE zones SET name = $2, slug = $3, dcr_enabled = $4, operator_coauthor_badge = $5, \
-        operator_governed = $6, updated_by = $7, updated_via_operator = $8, updated_at = $9 \
-        WHERE id = $1";
+        operator_governed = $6, updated_by = $7, updated_via_operator = $8, updated_at = $9, \
+        actor_tokens = $10 WHERE id = $1";
     ARCHIVE = "UPDATE zones SET archived_at = $2, updated_at = $2, updated_by = $3, \
         updated_via_operator = $4 WHERE id = $1 AND archived_at IS NULL";
     INSERT_KEY = "INSERT INTO zone_keys (id, zone_id, public_x, public_y, sealed_private, \
@@ -127,6 +127,8 @@ pub struct Zone {
     pub operator_coauthor_badge: bool,
     /// Whether the Operator may act here.
     pub operator_governed: bool,
+    /// Whether its applications may say with an `actor_token` who acts.
+    pub actor_tokens: bool,
     /// Who and when.
     pub provenance: Provenance,
 }
@@ -141,6 +143,7 @@ impl Zone {
             owner_account_id: row.opt_string("owner_account_id")?,
             operator_coauthor_badge: row.bool("operator_coauthor_badge")?,
             operator_governed: row.bool("operator_governed")?,
+            actor_tokens: row.bool("actor_tokens")?,
             provenance: Provenance::read(row)?,
         })
     }
@@ -267,6 +270,7 @@ impl ZoneWrites<'_> {
             &made.created_by,
             made.created_via_operator,
             made.created_at,
+            zone.actor_tokens,
         ];
         self.0.execute(&sql::INSERT, &params).await.map(drop)
     }
@@ -309,6 +313,7 @@ impl ZoneWrites<'_> {
             &made.updated_by,
             made.updated_via_operator,
             made.updated_at,
+            zone.actor_tokens,
         ];
         self.0.execute(&sql::UPDATE, &params).await.map(drop)
     }

@@ -70,6 +70,8 @@ pub struct Ask<'a> {
     pub subject_anchor: Option<String>,
     /// Records whose holders may not decide.
     pub own_records: BTreeSet<&'a RecordId>,
+    /// Records of whoever acts: an approval is good for them alone.
+    pub actors: Vec<&'a RecordId>,
     /// Who asks, as evidence tells it: members such as `application_name` or `workload_id`.
     pub about: Map<String, Value>,
 }
@@ -77,6 +79,7 @@ pub struct Ask<'a> {
 impl Ask<'_> {
     fn binding(&self) -> Binding<'_> {
         Binding {
+            actors: self.actors.iter().map(|id| id.as_str()).collect(),
             resources: self.resources.clone(),
             scopes: self.scopes.clone(),
             principal: self.principal,
@@ -227,7 +230,7 @@ pub enum Presented {
     Approved(Approval),
     /// Spent a moment ago, for this authority record, which is in force: another bearer for it may
     /// be issued.
-    Spent(Approval, AuthorityRecord),
+    Spent(Approval, Box<AuthorityRecord>),
 }
 
 impl Presented {
@@ -289,7 +292,7 @@ async fn spent(sts: &Sts, hold: Approval, now: Timestamp) -> Result<Presented, R
         .is_current_policy(&hold.policy_set_version_id)
         .await?;
     match in_force {
-        Some(record) if current => Ok(Presented::Spent(hold, record)),
+        Some(record) if current => Ok(Presented::Spent(hold, Box::new(record))),
         _ => Err(Refusing::consumed()),
     }
 }

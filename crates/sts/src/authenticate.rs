@@ -10,9 +10,9 @@ use caracal_crypto::verifier::SecretVerifier;
 use caracal_model::{ApplicationId, Refusal, Refused, Secret, Timestamp, ZoneId};
 use caracal_view::{Application, ViewError, ZoneView};
 
-use crate::Sts;
 use crate::form::TokenRequest;
 use crate::secrets::Verdict;
+use crate::{Sts, control};
 
 /// An application whose credential was proven.
 pub struct Caller {
@@ -126,7 +126,10 @@ async fn find(sts: &Sts, request: &TokenRequest) -> Result<Attempt, Refused> {
     let Ok(id) = ApplicationId::parse(&request.application_id) else {
         return Ok(Attempt::Unknown);
     };
-    // Without a zone only a Control key may call, and those are not served yet.
+    if request.zone_id.is_empty() {
+        let caller = control::without_zone(sts, request, &id).await?;
+        return Ok(caller.map_or(Attempt::Unknown, Attempt::Known));
+    }
     let Ok(zone_id) = ZoneId::parse(&request.zone_id) else {
         return Ok(Attempt::Unknown);
     };
@@ -147,7 +150,15 @@ async fn find(sts: &Sts, request: &TokenRequest) -> Result<Attempt, Refused> {
     }
 }
 
-async fn in_zone(sts: &Sts, zone: &ZoneId, id: &ApplicationId) -> Result<Option<Caller>, Refused> {
+/// The application, when it is live in this zone.
+///
+/// # Errors
+/// 503 when state cannot be read.
+pub async fn in_zone(
+    sts: &Sts,
+    zone: &ZoneId,
+    id: &ApplicationId,
+) -> Result<Option<Caller>, Refused> {
     let zone = match sts.views.zone(zone).await {
         Ok(zone) => zone,
         Err(ViewError::UnknownZone) => return Ok(None),

@@ -9,7 +9,7 @@ use caracal_authority::decide::{
 use caracal_ledger::Event;
 use caracal_model::policy::ActivePolicy;
 use caracal_model::{
-    ApplicationId, EventId, Mandate, Refused, RequestId, SubjectType, Timestamp, ZoneId,
+    Actor, ApplicationId, EventId, Mandate, Refused, RequestId, SubjectType, Timestamp, ZoneId,
 };
 use caracal_view::Application;
 use serde_json::{Map, Value, json};
@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 use crate::Sts;
 
 /// The type of every event of an exchange.
-const EXCHANGE: &str = "token_exchange";
+pub const EXCHANGE: &str = "token_exchange";
 
 /// What the events of one exchange share.
 pub struct Trail<'a> {
@@ -129,6 +129,9 @@ impl Trail<'_> {
             text(request.delegation_edge_id.or(edge).map(AsRef::as_ref)),
         );
         put("subject_kind", self.subject_kind().into());
+        if let Some(act) = request.act() {
+            put("actor_chain", actors(&act));
+        }
         if let Class::Gateway { method, path, .. } = request.class {
             put("method", method.to_ascii_uppercase().into());
             put("path", path.into());
@@ -168,6 +171,12 @@ impl Trail<'_> {
             _ => "application",
         }
     }
+}
+
+/// Who acts, by application and record: no subject goes into evidence.
+fn actors(act: &Actor) -> Value {
+    let one = |actor: &Actor| json!({"application_id": actor.client_id, "authority_record_id": actor.sid});
+    act.chain().map(one).collect()
 }
 
 /// A request of a known application that was refused before any resource was decided.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use caracal_authority::decide::{
     Class, Decision, ExchangeRequest, Facts, Outcome, RequestedResource, Standing,
 };
+use caracal_authority::subject_type_text;
 use caracal_ledger::Event;
 use caracal_model::{
     DelegationId, Mandate, RecordId, Refusal, Refused, RequestId, ResourceId, Secret, SessionId,
@@ -21,12 +22,12 @@ use caracal_view::{Resource, ZoneView};
 
 use crate::approval::exchange::{self as approval, Price};
 use crate::approval::{Ask, Refusing};
-use crate::authenticate::{Caller, authenticate};
+use crate::authenticate::{Caller, authenticate, unavailable};
 use crate::events::{self, Trail};
 use crate::form::{SubjectTokenType, TokenRequest};
 use crate::gateway::verified;
 use crate::known::{Gathered, Presented};
-use crate::{Sts, sign};
+use crate::{Sts, actor, control, sign};
 
 /// The window of the mint rate.
 const RATE_WINDOW: Duration = Duration::from_secs(60);
@@ -87,6 +88,7 @@ pub async fn client_exchange(
     source: IpAddr,
     request_id: &RequestId,
 ) -> Result<Issued, Refused> {
+    actor::admitted(sts, request).await?;
     let caller = match authenticate(sts, request, source).await {
         Ok(caller) => caller,
         Err(failure) => {
@@ -102,6 +104,15 @@ pub async fn client_exchange(
     match decided(sts, request, &caller, request_id).await {
         Ok(issued) => Ok(issued),
         Err(early) => Err(early.settle(sts, &caller, request_id).await?),
+    }
+}
+
+/// What later issues bring is refused by name, never half done.
+fn supported(form: &TokenRequest) -> Result<(), Refused> {
+    match form.subject.as_ref().map(|subject| subject.kind) {
+        Some(SubjectTokenType::IdToken) => Err(Refusal::TokenInvalid
+            .because("invalid subject_token: its issuer is not trusted in this zone")),
+        _ => Ok(()),
     }
 }
 
@@ -155,8 +166,11 @@ async fn decided(
     supported(form)?;
     let named = Named::read(form)?;
     let zone = &caller.zone;
-    let subject = subject_mandate(sts, form, zone)?;
+    let subject = subject_mandate(sts, form, zone).await?;
+    let acting = actor::verified(sts, form, zone).await?;
+    let control = control::key(sts, form, caller);
     let presented = Presented {
+        actor: acting.as_ref().map(|mandate| &mandate.sid),
         record: subject
             .as_ref()
             .map(|mandate| &mandate.sid)
@@ -166,9 +180,10 @@ async fn decided(
     };
     let gathered = Gathered::gather(sts, &zone.id, presented).await?;
     let request = ExchangeRequest {
-        class: match &subject {
-            Some(presented) => Class::SubjectToken { presented },
-            None => named.class(),
+        class: match (&subject, &control) {
+            (Some(presented), _) => Class::SubjectToken { presented },
+            (None, Some(key)) => Class::Control { key },
+            (None, None) => named.class(),
         },
         zone: &zone.id,
         request_id,
@@ -179,6 +194,7 @@ async fn decided(
         session_id: named.record.as_ref(),
         agent_session_id: named.session.as_ref(),
         delegation_edge_id: named.delegation.as_ref(),
+        actor: acting.as_ref(),
     };
     let found: Vec<_> = form.resources.iter().map(|name| find(zone, name)).collect();
     let mut resources: Vec<_> = form
@@ -267,8 +283,8 @@ async fn issue(
         if let Err(Refusing { status, why }) = paid {
             return Err(denied(sts, trail, &decision.withheld(status, why)).await);
         }
-    } else if mandate.token_use == TokenUse::Session {
-        keep_record(sts, &mandate, trail.now).await?;
+    } else if keeps_record(&trail.request.class, &mandate) {
+        keep_record(sts, &mandate, None, trail.now).await?;
     }
     let events = trail.events(sts, &decision, Some(&mandate));
     record(sts, events).await.map_err(Early::Recorded)?;
@@ -297,18 +313,9 @@ pub async fn record(sts: &Sts, events: Vec<Event>) -> Result<(), Refused> {
     })
 }
 
-/// What later issues bring is refused by name, never half done.
-fn supported(form: &TokenRequest) -> Result<(), Refused> {
-    match form.subject.as_ref().map(|subject| subject.kind) {
-        Some(SubjectTokenType::IdToken) => Err(Refusal::TokenInvalid
-            .because("invalid subject_token: its issuer is not trusted in this zone")),
-        _ => Ok(()),
-    }
-}
-
 /// The session mandate that is presented as subject token. The kernel lets policy see it and grants
 /// nothing for it: such calls belong to the Gateway.
-fn subject_mandate(
+async fn subject_mandate(
     sts: &Sts,
     form: &TokenRequest,
     zone: &ZoneView,
@@ -316,7 +323,12 @@ fn subject_mandate(
     let Some(subject) = &form.subject else {
         return Ok(None);
     };
-    verified(sts, subject.token.expose(), zone, TokenUse::Session).map(Some)
+    let mandate = verified(sts, subject.token.expose(), zone, TokenUse::Session)?;
+    let revoked = sts.views.mandate_revoked(&mandate).await;
+    match revoked.map_err(|error| unavailable(&error))? {
+        None => Ok(Some(mandate)),
+        Some(_) => Err(Refusal::AccessDenied.because("authority record is not active")),
+    }
 }
 
 /// A resource by its identifier, or by its row id.
@@ -358,11 +370,16 @@ pub async fn over_rate(
     Ok(over.then_some(60))
 }
 
-/// The row of a mandate that has one.
-pub fn record_of(mandate: &Mandate, now: Timestamp) -> AuthorityRecord {
+/// Whether a mandate has a row of its own: session and Control mandates do.
+fn keeps_record(class: &Class<'_>, mandate: &Mandate) -> bool {
+    mandate.token_use == TokenUse::Session || matches!(class, Class::Control { .. })
+}
+
+/// The row of a mandate that has one. `issuer` vouches for a user.
+pub fn record_of(mandate: &Mandate, issuer: Option<&str>, now: Timestamp) -> AuthorityRecord {
     AuthorityRecord {
         id: mandate.sid.clone(),
-        record_type: "application".to_owned(),
+        record_type: subject_type_text(mandate.sub_type).to_owned(),
         subject_id: mandate.sub.clone(),
         client_id: mandate.client_id.to_string(),
         parent_id: None,
@@ -371,12 +388,21 @@ pub fn record_of(mandate: &Mandate, now: Timestamp) -> AuthorityRecord {
         created_at: now,
         revoked_at: None,
         revoked_reason: None,
+        issuer: issuer.map(str::to_owned),
     }
 }
 
-/// Session mandates have a row: they can be listed, and revoked one by one.
-async fn keep_record(sts: &Sts, mandate: &Mandate, now: Timestamp) -> Result<(), Refused> {
-    let row = record_of(mandate, now);
+/// Session and Control mandates have a row: they can be listed, and revoked one by one.
+///
+/// # Errors
+/// 503 when it cannot be stored.
+pub async fn keep_record(
+    sts: &Sts,
+    mandate: &Mandate,
+    issuer: Option<&str>,
+    now: Timestamp,
+) -> Result<(), Refused> {
+    let row = record_of(mandate, issuer, now);
     let keep = async {
         let mut tx = sts.store.begin("keeping an authority record").await?;
         tx.zone(&mandate.zone_id)

@@ -36,6 +36,15 @@ pub struct SubjectToken {
     pub kind: SubjectTokenType,
 }
 
+/// An actor token and what it is said to be.
+#[derive(Debug)]
+pub struct ActorToken {
+    /// The token.
+    pub token: Secret<String>,
+    /// `actor_token_type`, as sent.
+    pub kind: Option<String>,
+}
+
 /// A token request whose shape is right. Nothing in it has been proven.
 #[derive(Debug, Default)]
 pub struct TokenRequest {
@@ -53,6 +62,8 @@ pub struct TokenRequest {
     pub scopes: Scopes,
     /// What authority is exchanged.
     pub subject: Option<SubjectToken>,
+    /// Who acts; only some zones take one.
+    pub actor: Option<ActorToken>,
     /// Authority record.
     pub session_id: Option<String>,
     /// Governed Session.
@@ -84,6 +95,7 @@ impl TokenRequest {
         let mut request = Self::default();
         let mut seen = Vec::with_capacity(16);
         let (mut grant_type, mut subject_token, mut subject_type) = (None, None, None);
+        let (mut actor_token, mut actor_type) = (None, None);
         for (name, value) in pairs(body)? {
             if name != "resource" {
                 if seen.contains(&name) {
@@ -95,6 +107,8 @@ impl TokenRequest {
                 "grant_type" => grant_type = Some(value),
                 "subject_token" => subject_token = filled(value).map(Secret::new),
                 "subject_token_type" => subject_type = filled(value),
+                "actor_token" if !value.is_empty() => actor_token = Some(Secret::new(value)),
+                "actor_token_type" => actor_type = filled(value),
                 "actor_token" | "client_assertion" | "client_assertion_type" => {
                     return Err(bad(format!("{name} is not supported: leave it out")));
                 }
@@ -123,6 +137,10 @@ impl TokenRequest {
             return Err(bad(format!("grant_type must be {GRANT_TYPE}")));
         }
         request.subject = subject(subject_token, subject_type.as_deref())?;
+        request.actor = actor_token.map(|token| ActorToken {
+            token,
+            kind: actor_type,
+        });
         Ok(request)
     }
 

@@ -112,10 +112,19 @@ pub fn verified(
     zone: &ZoneView,
     token_use: TokenUse,
 ) -> Result<Mandate, Refused> {
-    let jws = Jws::parse(token).map_err(|_| bad_token())?;
-    let key = zone.keys.verify.get(jws.kid()).ok_or_else(bad_token)?;
-    jws.verify(key).map_err(|_| bad_token())?;
-    let mandate: Mandate = serde_json::from_slice(jws.payload()).map_err(|_| bad_token())?;
+    verified_as(sts, token, zone, token_use).ok_or_else(bad_token)
+}
+
+/// The claims of a mandate of this zone, of this use and in time; `None` for anything else.
+pub fn verified_as(
+    sts: &Sts,
+    token: &str,
+    zone: &ZoneView,
+    token_use: TokenUse,
+) -> Option<Mandate> {
+    let jws = Jws::parse(token).ok()?;
+    jws.verify(zone.keys.verify.get(jws.kid())?).ok()?;
+    let mandate: Mandate = serde_json::from_slice(jws.payload()).ok()?;
     let now = sts.clock.now();
     let ours = mandate.iss == sts.config.issuer
         && mandate.aud.contains(&sts.config.issuer)
@@ -123,11 +132,7 @@ pub fn verified(
         && mandate.token_use == token_use;
     let in_time = Timestamp::from_unix_seconds(mandate.exp) > now
         && Timestamp::from_unix_seconds(mandate.iat) <= now.plus(LEEWAY);
-    if ours && in_time {
-        Ok(mandate)
-    } else {
-        Err(bad_token())
-    }
+    (ours && in_time).then_some(mandate)
 }
 
 /// What the Gateway gets, and the resource mandate when one was asked for.
@@ -234,6 +239,7 @@ async fn decided(
     let (session, delegation) = (&mandate.agent_session_id, &mandate.delegation_edge_id);
     let presented = Presented {
         record: None,
+        actor: None,
         session: session.as_ref(),
         delegation: delegation.as_ref(),
     };
@@ -254,6 +260,7 @@ async fn decided(
         session_id: None,
         agent_session_id: None,
         delegation_edge_id: None,
+        actor: None,
     };
     let resources = [RequestedResource {
         requested: call.resource,

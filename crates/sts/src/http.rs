@@ -19,11 +19,11 @@ use http::request::Parts;
 use http::{HeaderValue, Method};
 use serde::Serialize;
 
-use crate::Sts;
 use crate::authenticate::{invalid, unavailable};
 use crate::exchange::{Issued, client_exchange};
 use crate::form::{ACCESS_TOKEN_TYPE, MAX_BODY, TokenRequest};
 use crate::gateway::{claims_gateway, exchange, proven, same_request, verified};
+use crate::{Sts, actor};
 
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -131,6 +131,9 @@ async fn from_gateway(
 ) -> Result<Response, Problem> {
     let form = TokenRequest::parse(body)?;
     same_request(&form.gateway_request_id, request_id)?;
+    if form.actor.is_some() {
+        return Err(actor::unsupported().into());
+    }
     let (token, resource) = gateway_fields(&form)?;
     let zone = ZoneId::parse(&form.zone_id).map_err(|_| invalid())?;
     let zone = sts.views.zone(&zone).await.map_err(|error| match error {

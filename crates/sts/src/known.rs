@@ -25,6 +25,8 @@ pub struct Gathered {
 pub struct Presented<'a> {
     /// Authority record; not that of a gateway mandate, which has no row.
     pub record: Option<&'a RecordId>,
+    /// Authority record of whoever acts.
+    pub actor: Option<&'a RecordId>,
     /// Governed Session.
     pub session: Option<&'a SessionId>,
     /// Delegation.
@@ -42,7 +44,7 @@ impl Gathered {
         presented: Presented<'_>,
     ) -> Result<Self, Refused> {
         let mut gathered = Self::default();
-        if let Some(record) = presented.record {
+        for record in presented.record.into_iter().chain(presented.actor) {
             gathered.load_record(sts, zone, record).await?;
         }
         if let Some(session) = presented.session {

@@ -3,9 +3,11 @@
 //! [`router`] serves it over HTTP; [`Sts`] itself is an [`caracal_client::Exchange`], so that a
 //! Gateway in the same process asks it by a function call.
 
+mod actor;
 mod approval;
 mod authenticate;
 mod config;
+mod control;
 pub mod credential;
 mod directive;
 mod events;

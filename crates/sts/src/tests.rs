@@ -96,6 +96,7 @@ async fn provision(store: &Store, keyring: &Keyring, pepper: &HmacKey) {
             owner_account_id: None,
             operator_coauthor_badge: true,
             operator_governed: false,
+            actor_tokens: false,
             provenance: made.clone(),
         };
         tx.zones().insert(&row).await.unwrap();

@@ -188,6 +188,10 @@ impl Inner {
             Some(Change::Session(zone, id)) => self.sessions.forget(&(zone, id)),
             Some(Change::Delegation(zone, id)) => self.edges.forget(&(zone, id)),
             Some(Change::Record(zone, id)) => self.records.forget(&(zone, id)),
+            Some(Change::Subject(zone, subject, at)) => {
+                let anchor = Anchor::Subject(zone, subject.into());
+                self.revocations.mark([(anchor, at)]);
+            }
             Some(Change::Epoch(zone, _)) => self.epochs.forget(&zone),
             Some(Change::Approval(_, id)) => self.tell_of_approvals(Some(id)),
             Some(Change::Connection(zone, provider, subject)) => {

@@ -47,9 +47,9 @@ pub use error::ViewError;
 pub use feed::{FOLLOWED, Positions};
 pub use follower::Follower;
 pub use relay::{Relay, RelayOptions, RelayStats};
-pub use revocations::{Anchors, MandateAnchors};
+pub use revocations::{Anchors, IssuedTo, MandateAnchors};
 pub use views::{ViewConfig, ViewStats, Views};
 pub use zone::{
-    Application, KEPT_AFTER, NO_ACTIVE_POLICY_SET, Provider, Resource, Resources, ZONE_KEY_AAD,
-    ZoneKeys, ZoneView,
+    Application, IssuerRow, KEPT_AFTER, NO_ACTIVE_POLICY_SET, Provider, Resource, Resources,
+    ZONE_KEY_AAD, ZoneKeys, ZoneView,
 };

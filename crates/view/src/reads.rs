@@ -8,6 +8,7 @@ use caracal_model::{DelegationId, ZoneId};
 use caracal_store::live::{Anchor, MAX_LINEAGE};
 
 use crate::live::LiveTable;
+use crate::revocations::IssuedTo;
 use crate::views::Inner;
 use crate::{ViewError, facts};
 
@@ -39,6 +40,18 @@ impl Inner {
         let value = Arc::new(value);
         table.insert(key.clone(), ticket, value.clone());
         Ok(Some(value))
+    }
+
+    /// The first of these subjects that was cut off after something was issued to it, as the store
+    /// says.
+    pub async fn first_cut(&self, subjects: &[IssuedTo<'_>]) -> Result<Option<Anchor>, ViewError> {
+        for issued in subjects {
+            let cutoff = self.store.subject_cutoff(issued.zone, issued.subject);
+            if cutoff.await?.is_some_and(|at| issued.is_cut_by(at)) {
+                return Ok(Some(issued.anchor()));
+            }
+        }
+        Ok(None)
     }
 
     pub fn is_dead(&self, anchor: impl FnOnce() -> Anchor) -> bool {

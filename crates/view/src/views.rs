@@ -309,10 +309,14 @@ impl Views {
             return Ok(dead);
         }
         let sessions: Vec<&SessionId> = anchors.session.into_iter().collect();
-        Ok(at
+        let dead = at
             .store
             .first_dead(anchors.records, &sessions, anchors.edges)
-            .await?)
+            .await?;
+        match dead {
+            Some(dead) => Ok(Some(dead)),
+            None => at.first_cut(anchors.subjects).await,
+        }
     }
 
     /// As [`Views::revoked`], for everything that this mandate hangs on.

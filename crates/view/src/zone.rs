@@ -12,6 +12,7 @@ use caracal_crypto::{Keyring, SecretVerifier};
 use caracal_model::policy::ActivePolicy;
 use caracal_model::{ApplicationId, ProviderId, ResourceId, Secret, Timestamp, ZoneId};
 use caracal_store::secrets::provider_secret_ref;
+pub use caracal_store::zone_snapshot::IssuerRow;
 use caracal_store::zone_snapshot::{AppRow, ProviderRow, ResourceRow, ZoneSnapshot};
 use serde_json::Value;
 
@@ -27,6 +28,10 @@ pub struct ZoneView {
     pub archived: bool,
     /// Whether applications may register themselves.
     pub dcr_enabled: bool,
+    /// Whether its applications may say with an `actor_token` who acts.
+    pub actor_tokens: bool,
+    /// The issuers whose ID tokens it trusts, by `iss`.
+    pub subject_issuers: HashMap<String, Arc<IssuerRow>>,
     /// Its applications.
     pub applications: HashMap<ApplicationId, Arc<Application>>,
     /// Its resources.
@@ -139,6 +144,8 @@ impl ZoneView {
             }
         }
         let applications = snapshot.applications.into_iter();
+        let issuers = snapshot.issuers.into_iter();
+        let issuers = issuers.map(|row| (row.issuer.clone(), Arc::new(row)));
         let bound = policy::bind(&zone, snapshot.policy, previous);
         Self {
             applications: applications
@@ -150,6 +157,8 @@ impl ZoneView {
             keys: ZoneKeys::build(&zone, &snapshot.keys, keyring, now),
             archived: snapshot.zone.archived,
             dcr_enabled: snapshot.zone.dcr_enabled,
+            actor_tokens: snapshot.zone.actor_tokens,
+            subject_issuers: issuers.collect(),
             read_at: now,
             id: zone,
         }

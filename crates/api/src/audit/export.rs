@@ -127,6 +127,17 @@ pub fn csv(events: &[Shown], fields: Option<&[&'static str]>) -> String {
     text
 }
 
+/// Objects as a table of these columns, as [`csv`].
+pub fn table(columns: &[&str], rows: &[Value]) -> String {
+    let mut text = String::new();
+    line(&mut text, columns.iter().map(|name| Cow::Borrowed(*name)));
+    for row in rows {
+        let cell = |name: &&str| Cow::Owned(row.get(*name).map_or_else(String::new, plain));
+        line(&mut text, columns.iter().map(cell));
+    }
+    text
+}
+
 fn plain(value: &Value) -> String {
     match value {
         Value::Null => String::new(),

@@ -1,7 +1,7 @@
 //! Reading the ledger of a zone (spec: audit-and-streams §11).
 
 mod explain;
-mod export;
+pub mod export;
 mod redact;
 
 use std::sync::Arc;

@@ -23,7 +23,7 @@ on_stack! {
         let zone = stack.zone("Shapes").await;
         let z = format!("/v1/zones/{zone}");
         let shown = stack.get(&z).await.is(200);
-        insta::allow_duplicates! { insta::assert_snapshot!(keys(&shown), @"created_at created_by created_via_operator dcr_enabled id name operator_coauthor_badge operator_governed slug updated_at updated_by updated_via_operator") };
+        insta::allow_duplicates! { insta::assert_snapshot!(keys(&shown), @"actor_tokens created_at created_by created_via_operator dcr_enabled id name operator_coauthor_badge operator_governed slug updated_at updated_by updated_via_operator") };
         let wish = json!({"name": "a", "registration_method": "managed"});
         let made = stack.send("POST", &format!("{z}/applications"), wish).await.is(201);
         insta::allow_duplicates! { insta::assert_snapshot!(keys(&made), @"client_secret created_at created_by created_via_operator expires_at id name registration_method traits updated_at updated_by updated_via_operator zone_id") };

@@ -4,6 +4,7 @@ mod admission;
 mod approvals;
 mod audit;
 mod connections;
+mod identity;
 mod inventory;
 mod lists;
 mod malformed;

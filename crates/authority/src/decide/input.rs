@@ -7,7 +7,7 @@ use caracal_model::policy::{
 use caracal_model::{DelegationId, Scopes};
 use serde_json::{Value, json};
 
-use super::request::Class;
+use super::request::{Class, ExchangeRequest};
 use super::standing::Standing;
 use crate::facts::ResourceFacts;
 use crate::lineage::Lineage;
@@ -50,7 +50,7 @@ pub(super) fn question(standing: &Standing<'_>) -> PolicyInput {
             .as_ref()
             .map(|l| edge(l, standing.facts.epoch)),
         context: Context {
-            actor_claims: json!({"caracal_client_id": request.application}),
+            actor_claims: actor_claims(request),
             // A mandate always has a JSON form; were it lost, policy would see no subject, and a
             // Gateway exchange without one matches no rule.
             subject_claims: claims.and_then(Result::ok).unwrap_or(Value::Null),
@@ -62,6 +62,15 @@ pub(super) fn question(standing: &Standing<'_>) -> PolicyInput {
             requested_scopes: scopes(&standing.requested),
         },
     }
+}
+
+/// Who calls, and who acts through the call, when the zone takes actor tokens.
+fn actor_claims(request: &ExchangeRequest<'_>) -> Value {
+    let mut claims = json!({"caracal_client_id": request.application});
+    if let (Some(act), Some(claims)) = (request.act(), claims.as_object_mut()) {
+        claims.insert("act".to_owned(), json!(act));
+    }
+    claims
 }
 
 /// The resource of the question; declared scopes only, without the implicit lifecycle scope.

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use caracal_model::{
-    ApplicationId, ChainHop, DelegationId, Jti, Mandate, RecordId, Refused, SessionId, SubjectType,
-    TokenUse, ZoneId,
+    Actor, ApplicationId, ChainHop, DelegationId, Jti, Mandate, RecordId, Refused, SessionId,
+    SubjectType, TokenUse, ZoneId,
 };
 use serde_json::Value;
 
@@ -91,6 +91,16 @@ impl ResourceVerdict {
             determining: Vec::new(),
             diagnostics: Vec::new(),
             reason: Some(reason.into()),
+        }
+    }
+
+    /// Allowed by a rule of the platform, which no policy can change.
+    pub(super) fn by_platform(resource: &RequestedResource<'_>, rule: &'static str) -> Self {
+        Self {
+            allowed: true,
+            determining: vec![rule.to_owned()],
+            reason: None,
+            ..Self::denied(resource, status::COMPLETE, "")
         }
     }
 
@@ -192,6 +202,8 @@ pub struct Grant {
     pub expires_at: i64,
     /// Under which Delegation.
     pub lineage: Option<Arc<LineageClaims>>,
+    /// Who acts.
+    pub act: Option<Box<Actor>>,
 }
 
 impl Grant {
@@ -235,6 +247,7 @@ impl Grant {
             delegation_chain: lineage.map(|l| l.chain.clone()).unwrap_or_default(),
             hop_count: lineage.and_then(|l| l.hop_count),
             delegation_graph_epoch: lineage.and_then(|l| l.epoch),
+            act: self.act.clone(),
         }
     }
 }

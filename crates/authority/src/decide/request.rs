@@ -4,9 +4,10 @@
 use std::sync::Arc;
 
 use caracal_model::{
-    ApplicationId, DelegationId, Mandate, RecordId, Refusal, RequestId, SessionId, ZoneId,
+    Actor, ApplicationId, DelegationId, Mandate, RecordId, Refusal, RequestId, SessionId, ZoneId,
 };
 
+use crate::control::ControlKey;
 use crate::facts::{EdgeFacts, ResourceFacts};
 use crate::lineage::Known;
 
@@ -26,6 +27,11 @@ pub enum Class<'a> {
         /// Decoded path of the call.
         path: &'a str,
     },
+    /// An application for the Control API, by its traits: no policy is asked.
+    Control {
+        /// What its traits say.
+        key: &'a ControlKey,
+    },
     /// An application with a session mandate. Policy sees it, and nothing comes of it: such calls
     /// belong to the Gateway.
     SubjectToken {
@@ -38,7 +44,7 @@ impl<'a> Class<'a> {
     /// The mandate that was presented as subject token.
     pub fn presented(&self) -> Option<&'a Mandate> {
         match *self {
-            Self::Bootstrap | Self::Delegated => None,
+            Self::Bootstrap | Self::Delegated | Self::Control { .. } => None,
             Self::Gateway { presented, .. } | Self::SubjectToken { presented } => Some(presented),
         }
     }
@@ -47,7 +53,10 @@ impl<'a> Class<'a> {
     /// once, when its mandate is minted, not again when the Gateway exchanges it.
     pub fn is_charged(&self) -> bool {
         match self {
-            Self::Bootstrap | Self::Delegated | Self::SubjectToken { .. } => true,
+            Self::Bootstrap
+            | Self::Delegated
+            | Self::Control { .. }
+            | Self::SubjectToken { .. } => true,
             Self::Gateway { .. } => false,
         }
     }
@@ -76,6 +85,32 @@ pub struct ExchangeRequest<'a> {
     pub agent_session_id: Option<&'a SessionId>,
     /// Delegation.
     pub delegation_edge_id: Option<&'a DelegationId>,
+    /// The session mandate of whoever acts, its signature and times checked and nothing that it
+    /// hangs on revoked.
+    pub actor: Option<&'a Mandate>,
+}
+
+impl<'a> ExchangeRequest<'a> {
+    /// The authority records of whoever acts, the latest first.
+    pub fn actor_records(&self) -> impl Iterator<Item = &'a RecordId> + use<'a> {
+        let before = |actor: &'a Mandate| actor.actors().map(|before| &before.sid);
+        let each = move |actor: &'a Mandate| std::iter::once(&actor.sid).chain(before(actor));
+        self.actor.into_iter().flat_map(each)
+    }
+
+    /// Who acts with what is granted: whom the caller names, with everybody who acted through it;
+    /// or those whom the presented mandate names.
+    pub fn act(&self) -> Option<Box<Actor>> {
+        match self.actor {
+            Some(actor) => Some(Box::new(Actor {
+                sub: actor.sub.clone(),
+                client_id: actor.client_id.clone(),
+                sid: actor.sid.clone(),
+                act: actor.act.clone(),
+            })),
+            None => self.class.presented()?.act.clone(),
+        }
+    }
 }
 
 /// Why the credential of a provider is not at hand (spec: sts §2.6, row 8).

@@ -4,12 +4,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use caracal_model::{
-    Mandate, RecordId, Refusal, Refused, Scopes, SubjectType, Timestamp, TokenUse,
-};
+use caracal_model::{RecordId, Refusal, Refused, Scopes, SubjectType, Timestamp, TokenUse};
 
+use super::actor;
 use super::outcome::LineageClaims;
 use super::request::{Class, ExchangeRequest, Facts};
+use crate::control::ControlKey;
 use crate::facts::SessionFacts;
 use crate::lineage::Lineage;
 use crate::ttl::{self, Bounds};
@@ -32,6 +32,7 @@ pub struct Standing<'a> {
     pub(super) lifetime: (i64, i64),
     /// Whether a human has approved this very request.
     pub(super) resolved: bool,
+    pub(super) now: Timestamp,
 }
 
 impl<'a> Standing<'a> {
@@ -47,6 +48,7 @@ impl<'a> Standing<'a> {
         let presented = request.class.presented();
         let asked = ttl::requested(request.ttl_seconds, presented.is_some())?;
         let request = bind(*request)?;
+        actor::check(&request, facts, now)?;
         let record = check_record(&request, facts, now)?;
         let session = check_session(&request, facts, now)?;
         let lineage = check_delegation(&request, facts, now)?;
@@ -62,7 +64,8 @@ impl<'a> Standing<'a> {
             .as_ref()
             .map(|lineage| claims(&request, lineage, facts.epoch));
         Ok(Self {
-            lifetime: lifetime(asked, presented, lineage.as_ref(), facts, now)?,
+            lifetime: lifetime(asked, &request, lineage.as_ref(), facts, now)?,
+            now,
             request,
             facts: *facts,
             requested,
@@ -103,12 +106,17 @@ impl<'a> Standing<'a> {
     }
 
     /// The authority records that nobody may approve with, because the agent may hold their
-    /// tokens: the presented one, and those that the Sessions of the lineage hang on. An SDK sends
+    /// tokens: the presented one, those of the actors, and those that the Sessions of the lineage hang on. An SDK sends
     /// no record with a mint, so the Sessions are what counts.
     pub fn own_records(&self) -> BTreeSet<&'a RecordId> {
         let sessions = self.facts.known.sessions.iter();
         let anchors = sessions.map(|session| &session.subject_record_id);
-        self.record.into_iter().chain(anchors).collect()
+        let actors = self.request.actor_records();
+        self.record
+            .into_iter()
+            .chain(anchors)
+            .chain(actors)
+            .collect()
     }
 
     /// The authority record that was presented.
@@ -200,6 +208,7 @@ fn check_record<'a>(
             let record = live()?;
             *record.subject_id == *presented.sub && record.client_id == *request.application
         }
+        Class::Control { .. } => return Err(denied("a control key takes no authority record")),
         Class::Bootstrap | Class::Delegated => {
             let record = live()?;
             record.record_type == SubjectType::Application
@@ -222,6 +231,9 @@ fn check_session<'a>(
     let Some(id) = request.agent_session_id else {
         return Ok(None);
     };
+    if let Class::Control { .. } = request.class {
+        return Err(denied("a control key takes no agent session"));
+    }
     let session = facts
         .known
         .live_session(id, now)
@@ -245,7 +257,7 @@ fn check_delegation<'a>(
 ) -> Result<Option<Lineage<'a>>, Refused> {
     let needed = match request.class {
         Class::Delegated | Class::Gateway { .. } => true,
-        Class::Bootstrap => false,
+        Class::Bootstrap | Class::Control { .. } => false,
         Class::SubjectToken { .. } => request.delegation_edge_id.is_some(),
     };
     match (request.delegation_edge_id, request.agent_session_id) {
@@ -284,21 +296,35 @@ fn within(lineage: &Lineage<'_>, carried: &Scopes, ttl_seconds: i64) -> Result<(
 
 fn lifetime(
     asked: i64,
-    presented: Option<&Mandate>,
+    request: &ExchangeRequest<'_>,
     lineage: Option<&Lineage<'_>>,
     facts: &Facts<'_>,
     now: Timestamp,
 ) -> Result<(i64, i64), Refused> {
+    let (presented, actor) = (request.class.presented(), request.actor);
+    // A key that is over opens nothing, which is said where the resource is judged.
+    let key = match request.class {
+        Class::Control { key } => Some(key).filter(|key| key.is_live(now)),
+        _ => None,
+    };
     let bounds = Bounds {
         deployment_seconds: facts.max_grant_ttl_seconds,
-        lineage_seconds: lineage.and_then(Lineage::ttl_seconds),
-        lineage_expires_at: lineage.map(Lineage::expires_at),
-        presented_exp: presented.map(|mandate| mandate.exp),
+        lineage_seconds: lineage
+            .and_then(Lineage::ttl_seconds)
+            .or(key.and_then(ControlKey::max_ttl_seconds)),
+        lineage_expires_at: lineage
+            .map(Lineage::expires_at)
+            .or(key.and_then(ControlKey::expires_at)),
+        presented_exp: presented.or(actor).map(|mandate| mandate.exp),
     };
     let spent = presented.is_some_and(|mandate| mandate.exp <= now.unix_seconds());
     ttl::bounded(asked, bounds, now).ok_or_else(|| {
         if spent {
             Refusal::MandateExpiring.because("subject_token has no life left")
+        } else if key.is_some() {
+            denied("control key has no life left")
+        } else if lineage.is_none() && actor.is_some() {
+            denied("actor_token has no life left")
         } else {
             denied("delegation has no life left")
         }

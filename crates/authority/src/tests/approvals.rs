@@ -111,6 +111,7 @@ fn vector<'a>(resources: Vec<&'a str>, scopes: Vec<&'a str>) -> Binding<'a> {
         policy_manifest: "m-1",
         decision_contract_version: "c-1",
         decision_contract_sha: "s-1",
+        actors: Vec::new(),
     }
 }
 

@@ -249,6 +249,7 @@ impl Graph {
             sessions: self.sessions.iter().cloned().map(Arc::new).collect(),
             records: Vec::new(),
             lineage,
+            actor: None,
             resources: (0..RESOURCES)
                 .map(|at| resource(at, declared(at)))
                 .collect(),

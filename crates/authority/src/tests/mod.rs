@@ -4,5 +4,7 @@ mod approvals;
 mod delegations;
 mod exchange;
 mod graphs;
+mod identity;
 mod properties;
+mod rows;
 mod world;

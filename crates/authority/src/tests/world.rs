@@ -177,6 +177,7 @@ pub struct World {
     pub sessions: Vec<Arc<SessionFacts>>,
     pub records: Vec<Arc<RecordFacts>>,
     pub lineage: Vec<Arc<EdgeFacts>>,
+    pub actor: Option<Mandate>,
     pub resources: Vec<ResourceFacts>,
     pub requested: Vec<String>,
     pub rate_limited: Option<u32>,
@@ -216,6 +217,7 @@ impl World {
             sessions: sessions.collect(),
             records: Vec::new(),
             lineage: lineage.collect(),
+            actor: None,
             resources: vec![
                 resource(0, "desk:read desk:write"),
                 resource(1, "desk:read mail:send"),
@@ -279,6 +281,7 @@ impl World {
                 .filter(|_| delegated)
                 .map(|leaf| &leaf.target_session_id),
             delegation_edge_id: leaf.filter(|_| delegated).map(|leaf| &leaf.id),
+            actor: self.actor.as_ref().filter(|_| class.presented().is_none()),
         };
         let facts = Facts {
             resources,

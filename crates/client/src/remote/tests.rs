@@ -35,6 +35,7 @@ fn mandate() -> Mandate {
         delegation_chain: vec![],
         hop_count: None,
         delegation_graph_epoch: None,
+        act: None,
     }
 }
 

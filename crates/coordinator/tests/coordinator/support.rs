@@ -333,6 +333,7 @@ impl World {
             delegation_chain: Vec::new(),
             hop_count: None,
             delegation_graph_epoch: None,
+            act: None,
         }
     }
 

@@ -294,6 +294,7 @@ impl Stack {
             delegation_chain: vec![],
             hop_count: None,
             delegation_graph_epoch: None,
+            act: None,
         }
     }
 
@@ -404,6 +405,7 @@ async fn zone(store: &caracal_store::Store, key: &SigningKey, clock: &Arc<dyn Cl
         owner_account_id: None,
         operator_coauthor_badge: false,
         operator_governed: false,
+        actor_tokens: false,
         provenance: Provenance::created(&author),
     };
     let public = key.public();

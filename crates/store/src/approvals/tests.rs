@@ -248,6 +248,7 @@ on_each_engine! {
             created_at: now(),
             revoked_at: None,
             revoked_reason: None,
+            issuer: None,
         };
         let (zone, root) = (zone(), RecordId::trusted("r1"));
         let records = [record("r1", None), record("r2", Some("r1")), record("r3", Some("r2"))];

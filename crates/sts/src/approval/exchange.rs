@@ -50,6 +50,7 @@ pub fn ask<'a>(
             .and_then(Standing::session)
             .map_or_else(Default::default, |session| session.labels.as_slice()),
         subject_anchor: standing.and_then(|standing| standing.subject_anchor().map(str::to_owned)),
+        actors: request.actor_records().collect(),
         own_records: standing.map(Standing::own_records).unwrap_or_default(),
         about: Map::from_iter([
             ("application_name".to_owned(), json!(application.name)),
@@ -100,7 +101,7 @@ pub enum Price {
     /// This hold.
     Hold(Approval),
     /// Nothing any more: the hold was spent a moment ago, for this record.
-    Paid(Approval, AuthorityRecord),
+    Paid(Approval, Box<AuthorityRecord>),
 }
 
 /// Passes the gate: what waits for a human is refused until one has approved, and what was approved
@@ -167,7 +168,7 @@ impl Price {
         now: Timestamp,
     ) -> Result<(), Refusing> {
         match self {
-            Self::Hold(hold) => consume(sts, ask, hold, Some(&record_of(mandate, now))).await,
+            Self::Hold(hold) => consume(sts, ask, hold, Some(&record_of(mandate, None, now))).await,
             Self::Paid(hold, issued) => again(sts, ask, hold, &issued.id).await,
         }
     }

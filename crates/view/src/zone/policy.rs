@@ -152,11 +152,13 @@ mod tests {
                 id: ZoneId::trusted("z"),
                 archived: false,
                 dcr_enabled: false,
+                actor_tokens: false,
             },
             keys: Vec::new(),
             applications: Vec::new(),
             resources: Vec::new(),
             providers: Vec::new(),
+            issuers: Vec::new(),
             policy,
         };
         ZoneView::build(snapshot, None, previous, Timestamp::default())
