@@ -3,7 +3,12 @@
 //! A token endpoint on loopback is never asked, whatever is configured, so the provider runs in a
 //! network namespace of its own, behind a private address that the deployment is told of. That
 //! takes root, `ip`, `openssl`, `node` and the installed package (`CARACAL_TEST_OAUTH` names its
-//! directory); where one of them is missing the tests are skipped, and say so.
+//! directory); where one of them is missing the tests are skipped, and say so. To run them:
+//!
+//! ```sh
+//! npm install --prefix xtest/oauth --no-package-lock --ignore-scripts
+//! CARACAL_TEST_OAUTH=$PWD/xtest/oauth cargo test -p xtest providers
+//! ```
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
