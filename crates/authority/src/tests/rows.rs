@@ -195,17 +195,17 @@ fn rows_of_2_6() {
         (
             "row 8, no provider",
             provider(CredentialFault::ProviderUnavailable),
-            "403 access_denied: provider credential unavailable (provider_unavailable) | deny provider_unavailable",
+            "403 provider_unavailable: the credential of the provider is not available | deny provider_unavailable",
         ),
         (
             "row 8, not connected",
             provider(CredentialFault::NotProvisioned),
-            "403 access_denied: provider credential unavailable (credential_not_provisioned) | deny credential_not_provisioned",
+            "403 credential_not_provisioned: the subject has not connected its account at the provider | deny credential_not_provisioned",
         ),
         (
             "row 8, not refreshed",
             provider(CredentialFault::RefreshFailed),
-            "403 access_denied: provider credential unavailable (credential_refresh_failed) | deny credential_refresh_failed",
+            "403 credential_refresh_failed: the connection to the provider could not be refreshed | deny credential_refresh_failed",
         ),
         (
             "row 9, denied",
