@@ -13,7 +13,9 @@ mod applications;
 mod approvals;
 mod audit;
 mod authority_records;
+mod bindings;
 mod config;
+mod custody;
 mod failure;
 mod fields;
 mod manifest;
@@ -41,6 +43,7 @@ mod subjects;
 mod tests;
 mod traits;
 mod wire;
+mod workloads;
 mod zones;
 
 pub use config::Config;

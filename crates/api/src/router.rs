@@ -17,7 +17,7 @@ use crate::service::Api;
 use crate::{
     activation, admin_tokens, application_secrets, applications, approvals, audit,
     authority_records, operator, policies, policy_sets, provider_connections, provider_test,
-    providers, resources, simulate, subject_issuers, subjects, zones,
+    providers, resources, simulate, subject_issuers, subjects, workloads, zones,
 };
 
 /// The routes of the service. `open_metrics` lets anybody read metrics when no bearer is set, as
@@ -108,6 +108,24 @@ fn inventory() -> Routes {
         .route(
             "/v1/zones/{zone}/applications/{id}/client-secret",
             get(application_secrets::reveal),
+        )
+        .route(
+            "/v1/zones/{zone}/workloads",
+            get(workloads::list).post(workloads::create),
+        )
+        .route(
+            "/v1/zones/{zone}/workloads/{id}",
+            get(workloads::get)
+                .put(workloads::put)
+                .delete(workloads::delete),
+        )
+        .route(
+            "/v1/zones/{zone}/workloads/{id}/rotate-secret",
+            post(workloads::rotate_secret),
+        )
+        .route(
+            "/v1/zones/{zone}/workloads/{id}/secret",
+            get(workloads::reveal),
         )
         .route(
             "/v1/zones/{zone}/providers",

@@ -92,6 +92,8 @@ ids! {
     ZoneId;
     /// An application, the principal of policy (`client_id`).
     ApplicationId;
+    /// A workload: the identity of a launcher (`caracal run`).
+    WorkloadId;
     /// The row id of a resource (not its identifier, which is a URI).
     ResourceId;
     /// A credential provider.

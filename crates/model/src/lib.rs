@@ -15,7 +15,7 @@ pub use change::{Change, Outgoing, Topic};
 pub use claims::{Actor, ChainHop, Mandate, SubjectType, TokenUse};
 pub use id::{
     ApplicationId, ApprovalId, DelegationId, EventId, IdError, Ids, Jti, Kid, ProviderId, RecordId,
-    RequestId, ResourceId, SessionId, ZoneId,
+    RequestId, ResourceId, SessionId, WorkloadId, ZoneId,
 };
 pub use refusal::{PendingApproval, Refusal, Refused};
 pub use scope::Scopes;

@@ -38,6 +38,7 @@ pub mod subject_issuers;
 pub mod subjects;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod workloads;
 pub mod zone_snapshot;
 pub mod zones;
 
@@ -78,6 +79,7 @@ const REGISTRY: &[&[&Sql]] = &[
     zones::sql::ALL,
     zone_snapshot::sql::ALL,
     audit_events::sql::ALL,
+    workloads::sql::ALL,
 ];
 
 /// Every registered statement.

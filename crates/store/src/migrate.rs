@@ -38,6 +38,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "federation",
         text: include_str!("../migrations/0004_federation.sql"),
     },
+    Migration {
+        version: 5,
+        name: "workloads",
+        text: include_str!("../migrations/0005_workloads.sql"),
+    },
 ];
 
 /// Serialises migrations of every process that shares a Postgres.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use caracal_model::{
     ApplicationId, ApprovalId, DelegationId, EventId, Jti, Kid, ProviderId, RecordId, RequestId,
-    ResourceId, SessionId, Timestamp, ZoneId,
+    ResourceId, SessionId, Timestamp, WorkloadId, ZoneId,
 };
 use rusqlite::types::{ToSqlOutput, Value as LiteValue, ValueRef};
 use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
@@ -273,7 +273,7 @@ macro_rules! from_ids {
 
 from_ids! {
     ZoneId ApplicationId ResourceId ProviderId SessionId DelegationId RecordId Jti Kid EventId
-    RequestId ApprovalId
+    RequestId ApprovalId WorkloadId
 }
 
 /// `params![a, b, c]`: an array of [`Param`] made of anything that converts.

@@ -21,6 +21,11 @@ pub fn application_secret_ref(zone: &ZoneId, application: &str) -> String {
     format!("zones/{zone}/applications/{application}/clientSecret")
 }
 
+/// Where a workload's secret is kept.
+pub fn workload_secret_ref(zone: &ZoneId, workload: &str) -> String {
+    format!("zones/{zone}/workloads/{workload}/secret")
+}
+
 /// Where the secret part of a provider's configuration is kept.
 pub fn provider_secret_ref(zone: &ZoneId, provider: &str) -> String {
     format!("zones/{zone}/providers/{provider}/secretConfig")

@@ -61,7 +61,7 @@ on_stack! {
     }
 
     async fn a_list_in_no_zone_is_empty(stack: Stack) {
-        for list in ["applications", "providers", "resources", "policies", "policy-sets", "audit"] {
+        for list in ["applications", "providers", "resources", "policies", "policy-sets", "workloads", "audit"] {
             let page = stack.get(&format!("/v1/zones/nope/{list}")).await.is(200);
             assert_eq!(page, json!({"items": [], "next_cursor": null}), "{list}");
         }

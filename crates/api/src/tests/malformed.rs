@@ -119,7 +119,6 @@ on_stack! {
             ("GET", "Z/audit/by-request/nope", ""),
             ("GET", "Z/audit/by-request/nope/explain", ""),
             ("GET", "Z/grants", ""),
-            ("GET", "Z/workloads", ""),
         ] {
             let full = path.replacen('Z', &z, usize::from(path.starts_with('Z'))).replace("PROVIDER", &provider);
             let sent = body.replace("UP", &up).replace("PROVIDER", &provider);
@@ -327,8 +326,6 @@ on_stack! {
         GET Z/audit/by-request/nope/explain 
             404 request_not_found: no event of request nope is on record in this zone
         GET Z/grants 
-            404 not_found: no such route
-        GET Z/workloads 
             404 not_found: no such route
         "#) };
         assert_eq!(snapshot(&stack, &z).await, before);

@@ -14,5 +14,6 @@ mod reseal;
 mod secrets;
 mod stack;
 mod tokens;
+mod workloads;
 
 pub use stack::{Stack, on_each_engine};
