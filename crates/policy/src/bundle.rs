@@ -1,25 +1,26 @@
 //! From the documents of a policy-set version to a contract (spec: sts §10.1).
 
-use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
 
 use caracal_crypto::digest::sha256_hex;
 use caracal_model::policy::{Contract, PolicyFault, PolicyInput, PolicyResult};
+use parking_lot::Mutex;
 use serde_json::json;
 
 use crate::answer;
+use crate::ast::{Head, Reading};
 use crate::document::{InvalidPolicy, ROOTS, inspect};
+use crate::dynamic::MixedContract;
 use crate::engine::{Documents, EngineError};
+use crate::limits::LOADING;
 use crate::native::NativeContract;
-use crate::rego::{CONTRACT_REGO, RegoContract};
+use crate::rego::CONTRACT_REGO;
+use crate::simulate::SimulationError;
 use crate::zone_policy::ZonePolicy;
 
 /// Version of the decision contract; changes with its meaning.
 pub const CONTRACT_VERSION: &str = "2026-11-23";
 
-/// Longest evaluation of all constant documents of a zone together.
-const LIMIT: Duration = Duration::from_secs(2);
 /// Most documents in one bundle.
 const MAX_DOCUMENTS: usize = 256;
 
@@ -56,42 +57,166 @@ impl PolicyError {
     }
 }
 
-/// Compiles documents, each with the id of its version. Constant documents are evaluated here, once.
+/// Bundles that were compiled lately, by the hash of their text, the most recently used last.
+static LATELY: Mutex<Vec<(String, Arc<dyn Contract>)>> = Mutex::new(Vec::new());
+/// Most bundles that are remembered.
+const REMEMBERED: usize = 16;
+
+/// The contract of these documents, by `compile` unless it was compiled lately: a zone that goes
+/// back to an older version, or a replay that turns its pages, pays once.
+///
+/// # Errors
+/// What `compile` fails with.
+pub(crate) fn compile_once(
+    documents: &[(String, String)],
+    compile: impl FnOnce() -> Result<Arc<dyn Contract>, PolicyError>,
+) -> Result<Arc<dyn Contract>, PolicyError> {
+    // Lengths, so that no two bundles have one text.
+    let mut text = String::new();
+    for part in documents.iter().flat_map(|(id, content)| [id, content]) {
+        text.push_str(&format!("{}:{part}", part.len()));
+    }
+    let hash = sha256_hex(text.as_bytes());
+    let known = {
+        let mut lately = LATELY.lock();
+        let at = lately.iter().position(|(of, _)| *of == hash);
+        at.map(|at| lately.remove(at))
+    };
+    let entry = match known {
+        Some(entry) => entry,
+        None => (hash, compile()?),
+    };
+    let contract = Arc::clone(&entry.1);
+    let mut lately = LATELY.lock();
+    lately.push(entry);
+    if lately.len() > REMEMBERED {
+        lately.remove(0);
+    }
+    Ok(contract)
+}
+
+/// Which evaluator may answer for roots that depend on the question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Path {
+    /// The bytecode machine where it agrees with the interpreter.
+    Fastest,
+    /// The interpreter.
+    Interpreter,
+}
+
+/// Compiles documents, each with the id of its version. Constant roots are evaluated here, once.
 /// Documents that contradict each other compile into a contract that answers nothing.
 ///
 /// # Errors
 /// [`PolicyError`] when a document is not accepted.
 pub fn compile(documents: &[(String, String)]) -> Result<Arc<dyn Contract>, PolicyError> {
-    if documents.len() > MAX_DOCUMENTS {
-        return Err(PolicyError::TooMany);
+    compile_by(documents, Path::Fastest)
+}
+
+pub(crate) fn compile_by(
+    documents: &[(String, String)],
+    path: Path,
+) -> Result<Arc<dyn Contract>, PolicyError> {
+    let rules = Rules::of(documents)?;
+    if let Some(root) = rules.two_defaults() {
+        // The engine takes the first and is silent about the second.
+        return Ok(Arc::new(Contradictory(format!("{root} has two defaults"))));
     }
-    let mut is_constant = true;
-    let mut defaults = HashSet::new();
-    let mut contradiction = None;
-    for (id, content) in documents {
-        let inspected = inspect(content).map_err(|fault| PolicyError::Rejected {
-            id: id.clone(),
-            fault,
-        })?;
-        is_constant &= inspected.is_constant;
-        for head in inspected.heads.iter().filter(|head| head.is_default) {
-            // The engine takes the first and is silent about the second.
-            if !defaults.insert(head.name.clone()) {
-                contradiction = Some(format!("{} has two defaults", head.name));
-            }
+    let fixed = match evaluate(documents, &rules.constant()) {
+        Ok(policy) => policy,
+        Err(error) => return Ok(Arc::new(Contradictory(error.message))),
+    };
+    let dynamic = rules.dynamic();
+    if dynamic.is_empty() {
+        return Ok(Arc::new(NativeContract::new(fixed)));
+    }
+    let are_plain = path == Path::Fastest && rules.are_plain(&dynamic);
+    let contract = MixedContract::new(documents, fixed, dynamic, are_plain);
+    Ok(Arc::new(contract.map_err(|error| {
+        PolicyError::Unevaluable(error.message)
+    })?))
+}
+
+/// The rules of all documents of a bundle.
+#[derive(Debug, Default)]
+struct Rules {
+    heads: Vec<Head>,
+    is_entangled: bool,
+}
+
+impl Rules {
+    fn of(documents: &[(String, String)]) -> Result<Self, PolicyError> {
+        if documents.len() > MAX_DOCUMENTS {
+            return Err(PolicyError::TooMany);
         }
+        let mut rules = Self::default();
+        for (id, content) in documents {
+            let inspected = inspect(content).map_err(|fault| PolicyError::Rejected {
+                id: id.clone(),
+                fault,
+            })?;
+            rules.take(inspected.reading);
+        }
+        Ok(rules)
     }
-    if let Some(why) = contradiction {
-        return Ok(Arc::new(Contradictory(why)));
+
+    fn take(&mut self, reading: Reading) {
+        self.heads.extend(reading.heads);
+        self.is_entangled |= reading.is_entangled;
     }
-    if !is_constant {
-        let contract = RegoContract::new(documents).map_err(unevaluable)?;
-        return Ok(Arc::new(contract));
+
+    fn named(&self, root: &str) -> impl Iterator<Item = &Head> {
+        self.heads.iter().filter(move |head| head.name == root)
     }
-    Ok(match evaluate(documents) {
-        Ok(policy) => Arc::new(NativeContract::new(policy)),
-        Err(error) => Arc::new(Contradictory(error.message)),
-    })
+
+    fn two_defaults(&self) -> Option<&'static str> {
+        let defaults = |root: &str| self.named(root).filter(|head| head.is_default).count();
+        ROOTS.into_iter().find(|root| defaults(root) > 1)
+    }
+
+    /// Whether the values of this root depend on the question. Where rules read each other's roots,
+    /// one that does makes all of them.
+    fn is_dynamic(&self, root: &str) -> bool {
+        let mut rules = self.heads.iter();
+        rules.any(|head| head.is_dynamic && (self.is_entangled || head.name == root))
+    }
+
+    fn defined(&self) -> impl Iterator<Item = &'static str> {
+        ROOTS
+            .into_iter()
+            .filter(|root| self.named(root).next().is_some())
+    }
+
+    fn constant(&self) -> Vec<&'static str> {
+        self.defined()
+            .filter(|root| !self.is_dynamic(root))
+            .collect()
+    }
+
+    fn dynamic(&self) -> Vec<&'static str> {
+        self.defined()
+            .filter(|root| self.is_dynamic(root))
+            .collect()
+    }
+
+    /// Whether the bytecode machine may answer for these roots. Two rules for one value may
+    /// contradict each other, which it does not report.
+    fn are_plain(&self, roots: &[&str]) -> bool {
+        !self.is_entangled
+            && roots.iter().all(|root| {
+                let values = self.named(root).filter(|head| !head.is_default);
+                let (mut parts, mut wholes) = (0, 0);
+                for head in values {
+                    if head.is_part {
+                        parts += 1;
+                    } else {
+                        wholes += 1;
+                    }
+                }
+                self.named(root).all(|head| head.is_plain)
+                    && (wholes == 0 || (wholes == 1 && parts == 0))
+            })
+    }
 }
 
 /// As [`compile`], and asks the contract an empty question: the gate before a policy-set version is
@@ -100,28 +225,83 @@ pub fn compile(documents: &[(String, String)]) -> Result<Arc<dyn Contract>, Poli
 /// # Errors
 /// [`PolicyError`] when a document is not accepted or the contract gives no answer.
 pub fn compile_checked(documents: &[(String, String)]) -> Result<Arc<dyn Contract>, PolicyError> {
-    let contract = compile(documents)?;
+    let contract = compile_once(documents, || compile(documents))?;
     let empty = contract.evaluate(&PolicyInput::default());
     empty.map_err(|fault| PolicyError::Unevaluable(fault.0))?;
     Ok(contract)
 }
 
-fn unevaluable(error: EngineError) -> PolicyError {
-    PolicyError::Unevaluable(error.message)
-}
-
-fn evaluate(documents: &[(String, String)]) -> Result<ZonePolicy, EngineError> {
-    let mut engine = Documents::new(LIMIT);
+fn evaluate(documents: &[(String, String)], roots: &[&str]) -> Result<ZonePolicy, EngineError> {
+    let mut engine = Documents::new(LOADING.time);
     for (id, content) in documents {
         engine.add(id, content)?;
     }
-    let mut values = HashMap::new();
-    for root in ROOTS {
+    let mut policy = ZonePolicy::default();
+    for root in roots {
         if let Some(value) = engine.root(root)? {
-            values.insert(root, value);
+            policy.set(root, &value, None);
         }
     }
-    Ok(ZonePolicy::read(|root| values.remove(root)))
+    Ok(policy)
+}
+
+/// What the documents say for this question, every root of them.
+pub(crate) fn zone_policy(
+    documents: &[(String, String)],
+    input: &PolicyInput,
+) -> Result<ZonePolicy, SimulationError> {
+    let rules = Rules::of(documents)?;
+    let failed = |error: EngineError| SimulationError::Evaluation(error.message);
+    if let Some(root) = rules.two_defaults() {
+        let why = format!("{root} has two defaults");
+        return Err(SimulationError::Evaluation(why));
+    }
+    let fixed = evaluate(documents, &rules.constant()).map_err(failed)?;
+    let dynamic = rules.dynamic();
+    if dynamic.is_empty() {
+        return Ok(fixed);
+    }
+    let are_plain = rules.are_plain(&dynamic);
+    let mixed = MixedContract::new(documents, fixed, dynamic, are_plain).map_err(failed)?;
+    let policy = mixed.policy(input);
+    policy.map_err(|fault| SimulationError::Evaluation(fault.0))
+}
+
+/// What answers for these documents, for tests.
+#[cfg(test)]
+pub(crate) fn answered_by(documents: &[(String, String)]) -> &'static str {
+    let Ok(rules) = Rules::of(documents) else {
+        return "nothing";
+    };
+    let dynamic = rules.dynamic();
+    if dynamic.is_empty() {
+        return "native";
+    }
+    let are_plain = rules.are_plain(&dynamic);
+    let fixed = ZonePolicy::default();
+    match MixedContract::new(documents, fixed, dynamic, are_plain) {
+        Ok(contract) if contract.is_bytecode() => "bytecode",
+        Ok(_) => "interpreter",
+        Err(_) => "nothing",
+    }
+}
+
+/// Paths into the question that these documents read.
+///
+/// # Errors
+/// [`PolicyError`] when a document is not accepted.
+pub fn inputs_read(documents: &[(String, String)]) -> Result<Vec<String>, PolicyError> {
+    let mut all = Vec::new();
+    for (id, content) in documents {
+        let inspected = inspect(content).map_err(|fault| PolicyError::Rejected {
+            id: id.clone(),
+            fault,
+        })?;
+        all.extend(inspected.preview.inputs_referenced);
+    }
+    all.sort_unstable();
+    all.dedup();
+    Ok(all)
 }
 
 /// Documents that say two things about one root: no question is answered, so nothing is allowed.

@@ -2,13 +2,14 @@
 //! which rules a document defines is asked of the parser, so that no layout hides one.
 
 use std::borrow::Cow;
-use std::time::Duration;
 
 use caracal_model::policy::SCHEMA_VERSION;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::engine::{Documents, Head, PACKAGE};
+use crate::ast::{Head, Mention, Reading};
+use crate::engine::{Documents, PACKAGE};
+use crate::limits::LOADING;
 use crate::scan::{Fault, Kind, Path, Place, Scan, Token, scan};
 
 /// The rules that a document may define.
@@ -38,13 +39,20 @@ const FORBIDDEN: [&str; 9] = [
 ];
 /// Built-ins of which a single call can take all memory or time there is, before any limit of ours
 /// is looked at.
-const UNBOUNDED: [&str; 5] = [
+const UNBOUNDED: [&str; 7] = [
     "numbers.range",
     "numbers.range_step",
     "bits.lsh",
     "json.match_schema",
     "json.verify_schema",
+    "strings.replace_n",
+    "test.sleep",
 ];
+/// Built-ins whose result is as long as one argument times another: allowed where what is put in is
+/// a short literal.
+const AMPLIFYING: [&str; 4] = ["sprintf", "concat", "replace", "regex.replace"];
+/// Longest literal that such a call may put in, in bytes.
+const MAX_PUT_IN: usize = 16;
 
 /// Why a document is not accepted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -68,10 +76,95 @@ impl InvalidPolicy {
         }
     }
 
-    /// `{"line", "column"}`, when known.
-    pub fn place(&self) -> Option<Value> {
-        self.at
-            .map(|(line, column)| json!({"line": line, "column": column}))
+    /// What is wrong, where, and what to do about it, for people.
+    pub fn message(&self) -> String {
+        let advice = self.advice();
+        match self.at {
+            Some((line, column)) => format!("line {line}, column {column}: {advice}"),
+            None => advice,
+        }
+    }
+
+    /// The entry for `details.issues` of an answer.
+    pub fn issue(&self) -> Value {
+        let mut issue = json!({
+            "path": ["content"], "code": self.code, "message": self.message(),
+        });
+        if let (Some((line, column)), Some(members)) = (self.at, issue.as_object_mut()) {
+            members.insert("line".to_owned(), line.into());
+            members.insert("column".to_owned(), column.into());
+        }
+        issue
+    }
+
+    fn advice(&self) -> String {
+        let (code, subject) = self.code.split_once(':').unwrap_or((&self.code, ""));
+        match code {
+            "empty_policy" => "the document is empty; begin it with `# caracal:data-document` and \
+                               `package caracal.authz`"
+                .to_owned(),
+            "content_too_large" => {
+                format!("a document has {MAX_UNITS} characters at most; split it into several")
+            }
+            "unterminated_string" => {
+                "the string that starts here does not end; close it with the same quote, on the \
+                 same line if it is `\"`"
+                    .to_owned()
+            }
+            "unbalanced_delimiters" => "this bracket has no partner; close or remove it".to_owned(),
+            "content_too_complex" => {
+                "collections are nested too deeply here; 16 levels are the most".to_owned()
+            }
+            "missing_package_declaration" => "add the line `package caracal.authz`".to_owned(),
+            "invalid_package_name" => {
+                "the package name cannot be read; write `package caracal.authz`".to_owned()
+            }
+            "forbidden_builtin" => forbidden(subject),
+            "must_use_package_caracal_authz" => {
+                "the package must be `caracal.authz`; write `package caracal.authz`".to_owned()
+            }
+            "must_be_data_document" => "add the comment line `# caracal:data-document`".to_owned(),
+            "data_document_must_not_define_result" => {
+                "remove the rule `result`: the platform's contract decides, documents hold the \
+                 data that it decides by"
+                    .to_owned()
+            }
+            "data_document_must_define_data" => {
+                format!(
+                    "the document defines nothing; define one of {}",
+                    ROOTS.join(", ")
+                )
+            }
+            "data_document_rule_not_allowed" => format!(
+                "`{subject}` is not a rule of a data document; those are {}, none of them with \
+                 arguments",
+                ROOTS.join(", ")
+            ),
+            _ => self
+                .detail
+                .clone()
+                .unwrap_or_else(|| "the document does not parse".to_owned()),
+        }
+    }
+}
+
+/// What to do instead of a call that is refused.
+fn forbidden(name: &str) -> String {
+    match name {
+        "sprintf" => "`sprintf` needs its format as a literal, with widths of three digits at \
+                      most"
+            .to_owned(),
+        "concat" | "replace" | "regex.replace" => format!(
+            "`{name}` needs what it puts in as a literal of {MAX_PUT_IN} characters at most, \
+             without references to groups, and what it replaces as a literal that is not empty"
+        ),
+        name if UNBOUNDED.contains(&name) => format!(
+            "`{name}` may not be used: one call can take all memory or time; write its result out"
+        ),
+        _ => format!(
+            "`{name}` may not be used: a document answers by its text and the question alone; \
+             write its result as data"
+        ),
     }
 }
 
@@ -133,9 +226,7 @@ pub fn validate(content: &str) -> Result<Preview, InvalidPolicy> {
 #[derive(Clone, Debug)]
 pub(crate) struct Inspected {
     pub preview: Preview,
-    pub heads: Vec<Head>,
-    /// Whether its values depend on anything but its text.
-    pub is_constant: bool,
+    pub reading: Reading,
 }
 
 pub(crate) fn inspect(content: &str) -> Result<Inspected, InvalidPolicy> {
@@ -147,47 +238,46 @@ pub(crate) fn inspect(content: &str) -> Result<Inspected, InvalidPolicy> {
     }
     let scanned = scan(content)?;
     scanned.check_balance()?;
-    let package = package(&scanned)?;
-    let paths = scanned.paths();
-    forbidden_builtin(&paths)?;
+    let (package, package_at) = package(&scanned)?;
+    let parsed = scanned
+        .check_work()
+        .map_err(InvalidPolicy::from)
+        .and_then(|()| parse(content));
+    match &parsed {
+        Ok(reading) => forbidden_builtin(&reading.mentions)?,
+        Err(_) => forbidden_word(&scanned)?,
+    }
     if package != PACKAGE {
-        return Err(InvalidPolicy::new("must_use_package_caracal_authz", None));
+        let code = "must_use_package_caracal_authz";
+        return Err(InvalidPolicy::new(code, Some(package_at)));
     }
     if !scanned.comments.contains(&DIRECTIVE) {
         return Err(InvalidPolicy::new("must_be_data_document", None));
     }
-    scanned.check_work()?;
-    let heads = heads(content)?;
-    let rules = rules(&heads)?;
+    let reading = parsed?;
+    let rules = rules(&reading.heads)?;
     let reads = |word: &str| {
         let mut found: Vec<String> = Vec::new();
-        for path in paths.iter().filter(|path| path.starts_at(word)) {
-            if !found.contains(&path.name) {
-                found.push(path.name.clone());
+        for mention in reading.mentions.iter().filter(|m| m.starts_at(word)) {
+            if !found.contains(&mention.name) {
+                found.push(mention.name.clone());
             }
         }
         found
     };
-    let inputs_referenced = reads("input");
-    let is_constant =
-        inputs_referenced.is_empty() && !paths.iter().any(|path| path.starts_at("uuid"));
     let preview = Preview {
         package: PACKAGE,
         rules,
         default_result: false,
         decisions: Vec::new(),
-        inputs_referenced,
+        inputs_referenced: reads("input"),
         data_referenced: reads("data"),
     };
-    Ok(Inspected {
-        preview,
-        heads,
-        is_constant,
-    })
+    Ok(Inspected { preview, reading })
 }
 
 /// The name behind `package`, which stands first on its line and outside any bracket.
-fn package(scanned: &Scan<'_>) -> Result<String, InvalidPolicy> {
+fn package(scanned: &Scan<'_>) -> Result<(String, Place), InvalidPolicy> {
     let mut last_line = 0;
     let mut tokens = scanned.tokens.as_slice();
     while let Some((token, rest)) = tokens.split_first() {
@@ -199,7 +289,9 @@ fn package(scanned: &Scan<'_>) -> Result<String, InvalidPolicy> {
                 .take_while(|next| next.at.line == token.at.line)
                 .collect();
             let invalid = || InvalidPolicy::new("invalid_package_name", Some(token.at));
-            return dotted(&on_line).ok_or_else(invalid);
+            return dotted(&on_line)
+                .map(|name| (name, token.at))
+                .ok_or_else(invalid);
         }
         tokens = rest;
     }
@@ -222,50 +314,64 @@ fn dotted(tokens: &[&Token<'_>]) -> Option<String> {
 }
 
 /// Any mention is refused, not only a call: `with` can put one built-in in the place of another.
-fn forbidden_builtin(paths: &[Path<'_, '_>]) -> Result<(), InvalidPolicy> {
-    let refused = |path: &&Path<'_, '_>| {
-        let name = path.name.as_str();
+fn forbidden_builtin(mentions: &[Mention]) -> Result<(), InvalidPolicy> {
+    let refused = |mention: &&Mention| {
+        let name = mention.name.as_str();
         FORBIDDEN.contains(&name)
             || UNBOUNDED.contains(&name)
-            || (name == "sprintf" && !has_plain_format(path.rest))
+            || (AMPLIFYING.contains(&name) && !is_modest(mention))
     };
-    paths.iter().find(refused).map_or(Ok(()), |path| {
-        Err(InvalidPolicy::new(
-            format!("forbidden_builtin:{}", path.name),
-            Some(path.at),
-        ))
+    mentions.iter().find(refused).map_or(Ok(()), |mention| {
+        let code = format!("forbidden_builtin:{}", mention.name);
+        Err(InvalidPolicy::new(code, Some(mention.at)))
     })
 }
 
-/// Whether `sprintf` is called with a literal format whose widths have three digits at most: a
-/// longer one fills memory with blanks.
-fn has_plain_format(call: &[Token<'_>]) -> bool {
-    let [
-        open,
-        Token {
-            kind: Kind::Text(format),
-            ..
-        },
-        ..,
-    ] = call
-    else {
+/// The same for text that does not parse, so that its author hears of the call first.
+fn forbidden_word(scanned: &Scan<'_>) -> Result<(), InvalidPolicy> {
+    let paths = scanned.paths();
+    let refused = |path: &&Path| {
+        let name = path.name.as_str();
+        FORBIDDEN.contains(&name) || UNBOUNDED.contains(&name)
+    };
+    paths.iter().find(refused).map_or(Ok(()), |path| {
+        let code = format!("forbidden_builtin:{}", path.name);
+        Err(InvalidPolicy::new(code, Some(path.at)))
+    })
+}
+
+/// Whether a call that can make much out of little is written so that it does not: what it puts in
+/// is a short literal.
+fn is_modest(mention: &Mention) -> bool {
+    let Some(arguments) = &mention.call else {
         return false;
     };
+    let literal = |at: usize| arguments.get(at).and_then(|argument| argument.0.as_deref());
+    let short = |text: &str| text.len() <= MAX_PUT_IN;
+    match mention.name.as_str() {
+        "sprintf" => literal(0).is_some_and(is_plain_format),
+        "concat" => literal(0).is_some_and(short),
+        "replace" => literal(1).is_some_and(|old| !old.is_empty()) && literal(2).is_some_and(short),
+        "regex.replace" => literal(2).is_some_and(|new| short(new) && !new.contains('$')),
+        _ => false,
+    }
+}
+
+/// Whether widths have three digits at most: a longer one fills memory with blanks.
+fn is_plain_format(format: &str) -> bool {
     let mut digits = 0;
-    let narrow = format.chars().all(|character| {
+    format.chars().all(|character| {
         digits = if character.is_numeric() {
             digits + 1
         } else {
             0
         };
         digits <= 3
-    });
-    open.is_sign('(') && narrow && !format.contains('\\')
+    })
 }
 
-fn heads(content: &str) -> Result<Vec<Head>, InvalidPolicy> {
-    // Nothing is evaluated here, so the time limit does not matter.
-    let mut parsed = Documents::new(Duration::from_secs(1));
+fn parse(content: &str) -> Result<Reading, InvalidPolicy> {
+    let mut parsed = Documents::new(LOADING.time);
     parsed
         .add("document", content)
         .map_err(|error| InvalidPolicy {
@@ -273,7 +379,7 @@ fn heads(content: &str) -> Result<Vec<Head>, InvalidPolicy> {
             at: error.at.map(|place| (place.line, place.column)),
             detail: Some(error.message),
         })?;
-    Ok(parsed.heads())
+    Ok(parsed.read(&ROOTS))
 }
 
 /// The roots that the document defines. A function is not data, whatever its name.

@@ -12,10 +12,14 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use regorus::languages::rego::compiler::Compiler;
+use regorus::rvm::Program;
 use regorus::utils::limits::ExecutionTimerConfig;
 use regorus::{PolicyLengthConfig, Value};
 
-use crate::scan::{Kind, Place, scan_first};
+use crate::ast::{self, Reading};
+use crate::limits::{EVALUATION, LOADING};
+use crate::scan::Place;
 
 /// The package of documents and contract.
 pub(crate) const PACKAGE: &str = "caracal.authz";
@@ -26,7 +30,15 @@ const LENGTHS: PolicyLengthConfig = PolicyLengthConfig {
     max_lines: NonZeroUsize::MIN.saturating_add(1 << 19),
 };
 /// Steps between looks at the clock.
-const CHECK_EVERY: NonZeroU32 = NonZeroU32::MIN.saturating_add(63);
+const CHECK_EVERY: NonZeroU32 = NonZeroU32::MIN.saturating_add(7);
+
+/// Stops an evaluation after this long.
+pub(crate) const fn timer(limit: Duration) -> ExecutionTimerConfig {
+    ExecutionTimerConfig {
+        limit,
+        check_interval: CHECK_EVERY,
+    }
+}
 
 /// What regorus says is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,6 +51,10 @@ pub(crate) struct EngineError {
 impl EngineError {
     /// The last line says what; a line `--> document:LINE:COLUMN` says where.
     fn read(text: &str) -> Self {
+        if let Some(limit) = exceeded(text) {
+            let message = format!("the evaluation exceeds its limit of {limit}");
+            return Self { message, at: None };
+        }
         let what = text
             .lines()
             .rev()
@@ -61,17 +77,16 @@ impl EngineError {
     }
 }
 
-/// What stands before the value of a rule.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Head {
-    /// Its name, or the first part of its path.
-    pub name: String,
-    /// Whether it takes arguments.
-    pub is_function: bool,
-    /// Whether it is a default.
-    pub is_default: bool,
-    /// Where it stands.
-    pub at: Place,
+/// The limit that was exceeded, by the words of interpreter and machine.
+fn exceeded(text: &str) -> Option<&'static str> {
+    let text = text.to_ascii_lowercase();
+    let limits = [
+        ("exceeded time limit", "time"),
+        ("exceeded maximum instruction limit", "steps"),
+        ("exceeded memory", "memory"),
+    ];
+    let mut limits = limits.into_iter();
+    limits.find_map(|(words, limit)| text.contains(words).then_some(limit))
 }
 
 /// Documents in one engine.
@@ -86,10 +101,7 @@ impl Documents {
         let mut engine = regorus::Engine::new();
         engine.set_policy_length_config(LENGTHS);
         engine.set_strict_builtin_errors(true);
-        engine.set_execution_timer_config(ExecutionTimerConfig {
-            limit,
-            check_interval: CHECK_EVERY,
-        });
+        engine.set_execution_timer_config(timer(limit));
         Self { engine }
     }
 
@@ -99,74 +111,78 @@ impl Documents {
             .map(drop)
     }
 
-    /// The heads of all rules, in order.
-    pub(crate) fn heads(&mut self) -> Vec<Head> {
+    /// What the document that was added says; `roots` are the names that it may define.
+    pub(crate) fn read(&mut self, roots: &[&str]) -> Reading {
         let modules = self.engine.get_modules();
-        let rules = modules.iter().flat_map(|module| module.policy.iter());
-        rules
-            .map(|rule| {
-                let span = rule.span();
-                let at = Place {
-                    line: span.line,
-                    column: span.col,
-                };
-                // The end of a span may fall short; its start does not.
-                let start = usize::try_from(span.start).unwrap_or(usize::MAX);
-                head(span.source.contents().get(start..).unwrap_or_default(), at)
+        modules
+            .first()
+            .map(|module| ast::read(module, roots))
+            .unwrap_or_default()
+    }
+
+    /// The value of a constant root; `None` when it is undefined.
+    pub(crate) fn root(&mut self, root: &str) -> Result<Option<Value>, EngineError> {
+        let query = rule_path(root);
+        let found = self.guarded(|engine| engine.eval_query(query, false))?;
+        let first = found.result.into_iter().next();
+        let value = first.and_then(|result| result.expressions.into_iter().next());
+        match value {
+            Some(expression) => LOADING.admit(expression.value),
+            None => Ok(None),
+        }
+    }
+
+    /// The values of these roots, all of them defined, for one question; undefined ones are `None`.
+    pub(crate) fn answer(
+        &mut self,
+        roots: &[&'static str],
+        question: Value,
+    ) -> Result<Vec<Option<Value>>, EngineError> {
+        self.engine.set_input(question);
+        roots
+            .iter()
+            .map(|root| {
+                let value = self.guarded(|engine| engine.eval_rule(rule_path(root)))?;
+                EVALUATION.admit(value)
             })
             .collect()
     }
 
-    /// The value of a root; `None` when it is undefined.
-    pub(crate) fn root(&mut self, root: &str) -> Result<Option<Value>, EngineError> {
-        let query = format!("data.{PACKAGE}.{root}");
-        let found = self.guarded(|engine| engine.eval_query(query, false))?;
-        let first = found.result.into_iter().next();
-        let value = first.and_then(|result| result.expressions.into_iter().next());
-        Ok(value
-            .map(|expression| expression.value)
-            .filter(|value| *value != Value::Undefined))
-    }
-
-    /// The value of a rule for this input.
-    pub(crate) fn rule(&mut self, rule: &str, input: Value) -> Result<Value, EngineError> {
-        let path = format!("data.{PACKAGE}.{rule}");
-        self.guarded(|engine| {
-            engine.set_input(input);
-            engine.eval_rule(path)
-        })
+    /// The bytecode of these rules.
+    pub(crate) fn bytecode(&self, rules: &[&str]) -> Result<Program, EngineError> {
+        let paths: Vec<String> = rules.iter().map(|rule| rule_path(rule)).collect();
+        let first = paths.first().map(String::as_str).unwrap_or_default();
+        let first = regorus::Rc::from(first);
+        let mut copy = self.clone();
+        let compiled = copy.guarded(|engine| engine.compile_with_entrypoint(&first))?;
+        let entries: Vec<&str> = paths.iter().map(String::as_str).collect();
+        let compile = || Compiler::compile_from_policy(&compiled, &entries);
+        guarded(compile).map(|program| (*program).clone())
     }
 
     fn guarded<T, E: std::fmt::Display>(
         &mut self,
         work: impl FnOnce(&mut regorus::Engine) -> Result<T, E>,
     ) -> Result<T, EngineError> {
-        match catch_unwind(AssertUnwindSafe(|| work(&mut self.engine))) {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => Err(EngineError::read(&error.to_string())),
-            Err(_) => {
-                let message = "the document makes the policy engine fail".to_owned();
-                Err(EngineError { message, at: None })
-            }
-        }
+        guarded(|| work(&mut self.engine))
     }
 }
 
-/// Reads the head of the rule that starts here.
-fn head(text: &str, at: Place) -> Head {
-    let scanned = scan_first(3, text).unwrap_or_default();
-    let mut tokens = scanned.tokens.iter().map(|token| token.kind).peekable();
-    let is_default = tokens.next_if_eq(&Kind::Word("default")).is_some();
-    let name = match tokens.next() {
-        Some(Kind::Word(name)) => name.to_owned(),
-        // No root is called so: the rule is refused.
-        _ => "?".to_owned(),
-    };
-    let is_function = tokens.next() == Some(Kind::Sign('('));
-    Head {
-        name,
-        is_function,
-        is_default,
-        at,
+/// Where a rule of our package stands.
+pub(crate) fn rule_path(rule: &str) -> String {
+    format!("data.{PACKAGE}.{rule}")
+}
+
+/// Runs work of the engine. A panic is a fault of the document, not of the process.
+pub(crate) fn guarded<T, E: std::fmt::Display>(
+    work: impl FnOnce() -> Result<T, E>,
+) -> Result<T, EngineError> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(EngineError::read(&error.to_string())),
+        Err(_) => {
+            let message = "the document makes the policy engine fail".to_owned();
+            Err(EngineError { message, at: None })
+        }
     }
 }

@@ -24,26 +24,34 @@ impl NativeContract {
 
 impl Contract for NativeContract {
     fn evaluate(&self, input: &PolicyInput) -> Result<PolicyResult, PolicyFault> {
-        answer::check_schema(input)?;
-        Question::read(&self.policy, input).answer()
+        decide(&self.policy, input)
     }
 }
 
+/// What the contract says over these data.
+pub(crate) fn decide(
+    policy: &ZonePolicy,
+    input: &PolicyInput,
+) -> Result<PolicyResult, PolicyFault> {
+    answer::check_schema(input)?;
+    Question::read(policy, input).answer()
+}
+
 /// A question with its predicates worked out.
-struct Question<'q> {
-    policy: &'q ZonePolicy,
-    input: &'q PolicyInput,
-    requested: BTreeSet<&'q str>,
-    presented_scopes: BTreeSet<&'q str>,
-    grant: Option<&'q Grant>,
-    bootstrap: bool,
-    mint_request: bool,
-    workload: bool,
-    presented: bool,
+pub(crate) struct Question<'q> {
+    pub policy: &'q ZonePolicy,
+    pub input: &'q PolicyInput,
+    pub requested: BTreeSet<&'q str>,
+    pub presented_scopes: BTreeSet<&'q str>,
+    pub grant: Option<&'q Grant>,
+    pub bootstrap: bool,
+    pub mint_request: bool,
+    pub workload: bool,
+    pub presented: bool,
 }
 
 impl<'q> Question<'q> {
-    fn read(policy: &'q ZonePolicy, input: &'q PolicyInput) -> Self {
+    pub(crate) fn read(policy: &'q ZonePolicy, input: &'q PolicyInput) -> Self {
         let context = &input.context;
         let requested: BTreeSet<&str> = context
             .requested_scopes
@@ -168,13 +176,13 @@ impl<'q> Question<'q> {
     }
 
     /// The name under which the caller owns the resource.
-    fn owner(&self) -> Option<&'q str> {
+    pub(crate) fn owner(&self) -> Option<&'q str> {
         let application = self.grant?.application.as_deref()?;
         let id = self.policy.app_ids.get(application)?;
         (**id == *self.input.principal.id).then_some(application)
     }
 
-    fn is_narrowed(&self) -> bool {
+    pub(crate) fn is_narrowed(&self) -> bool {
         let edge = self.input.delegation_edge.as_ref();
         edge.is_some_and(|edge| {
             self.requested
@@ -183,7 +191,7 @@ impl<'q> Question<'q> {
         })
     }
 
-    fn is_confined(&self) -> bool {
+    pub(crate) fn is_confined(&self) -> bool {
         let labels = &self.input.principal.labels;
         self.policy.confinement.as_ref().is_some_and(|rules| {
             rules.iter().all(|rule| {
@@ -200,7 +208,7 @@ impl<'q> Question<'q> {
     }
 
     /// Whether one label covers all these scopes.
-    fn role_covers(&self, scopes: &BTreeSet<&str>) -> bool {
+    pub(crate) fn role_covers(&self, scopes: &BTreeSet<&str>) -> bool {
         let roles = self.grant.map(|grant| &grant.roles);
         let mut labels = self.input.principal.labels.iter();
         labels.any(|label| {
@@ -209,7 +217,7 @@ impl<'q> Question<'q> {
         })
     }
 
-    fn is_targeted(&self) -> bool {
+    pub(crate) fn is_targeted(&self) -> bool {
         let targets = self
             .input
             .context
@@ -227,7 +235,7 @@ impl<'q> Question<'q> {
     /// Required approvals and risks of what is requested.
     fn gates(&self) -> Result<Vec<Value>, PolicyFault> {
         let risk = self.risk()?;
-        let declared = self.policy.tiers.iter().flatten();
+        let declared = self.policy.tiers.iter().flat_map(|tiers| tiers.iter());
         let matched = |tier: &&Tier| risk.values().any(|name| **name == *tier.name);
         let tiers: Vec<&Value> = declared
             .filter(matched)

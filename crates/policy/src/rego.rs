@@ -1,71 +1,76 @@
-//! The contract evaluated by the engine, for zones whose documents read `input`. Slower by three
-//! orders of magnitude, so it is taken only where the native contract cannot answer.
-
-use std::time::Duration;
+//! The contract as Rego text: what the native contract was written against and is compared with.
+//! Nothing that decides evaluates it.
 
 use caracal_model::policy::{Contract, PolicyFault, PolicyInput, PolicyResult};
-use parking_lot::Mutex;
-use serde_json::Value;
+use regorus::Value;
 
 use crate::answer;
+use crate::bytecode::Bytecode;
+use crate::dynamic::Interpreter;
 use crate::engine::{Documents, EngineError};
+use crate::limits::EVALUATION;
 
 /// The contract as Rego text.
 pub const CONTRACT_REGO: &str = include_str!("contract.rego");
 
-/// Longest evaluation of one question.
-const LIMIT: Duration = Duration::from_millis(250);
-/// Engines that are kept for the next question.
-const SPARE: usize = 8;
-
-/// Documents and contract, evaluated for each question.
+/// Documents and contract, all of it evaluated for each question.
 #[derive(Debug)]
-pub(crate) struct RegoContract {
-    /// Ready to be copied.
-    original: Documents,
-    spare: Mutex<Vec<Documents>>,
+pub(crate) enum RegoContract {
+    Interpreter(Box<Interpreter>),
+    Machine(Bytecode),
+}
+
+fn documents(all: &[(String, String)]) -> Result<Documents, EngineError> {
+    let mut engine = Documents::new(EVALUATION.time);
+    for (id, content) in all {
+        engine.add(id, content)?;
+    }
+    engine.add("contract", CONTRACT_REGO)?;
+    Ok(engine)
 }
 
 impl RegoContract {
-    /// Takes documents that were checked.
-    pub(crate) fn new(documents: &[(String, String)]) -> Result<Self, EngineError> {
-        let mut original = Documents::new(LIMIT);
-        for (id, content) in documents {
-            original.add(id, content)?;
-        }
-        original.add("contract", CONTRACT_REGO)?;
-        Ok(Self {
-            original,
-            spare: Mutex::default(),
-        })
+    /// By the interpreter, over documents that were checked.
+    pub(crate) fn interpreted(all: &[(String, String)]) -> Result<Self, EngineError> {
+        Ok(Self::Interpreter(Box::new(Interpreter::new(documents(
+            all,
+        )?))))
+    }
+
+    /// By the bytecode machine. Of documents that fail or contradict each other it says nothing: it
+    /// does not report what it passes over.
+    pub(crate) fn compiled(all: &[(String, String)]) -> Result<Self, EngineError> {
+        let machine = Bytecode::compile(&documents(all)?, &["result"])?;
+        Ok(Self::Machine(machine))
+    }
+
+    fn result(&self, question: Value) -> Result<Option<Value>, EngineError> {
+        let mut values = match self {
+            Self::Interpreter(interpreter) => {
+                interpreter.answer(|engine| engine.answer(&["result"], question))?
+            }
+            Self::Machine(machine) => machine.answer(question)?,
+        };
+        Ok(values.pop().flatten())
     }
 }
 
 impl Contract for RegoContract {
     fn evaluate(&self, input: &PolicyInput) -> Result<PolicyResult, PolicyFault> {
         answer::check_schema(input)?;
-        let question = question(input)?;
-        let spare = self.spare.lock().pop();
-        let mut engine = spare.unwrap_or_else(|| self.original.clone());
-        // An engine that failed is not used again: we do not know what it left behind.
-        let result = engine
-            .rule("result", question)
-            .map_err(|error| PolicyFault(error.message))?;
-        let mut spare = self.spare.lock();
-        if spare.len() < SPARE {
-            spare.push(engine);
-        }
-        drop(spare);
-        let text = result
-            .to_json_str()
-            .map_err(|error| PolicyFault(error.to_string()))?;
-        let result: Value =
-            serde_json::from_str(&text).map_err(|error| PolicyFault(error.to_string()))?;
+        let fault = |error: &dyn std::fmt::Display| PolicyFault(error.to_string());
+        let result = self
+            .result(question(input)?)
+            .map_err(|error| fault(&error))?;
+        let text = result.unwrap_or(Value::Null).to_json_str();
+        let text = text.map_err(|error| fault(&error))?;
+        let result = serde_json::from_str(&text).map_err(|error| fault(&error))?;
         answer::from_json(&result)
     }
 }
 
-fn question(input: &PolicyInput) -> Result<regorus::Value, PolicyFault> {
-    let text = serde_json::to_string(input).map_err(|error| PolicyFault(error.to_string()))?;
-    regorus::Value::from_json_str(&text).map_err(|error| PolicyFault(error.to_string()))
+/// The question as the engine takes it.
+pub(crate) fn question(input: &PolicyInput) -> Result<Value, PolicyFault> {
+    let value = serde_json::to_value(input).map_err(|error| PolicyFault(error.to_string()))?;
+    Ok(Value::from(value))
 }

@@ -22,7 +22,7 @@ pub(crate) struct Place {
 pub(crate) enum Kind<'a> {
     /// A name or a keyword.
     Word(&'a str),
-    /// A string, quotes included; true when escapes mean something in it.
+    /// A string, quotes included.
     Text(&'a str),
     /// Anything else, one character each.
     Sign(char),
@@ -110,17 +110,12 @@ const fn is_name(character: char) -> bool {
 
 /// Splits text into tokens and comments.
 pub(crate) fn scan(text: &str) -> Result<Scan<'_>, Fault> {
-    scan_first(usize::MAX, text)
-}
-
-/// As [`scan`], up to so many tokens.
-pub(crate) fn scan_first(most: usize, text: &str) -> Result<Scan<'_>, Fault> {
     let mut cursor = Cursor {
         rest: text,
         at: Place { line: 1, column: 1 },
     };
     let mut scan = Scan::default();
-    while scan.tokens.len() < most {
+    loop {
         cursor.take_while(char::is_whitespace);
         let at = cursor.at;
         let Some(first) = cursor.rest.chars().next() else {
@@ -147,7 +142,7 @@ pub(crate) fn scan_first(most: usize, text: &str) -> Result<Scan<'_>, Fault> {
     Ok(scan)
 }
 
-impl<'a> Scan<'a> {
+impl Scan<'_> {
     /// Whether every bracket is closed by its own kind.
     pub(crate) fn check_balance(&self) -> Result<(), Fault> {
         let mut open = Vec::new();
@@ -188,9 +183,9 @@ impl<'a> Scan<'a> {
         Ok(())
     }
 
-    /// Dotted names (`http.send`, `input.principal.id`) with what follows them. Names that follow a
-    /// dot or stand in a string do not start one.
-    pub(crate) fn paths(&self) -> Vec<Path<'_, 'a>> {
+    /// Dotted names (`http.send`, `input.principal.id`). Names that follow a dot or stand in a
+    /// string do not start one.
+    pub(crate) fn paths(&self) -> Vec<Path> {
         let mut paths = Vec::new();
         let mut rest = self.tokens.as_slice();
         let mut after_dot = false;
@@ -214,11 +209,7 @@ impl<'a> Scan<'a> {
                     name.push_str(next);
                     rest = after;
                 }
-                paths.push(Path {
-                    name,
-                    at: token.at,
-                    rest,
-                });
+                paths.push(Path { name, at: token.at });
             }
             after_dot = token.is_sign('.');
         }
@@ -228,18 +219,9 @@ impl<'a> Scan<'a> {
 
 /// A dotted name.
 #[derive(Debug)]
-pub(crate) struct Path<'s, 'a> {
+pub(crate) struct Path {
     pub name: String,
     pub at: Place,
-    /// What follows.
-    pub rest: &'s [Token<'a>],
-}
-
-impl Path<'_, '_> {
-    /// Whether the name starts with this word.
-    pub(crate) fn starts_at(&self, word: &str) -> bool {
-        self.name.split('.').next() == Some(word)
-    }
 }
 
 #[cfg(test)]

@@ -2,23 +2,42 @@
 //! is kept as such, because it denies with a reason of its own.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
+use caracal_model::policy::PolicyInput;
 use regorus::Value;
 
-/// The data of one zone.
-#[derive(Debug, Default)]
+/// Scope to its tiers.
+pub(crate) type Risk = HashMap<Box<str>, BTreeSet<Box<str>>>;
+
+/// The data of one zone. A copy shares its parts.
+#[derive(Clone, Debug)]
 pub(crate) struct ZonePolicy {
     pub restricted: bool,
     /// Name in grants to application id.
-    pub app_ids: HashMap<Box<str>, Box<str>>,
+    pub app_ids: Arc<HashMap<Box<str>, Box<str>>>,
     /// Resource identifier to grant.
-    pub grants: HashMap<Box<str>, Grant>,
+    pub grants: Arc<HashMap<Box<str>, Grant>>,
     /// `None` when malformed.
-    pub confinement: Option<Vec<Confinement>>,
+    pub confinement: Option<Arc<Vec<Confinement>>>,
     /// Scope to its tiers; `None` when malformed.
-    pub risk: Option<HashMap<Box<str>, BTreeSet<Box<str>>>>,
+    pub risk: Option<Arc<Risk>>,
     /// Declarations in the order of the contract; `None` when malformed.
-    pub tiers: Option<Vec<Tier>>,
+    pub tiers: Option<Arc<Vec<Tier>>>,
+}
+
+impl Default for ZonePolicy {
+    /// No root is defined.
+    fn default() -> Self {
+        Self {
+            restricted: false,
+            app_ids: Arc::default(),
+            grants: Arc::default(),
+            confinement: Some(Arc::default()),
+            risk: Some(Arc::default()),
+            tiers: Some(Arc::default()),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -42,19 +61,24 @@ pub(crate) struct Tier {
 }
 
 impl ZonePolicy {
-    /// Reads the values of the roots; what is not there is `None`.
-    pub(crate) fn read(mut root: impl FnMut(&str) -> Option<Value>) -> Self {
-        Self {
-            restricted: root("restrict").is_some_and(|value| is_filled(&value)),
-            app_ids: root("app_ids")
-                .map(|value| app_ids(&value))
-                .unwrap_or_default(),
-            grants: root("grants")
-                .map(|value| grants(&value))
-                .unwrap_or_default(),
-            confinement: root("confinement").map_or_else(|| Some(Vec::new()), |v| confinement(&v)),
-            risk: root("risk").map_or_else(|| Some(HashMap::new()), |v| risk(&v)),
-            tiers: root("approval_tiers").map_or_else(|| Some(Vec::new()), |v| tiers(&v)),
+    /// Takes the value of a defined root. For one question only, large roots are read as far as it
+    /// asks: the grant of its resource, the names of its caller. What is left out cannot be part of
+    /// the answer, and the time taken does not grow with the zone.
+    pub(crate) fn set(&mut self, root: &str, value: &Value, question: Option<&PolicyInput>) {
+        match root {
+            "restrict" => self.restricted = is_filled(value),
+            "app_ids" => {
+                let caller = question.map(|question| question.principal.id.as_str());
+                self.app_ids = Arc::new(app_ids(value, caller));
+            }
+            "grants" => {
+                let resource = question.map(|question| question.resource.identifier.as_str());
+                self.grants = Arc::new(grants(value, resource));
+            }
+            "confinement" => self.confinement = confinement(value).map(Arc::new),
+            "risk" => self.risk = risk(value).map(Arc::new),
+            "approval_tiers" => self.tiers = tiers(value).map(Arc::new),
+            _ => {}
         }
     }
 }
@@ -90,9 +114,10 @@ fn members(value: &Value) -> impl Iterator<Item = (&str, &Value)> {
 }
 
 fn member<'v>(value: &'v Value, name: &str) -> Option<&'v Value> {
-    members(value)
-        .find(|(found, _)| *found == name)
-        .map(|(_, value)| value)
+    match value {
+        Value::Object(members) => members.get(&Value::from(name)),
+        _ => None,
+    }
 }
 
 /// The items of an array or a set.
@@ -104,13 +129,25 @@ fn items(value: &Value) -> Option<Vec<&Value>> {
     }
 }
 
-fn app_ids(value: &Value) -> HashMap<Box<str>, Box<str>> {
+fn app_ids(value: &Value, only: Option<&str>) -> HashMap<Box<str>, Box<str>> {
+    let named = |id: &Value| match (id, only) {
+        (Value::String(id), Some(only)) => **id == *only,
+        _ => true,
+    };
     members(value)
+        .filter(|(_, id)| named(id))
         .filter_map(|(name, id)| Some((name.into(), text(id)?)))
         .collect()
 }
 
-fn grants(value: &Value) -> HashMap<Box<str>, Grant> {
+fn grants(value: &Value, only: Option<&str>) -> HashMap<Box<str>, Grant> {
+    if let Some(resource) = only {
+        let found = member(value, resource);
+        return found
+            .map(|found| (resource.into(), grant(found)))
+            .into_iter()
+            .collect();
+    }
     members(value)
         .map(|(resource, grant)| (resource.into(), self::grant(grant)))
         .collect()
@@ -154,11 +191,11 @@ fn named(value: &Value, name: &str) -> Option<Box<str>> {
         .filter(|text| !text.is_empty())
 }
 
-fn risk(value: &Value) -> Option<HashMap<Box<str>, BTreeSet<Box<str>>>> {
+fn risk(value: &Value) -> Option<Risk> {
     let Value::Array(entries) = value else {
         return None;
     };
-    let mut tiers: HashMap<Box<str>, BTreeSet<Box<str>>> = HashMap::new();
+    let mut tiers = Risk::new();
     for entry in entries.iter() {
         tiers
             .entry(named(entry, "scope")?)

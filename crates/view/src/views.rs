@@ -370,6 +370,11 @@ impl Views {
         self.0.lease.lag()
     }
 
+    /// How long memory is trusted after the feed was last confirmed.
+    pub fn feed_max_lag(&self) -> Duration {
+        self.0.config.feed_max_lag
+    }
+
     /// Trusts memory only while `condition` is true as well: whether what this process commits
     /// reaches the feed that it follows.
     pub(crate) fn only_while(&self, condition: Arc<AtomicBool>) {

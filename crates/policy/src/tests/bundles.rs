@@ -117,6 +117,29 @@ fn a_document_that_is_not_accepted_is_a_rejection_of_the_bundle() {
 }
 
 #[test]
+fn what_was_compiled_lately_is_not_compiled_again() {
+    let bundle = documents(&["restrict := {\"compiled\": \"once\"}"]);
+    let first = compile_checked(&bundle).unwrap();
+    assert!(std::sync::Arc::ptr_eq(
+        &first,
+        &compile_checked(&bundle).unwrap()
+    ));
+    let other = documents(&["restrict := {\"compiled\": \"anew\"}"]);
+    assert!(!std::sync::Arc::ptr_eq(
+        &first,
+        &compile_checked(&other).unwrap()
+    ));
+    let before = crate::meter();
+    let measured = crate::compile_measured(&documents(&["restrict := {\"m\": 1}"])).unwrap();
+    assert!(measured.evaluate(&PolicyInput::default()).is_ok());
+    assert!(crate::compile_measured(&documents(&["other := 1"])).is_err());
+    let after = crate::meter();
+    assert!(after.compilations >= before.compilations + 2);
+    assert!(after.compilation_errors > before.compilation_errors);
+    assert!(after.evaluations > before.evaluations);
+}
+
+#[test]
 fn a_document_may_read_the_question() {
     let body = r#"app_ids := {"a": "app-1"}
 grants := {"resource://r": {"application": "a", "roles": {"clerk": scopes}}} if {

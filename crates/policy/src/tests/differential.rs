@@ -1,8 +1,6 @@
 //! Native and Rego are asked the same questions about the same documents, many of them malformed.
 
-use caracal_model::policy::{
-    Action, Context, Contract, EdgeInput, PolicyInput, Principal, ResourceInput,
-};
+use caracal_model::policy::{Action, Context, EdgeInput, PolicyInput, Principal, ResourceInput};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -179,7 +177,7 @@ fn root(name: &'static str, value: BoxedStrategy<String>) -> BoxedStrategy<Optio
 }
 
 /// A document with some of the six roots, and now and then another that repeats one.
-fn bodies() -> impl Strategy<Value = Vec<String>> {
+pub(super) fn bodies() -> impl Strategy<Value = Vec<String>> {
     let ids = mostly(object(quoted(&NAMES), mostly(quoted(&IDS))));
     let restrict = prop_oneof![6 => Just("{}".to_owned()), 1 => junk()];
     let roots = (
@@ -258,7 +256,7 @@ fn edge() -> BoxedStrategy<EdgeInput> {
 }
 
 /// Questions of the four kinds, each with a chance to be slightly off.
-fn question() -> impl Strategy<Value = PolicyInput> {
+pub(super) fn question() -> impl Strategy<Value = PolicyInput> {
     let kind = prop_oneof![
         Just(0u8),
         Just(1),

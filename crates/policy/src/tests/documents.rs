@@ -126,6 +126,23 @@ fn a_builtin_that_looks_at_the_world_is_refused_however_it_is_mentioned() {
             "sprintf",
         ),
         ("risk := x if { x := f(1) with f as sprintf }", "sprintf"),
+        ("risk := numbers[\"range\"](1, 99)", "numbers.range"),
+        ("risk := replace(input.x, \"a\", input.y)", "replace"),
+        ("risk := replace(input.x, \"\", \"b\")", "replace"),
+        ("risk := concat(input.x, [])", "concat"),
+        (
+            "risk := regex.replace(input.x, \"a\", \"$0$0\")",
+            "regex.replace",
+        ),
+        (
+            "risk := strings.replace_n({}, input.x)",
+            "strings.replace_n",
+        ),
+        ("risk := [1 | not all([rand.intn(1, 2)])]", "rand.intn"),
+        (
+            "risk := [x | some x in {\"a\": {opa.runtime(): 1}}]",
+            "opa.runtime",
+        ),
     ] {
         assert_eq!(
             code(&document(body)),
@@ -137,6 +154,7 @@ fn a_builtin_that_looks_at_the_world_is_refused_however_it_is_mentioned() {
         "risk := [\"http.send(1)\"] # rand.intn(",
         "restrict := {\"time.now_ns\": 1}",
         "grants := {sprintf(\"resource://%s-%03d\", [\"r\", 7]): {}}",
+        "grants := {concat(\"/\", [\"resource:\", replace(input.x, \"a\", \"b\")]): {}}",
     ] {
         assert!(validate(&document(body)).is_ok(), "{body}");
     }
@@ -150,6 +168,32 @@ fn a_document_that_does_not_parse_says_where() {
     assert!(invalid.detail.is_some());
     let nested = format!("risk := {}{}", "[".repeat(31), "]".repeat(31));
     assert_eq!(code(&document(&nested)), "content_too_complex");
+}
+
+#[test]
+fn every_refusal_says_where_and_what_to_do() {
+    let head = "# caracal:data-document\npackage caracal.authz\n";
+    let mut table = String::new();
+    for content in [
+        String::new(),
+        format!("{head}grants := {{\"a"),
+        format!("{head}grants := {{\"a\": [1}}"),
+        "grants := {}".to_owned(),
+        "package caracal-authz\n".to_owned(),
+        format!("{head}risk := [http.send({{}})]"),
+        format!("{head}risk := [\n  sprintf(input.x, [])]"),
+        "package other\nx := 1".to_owned(),
+        "package caracal.authz\nx := 1".to_owned(),
+        format!("{head}grants := {{}} result := 2"),
+        head.to_owned(),
+        format!("{head}grants := {{}}\n  helper := 1"),
+    ] {
+        let invalid = validate(&content).unwrap_err();
+        let code = invalid.code.split(':').next().unwrap().to_owned();
+        table.push_str(&format!("{code:<37} | {}\n", invalid.message()));
+    }
+    let expected = include_str!("messages.txt");
+    assert_eq!(table, expected, "\n{table}");
 }
 
 #[test]

@@ -1,16 +1,18 @@
 //! Tests of the crate as a whole.
 
 mod bundles;
+mod bytecode;
 mod decisions;
 mod differential;
 mod documents;
+mod explanations;
 
 use std::sync::Arc;
 
 use caracal_model::policy::{Contract, PolicyFault, PolicyInput, PolicyResult};
 
 use crate::bundle::compile;
-use crate::rego::RegoContract;
+use crate::reference;
 
 /// A data document with this body.
 pub fn document(body: &str) -> String {
@@ -30,8 +32,8 @@ pub fn native(bodies: &[&str]) -> Arc<dyn Contract> {
 }
 
 /// The same documents, answered by the Rego text whether or not they need it.
-pub fn rego(bodies: &[&str]) -> RegoContract {
-    RegoContract::new(&documents(bodies)).unwrap()
+pub fn rego(bodies: &[&str]) -> Arc<dyn Contract> {
+    reference::interpreter(&documents(bodies)).unwrap()
 }
 
 /// Asks both, and insists that they agree; what a fault says may differ.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use caracal_model::ZoneId;
 use caracal_model::policy::{ActivePolicy, Contract, PolicyFault, PolicyInput, PolicyResult};
-use caracal_policy::{DenyAll, compile, manifest_sha256};
+use caracal_policy::{DenyAll, compile_measured, manifest_sha256};
 use caracal_store::zone_snapshot::PolicyBinding;
 
 use super::ZoneView;
@@ -89,7 +89,7 @@ fn load(binding: &PolicyBinding) -> Result<ActivePolicy, Unusable> {
             "the manifest hash does not fit the manifest".to_owned(),
         ));
     }
-    let contract = compile(&binding.documents).map_err(|error| {
+    let contract = compile_measured(&binding.documents).map_err(|error| {
         if error.is_rejection() {
             Unusable::Rejected(error.to_string())
         } else {
