@@ -13,7 +13,7 @@ mod outcome;
 mod request;
 mod standing;
 
-pub use outcome::{Decision, Grant, LineageClaims, Outcome, ResourceVerdict};
+pub use outcome::{Asked, Decision, Grant, LineageClaims, Outcome, ResourceVerdict};
 pub use request::{Class, CredentialFault, ExchangeRequest, Facts, RequestedResource};
 pub use standing::Standing;
 
@@ -195,7 +195,17 @@ impl<'a> Standing<'a> {
     ) -> Judgement<'a> {
         let mut verdict = ResourceVerdict::denied(resource, status::COMPLETE, "");
         verdict.policy_ran = true;
-        let answer = match policy.contract.evaluate(question) {
+        let answered = policy.contract.evaluate(question);
+        verdict.asked = Some(Box::new(Asked {
+            question: question.clone(),
+            answer: match &answered {
+                Ok(answer) if answer.allow && answer.step_up().is_some() => "hold",
+                Ok(answer) if answer.allow => "allow",
+                Ok(_) => "deny",
+                Err(_) => "fault",
+            },
+        }));
+        let answer = match answered {
             Ok(answer) => answer,
             Err(fault) => {
                 verdict.evaluation_status = status::POLICY_FAILED;

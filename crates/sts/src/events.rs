@@ -59,6 +59,12 @@ impl Trail<'_> {
         if let Some(reason) = &verdict.reason {
             metadata.insert("reason".to_owned(), reason.as_str().into());
         }
+        // What a replay or an explanation asks again; what the exchange came to may be less.
+        if let Some(asked) = &verdict.asked {
+            metadata.insert("policy_decision".to_owned(), asked.answer.into());
+            let question = caracal_policy::evidence(&asked.question);
+            metadata.insert("policy_input".to_owned(), question);
+        }
         // Records of gateway and resource mandates are not rows: this is where they are found.
         if let (true, Some(issued)) = (verdict.allowed, issued) {
             metadata.insert("issued_record_id".to_owned(), issued.sid.as_str().into());

@@ -50,6 +50,21 @@ fn bad_signature() -> Refused {
     Refusal::GatewaySignature.because("invalid gateway exchange signature")
 }
 
+/// Whether a request carries a signature that could be checked, before its body is read.
+///
+/// # Errors
+/// 401 `access_denied`.
+pub fn has_signature(sts: &Sts, headers: &HeaderMap) -> Result<(), Refused> {
+    let complete = [TIMESTAMP, NONCE, SIGNATURE]
+        .iter()
+        .all(|name| headers.contains_key(*name));
+    if complete && sts.gateway_key.is_some() {
+        Ok(())
+    } else {
+        Err(bad_signature())
+    }
+}
+
 /// Proves that our Gateway (or API) sent these bytes, now and for the first time.
 ///
 /// # Errors

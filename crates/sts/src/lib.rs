@@ -15,6 +15,7 @@ mod exchange;
 pub mod form;
 mod gateway;
 mod http;
+mod internal;
 mod jwks;
 mod known;
 mod lockout;
@@ -186,6 +187,8 @@ pub fn router(sts: Arc<Sts>, metrics_open: bool) -> Router {
             "/internal/zones/{zone}/signing-key/rotate",
             post(rotate::rotate),
         )
+        .route("/internal/policy/simulate", post(internal::simulate))
+        .route("/internal/policy/status/{zone}", get(internal::status))
         .route("/health", get(health::alive))
         .route("/ready", get(ready))
         .with_state(sts)

@@ -1,5 +1,8 @@
 //! What the STS counts (spec: operations §4, §17.4).
 
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
 use caracal_evidence::EvidenceLog;
 use caracal_net::metrics::{Counter, EncodeLabelSet, Family, Registry};
 use caracal_store::Store;
@@ -58,7 +61,8 @@ impl Metrics {
             "Token exchanges by outcome and wire code",
             Family::<Outcome, Counter>::default(),
         );
-        audit(registry, evidence);
+        audit(registry, evidence, views);
+        policy(registry, views);
         pool(registry, store);
         let (applied, views) = (
             registry.gauge("view_entries_applied", "Feed entries"),
@@ -98,7 +102,7 @@ impl Metrics {
     }
 }
 
-fn audit(registry: &Registry, evidence: &EvidenceLog) {
+fn audit(registry: &Registry, evidence: &EvidenceLog, views: &Views) {
     let gauge = |name, help| registry.gauge(name, help);
     let pending = gauge("audit_replay_pending", "Evidence not yet delivered");
     let files = gauge("audit_replay_files", "Files of the local log");
@@ -129,7 +133,7 @@ fn audit(registry: &Registry, evidence: &EvidenceLog) {
         replayed.set(whole(stats.replayed));
         async {}
     });
-    let log = evidence.clone();
+    let (log, views) = (evidence.clone(), views.clone());
     registry.json(move || {
         let stats = log.stats();
         json!({
@@ -142,9 +146,81 @@ fn audit(registry: &Registry, evidence: &EvidenceLog) {
                 "audit_replay_replayed": stats.replayed,
                 "audit_sink_errors": stats.sink_errors,
             },
+            "opa": policy_json(&views),
             "audit_dropped": stats.dropped,
         })
     });
+}
+
+/// What policy costs, and how old the policy in memory may be: that is the time since the feed was
+/// last confirmed, for a zone's policy is read again when the feed names it, and at once when the
+/// feed is not confirmed within `FEED_MAX_LAG`, which stands for the poll interval.
+fn policy(registry: &Registry, views: &Views) {
+    let count = |name, help| registry.counter(name, help);
+    let evaluations = count("opa_eval", "Questions to policy");
+    let failed = count("opa_eval_errors", "Questions that policy could not answer");
+    let interpreted = count(
+        "opa_eval_interpreted",
+        "Questions that the bytecode path could not take",
+    );
+    let compilations = count("opa_compile", "Policy bundles compiled");
+    let refused = count("opa_compile_errors", "Policy bundles that do not compile");
+    let seconds = |name, help| registry.float_counter(name, help);
+    let answering = seconds("opa_eval_duration_seconds", "Time spent on questions");
+    let compiling = seconds("opa_compile_duration_seconds", "Time spent compiling");
+    let age = registry.float_gauge(
+        "opa_max_policy_age_seconds",
+        "Since the policies in memory were last known to be current",
+    );
+    let interval = registry.float_gauge(
+        "opa_poll_interval_seconds",
+        "Longest time that a policy in memory is used without such a check",
+    );
+    let views = views.clone();
+    registry.on_scrape(move || {
+        let meter = caracal_policy::meter();
+        for (counter, value) in [
+            (&evaluations, meter.evaluations),
+            (&failed, meter.evaluation_errors),
+            (&interpreted, meter.interpreted),
+            (&compilations, meter.compilations),
+            (&refused, meter.compilation_errors),
+        ] {
+            counter.inner().store(value, Ordering::Relaxed);
+        }
+        for (counter, time) in [
+            (&answering, meter.evaluation_time),
+            (&compiling, meter.compilation_time),
+        ] {
+            let bits = time.as_secs_f64().to_bits();
+            counter.inner().store(bits, Ordering::Relaxed);
+        }
+        age.set(policy_age(&views));
+        interval.set(views.feed_max_lag().as_secs_f64());
+        async {}
+    });
+}
+
+fn policy_age(views: &Views) -> f64 {
+    views.lag().map_or(f64::INFINITY, |lag| lag.as_secs_f64())
+}
+
+fn policy_json(views: &Views) -> serde_json::Value {
+    let meter = caracal_policy::meter();
+    let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    json!({
+        "eval_total": meter.evaluations,
+        "eval_errors": meter.evaluation_errors,
+        "eval_interpreted": meter.interpreted,
+        "eval_duration_ns": nanos(meter.evaluation_time),
+        "compile_total": meter.compilations,
+        "compile_errors": meter.compilation_errors,
+        "compile_duration_ns": nanos(meter.compilation_time),
+        "max_policy_age_seconds": policy_age(views),
+        "poll_interval_seconds": views.feed_max_lag().as_secs_f64(),
+        "decision_contract_version": caracal_policy::CONTRACT_VERSION,
+        "decision_contract_sha256": caracal_policy::contract_sha256(),
+    })
 }
 
 fn pool(registry: &Registry, store: &Store) {

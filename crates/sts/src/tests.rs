@@ -399,6 +399,87 @@ caracal_store::on_each_engine! {
         "); }
     }
 
+    async fn policy_is_asked_over_the_wire_with_the_shared_key_only(store: Store) {
+        let sts = TestSts::start(store).await;
+        let key = HmacKey::from_hex(KEY).unwrap();
+        let now = SystemClock::new().now().unix_seconds();
+        let signed = |method: &str, path: &str, nonce: &str, body: &str| {
+            let signature = GatewaySignature {
+                timestamp: now, nonce, method, path, body: body.as_bytes(),
+            }.sign(&key);
+            let request = Request::builder().method(method).uri(path)
+                .header("content-type", "application/json")
+                .header(crate::gateway::TIMESTAMP, now.to_string())
+                .header(crate::gateway::NONCE, nonce)
+                .header(crate::gateway::SIGNATURE, signature);
+            request.body(Body::from(body.to_owned())).unwrap()
+        };
+        let simulate = "/internal/policy/simulate";
+        let bundle = |content: &str| serde_json::json!({
+            "policy_set_id": "ps", "version_id": "v", "manifest_sha256": "m",
+            "policies": [{"id": "pv", "content": content}], "input": {},
+        }).to_string();
+        let head = "# caracal:data-document\npackage caracal.authz\n";
+        let good = bundle(&format!("{head}restrict := {{}}"));
+        let before = caracal_policy::meter();
+        let (status, _, answer) = sts.send(signed("POST", simulate, "s1", &good)).await;
+        assert_eq!((status, &answer["result"]["decision"]), (StatusCode::OK, &Value::from("deny")));
+        assert_eq!((&answer["policy_set_id"], &answer["version_id"], &answer["manifest_sha256"]),
+            (&Value::from("ps"), &Value::from("v"), &Value::from("m")));
+        let large = bundle(&format!("{head}restrict := {{}} # {}", "x".repeat(200_000)));
+        assert_eq!(sts.send(signed("POST", simulate, "s2", &large)).await.0, 200);
+        assert_eq!(caracal_policy::meter().compilation_errors, before.compilation_errors);
+        let mut table = String::new();
+        for (case, request) in [
+            ("unsigned", post(simulate, "application/json", good.clone())),
+            ("the same again", signed("POST", simulate, "s1", &good)),
+            ("no JSON", signed("POST", simulate, "s3", "{")),
+            ("no documents", signed("POST", simulate, "s4", r#"{"policies":[]}"#)),
+            ("input of the wrong type", signed("POST", simulate, "s5",
+                &good.replace("\"input\":{}", "\"input\":{\"principal\":1}"))),
+            ("a document that is none", signed("POST", simulate, "s6", &bundle("x"))),
+            ("documents that contradict", signed("POST", simulate, "s7",
+                &bundle(&format!("{head}risk := []\nrisk := [1]")))),
+            ("status, unsigned",
+             Request::get("/internal/policy/status/z1").body(Body::empty()).unwrap()),
+        ] {
+            writeln!(table, "{}", sts.row(case, request).await).unwrap();
+        }
+        insta::allow_duplicates! { insta::assert_snapshot!(table, @r"
+        unsigned                   | 401 access_denied: invalid gateway exchange signature
+        the same again             | 401 access_denied: invalid gateway exchange signature
+        no JSON                    | 400 invalid_request: the body is not a simulation: EOF while parsing an object at line 1 column 1
+        no documents               | 400 invalid_request: policies must have at least one document
+        input of the wrong type    | 400 invalid_request: invalid type: integer `1`, expected struct Principal
+        a document that is none    | 422 policy_eval_failed: document `pv` is not accepted: missing_package_declaration
+        documents that contradict  | 422 policy_eval_failed: policy evaluation failed: rule conflicts with rule at pv:3:1
+        status, unsigned           | 401 access_denied: invalid gateway exchange signature
+        "); }
+
+        let status = async |zone: &str, nonce: &str| {
+            let path = format!("/internal/policy/status/{zone}");
+            sts.send(signed("GET", &path, nonce, "")).await.2
+        };
+        let bare = status("z1", "t1").await;
+        assert_eq!((&bare["loaded"], &bare["manifest_sha256"]),
+            (&Value::Bool(true), &Value::from("no_active_policy_set")));
+        assert!(bare.get("policy_set_version_id").is_none() && bare["loaded_at"].is_string(), "{bare}");
+        assert_eq!(status("z9", "t2").await, serde_json::json!({"zone_id": "z9", "loaded": false}));
+    }
+
+    async fn policy_is_measured(store: Store) {
+        let sts = TestSts::start(store).await;
+        let text = sts.sts.registry.render().await;
+        for name in [
+            "opa_eval_total", "opa_eval_errors_total", "opa_eval_interpreted_total",
+            "opa_eval_duration_seconds_total", "opa_compile_total", "opa_compile_errors_total",
+            "opa_compile_duration_seconds_total", "opa_max_policy_age_seconds",
+            "opa_poll_interval_seconds",
+        ] {
+            assert!(text.contains(&format!("\ncaracal_sts_{name} ")), "{name}\n{text}");
+        }
+    }
+
     async fn a_call_of_an_application_that_is_gone_is_refused_on_record(store: Store) {
         let TestSts { sts, .. } = &TestSts::start(store).await;
         let mandate = serde_json::from_value(serde_json::json!({

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use caracal_model::policy::PolicyInput;
 use caracal_model::{
     Actor, ApplicationId, ChainHop, DelegationId, Jti, Mandate, RecordId, Refused, SessionId,
     SubjectType, TokenUse, ZoneId,
@@ -69,6 +70,18 @@ pub struct ResourceVerdict {
     pub diagnostics: Vec<Value>,
     /// Why not.
     pub reason: Option<String>,
+    /// What policy was asked and said, when it was.
+    pub asked: Option<Box<Asked>>,
+}
+
+/// A question to policy and what came of it: all that is needed to ask it again.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Asked {
+    /// The question.
+    pub question: PolicyInput,
+    /// The answer: `allow`, `hold` (allowed with an approval), `deny` or `fault`. What became of
+    /// the exchange may be less.
+    pub answer: &'static str,
 }
 
 impl ResourceVerdict {
@@ -91,6 +104,7 @@ impl ResourceVerdict {
             determining: Vec::new(),
             diagnostics: Vec::new(),
             reason: Some(reason.into()),
+            asked: None,
         }
     }
 
