@@ -160,7 +160,8 @@ fn outbox_state(news: Option<&News>, at: &At, version_id: &str) -> &'static str 
     }
 }
 
-/// What this process has loaded; it follows the same feed as every STS.
+/// What this process has loaded; it follows the same feed as every STS. It is in force once every
+/// replica that answers from memory has applied its announcement.
 async fn sts(api: &Api, at: &At, version_id: &str) -> (Value, &'static str) {
     let view = match api.views.zone(&at.zone).await {
         Ok(view) => view,
@@ -173,12 +174,18 @@ async fn sts(api: &Api, at: &At, version_id: &str) -> (Value, &'static str) {
         }
     };
     let loaded = view.policy.version_id.as_deref();
+    let mut replicas = Vec::new();
     let state = match &view.policy_fault {
         Some(_) => "failed",
-        None if loaded == Some(version_id) => "loaded",
+        None if loaded == Some(version_id) => {
+            replicas = api.replicas(&at.zone).await;
+            let everywhere = replicas.iter().all(|replica| replica.applied);
+            if everywhere { "loaded" } else { "not_loaded" }
+        }
         None => "not_loaded",
     };
-    let age = api.clock.now().since(view.read_at).as_secs();
+    // The time since the policy was last known to be current, not since it was compiled.
+    let age = api.views.lag().map(|lag| lag.as_secs());
     let members = [
         ("state", Some(json!(state))),
         ("loaded", Some(json!(loaded.is_some()))),
@@ -189,7 +196,8 @@ async fn sts(api: &Api, at: &At, version_id: &str) -> (Value, &'static str) {
             Some(json!(&*view.policy.manifest_sha256)),
         ),
         ("loaded_at", Some(json!(view.read_at.iso_seconds()))),
-        ("age_seconds", Some(json!(age))),
+        ("age_seconds", age.map(|age| json!(age))),
+        ("replicas", (!replicas.is_empty()).then(|| json!(replicas))),
         ("detail", view.policy_fault.as_ref().map(|why| json!(why))),
     ];
     let sts = members

@@ -31,6 +31,7 @@ mod provider_test;
 mod providers;
 mod query;
 mod rego;
+mod replay;
 mod reseal;
 mod resources;
 mod router;

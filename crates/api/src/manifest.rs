@@ -89,8 +89,10 @@ impl Manifest {
                     "policy version {id} has schema {has}, not {needs}"
                 )));
             }
-            rego::validate(&version.content)
-                .map_err(|why| broken(format!("policy version {id}: {}", why.description)))?;
+            rego::validate(&version.content).map_err(|mut why| {
+                let issue = why.extra.remove("details").unwrap_or_default();
+                broken(format!("policy version {id}: {}", why.description)).with("details", issue)
+            })?;
             documents.push(version);
         }
         if documents.is_empty() {

@@ -74,18 +74,7 @@ pub async fn validate(input: Input) -> Answer {
     let content = fields.required_text("content", CONTENT);
     fields.end(INVALID)?;
     let preview = rego::validate(&content).map_err(|why| why.with("valid", json!(false)))?;
-    wire::ok(json!({
-        "valid": true,
-        "schema_version": SCHEMA_VERSION,
-        "input_schema_version": SCHEMA_VERSION,
-        "output_contract": {
-            "package": "caracal.authz",
-            "rule": "result",
-            "decision": ["allow", "deny"],
-            "evaluation_status": ["complete"],
-        },
-        "preview": preview,
-    }))
+    wire::ok(preview)
 }
 
 /// `GET /v1/policy-templates`

@@ -9,17 +9,18 @@ use serde_json::{Value, json};
 
 use crate::failure::Failure;
 
-/// What a document defines.
+/// The answer about a document that is accepted: what it defines.
 ///
 /// # Errors
-/// 422 `invalid_rego` with the code of the first rule that is broken.
+/// 422 `invalid_rego` with the code of the first rule that is broken; `details.issues` says where
+/// and what to do.
 pub fn validate(content: &str) -> Result<Value, Failure> {
     match caracal_policy::validate(content) {
-        Ok(preview) => Ok(json!(preview)),
-        Err(invalid) => Err(Failure::unprocessable(
-            "invalid_rego",
-            invalid.code.to_string(),
-        )),
+        Ok(preview) => Ok(preview.answer()),
+        Err(invalid) => Err(
+            Failure::unprocessable("invalid_rego", invalid.code.to_string())
+                .with("details", json!({ "issues": [invalid.issue()] })),
+        ),
     }
 }
 
@@ -28,27 +29,39 @@ pub fn templates() -> Value {
     json!(caracal_policy::templates())
 }
 
+/// Documents as the policy crate takes them: text by version id.
+pub fn texts(documents: Vec<PolicyVersion>) -> Vec<(String, String)> {
+    documents
+        .into_iter()
+        .map(|version| (version.id, version.content))
+        .collect()
+}
+
 /// Compiles documents into a contract. Large ones take tens of milliseconds.
 ///
 /// # Errors
 /// 422 `invalid_policy_bundle`, which says where the documents contradict each other.
 pub async fn compile(documents: Vec<PolicyVersion>) -> Result<Arc<dyn Contract>, Failure> {
-    let refused = |why: String| Failure::unprocessable("invalid_policy_bundle", why);
-    let compiled = tokio::task::spawn_blocking(move || {
-        let documents: Vec<(String, String)> = documents
-            .into_iter()
-            .map(|version| (version.id, version.content))
-            .collect();
-        caracal_policy::compile_checked(&documents)
-    });
-    match compiled.await {
-        Ok(Ok(contract)) => Ok(contract),
-        Ok(Err(error)) => Err(refused(error.to_string())),
-        Err(error) => {
-            tracing::error!(%error, "compilation of a policy bundle panicked");
-            Err(refused("the documents cannot be compiled".to_owned()))
-        }
-    }
+    let documents = texts(documents);
+    let compiled = off_the_runtime(move || caracal_policy::compile_checked(&documents)).await?;
+    compiled.map_err(|error| refused(error.to_string()))
+}
+
+fn refused(why: String) -> Failure {
+    Failure::unprocessable("invalid_policy_bundle", why)
+}
+
+/// Runs slow work of the policy crate.
+///
+/// # Errors
+/// 422 when it panics: the documents are at fault.
+pub async fn off_the_runtime<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| {
+        tracing::error!(%error, "work on a policy bundle panicked");
+        refused("the documents cannot be compiled".to_owned())
+    })
 }
 
 /// A manifest: its one text, and the hash of that text in hex (spec: sts §10.1).

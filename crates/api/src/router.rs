@@ -17,7 +17,7 @@ use crate::service::Api;
 use crate::{
     activation, admin_tokens, application_secrets, applications, approvals, audit,
     authority_records, operator, policies, policy_sets, provider_connections, provider_test,
-    providers, resources, simulate, subject_issuers, subjects, workloads, zones,
+    providers, replay, resources, simulate, subject_issuers, subjects, workloads, zones,
 };
 
 /// The routes of the service. `open_metrics` lets anybody read metrics when no bearer is set, as
@@ -226,6 +226,10 @@ fn policy() -> Routes {
         .route(
             "/v1/zones/{zone}/policy-sets/{id}/versions/{version}",
             get(policy_sets::version),
+        )
+        .route(
+            "/v1/zones/{zone}/policy-sets/{id}/versions/{version}/replay",
+            get(replay::replay),
         )
         .route(
             "/v1/zones/{zone}/policy-sets/{id}/activate",

@@ -1,6 +1,7 @@
 //! What every handler works with.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use caracal_bus::Bus;
 use caracal_crypto::envelope::Keyring;
@@ -9,7 +10,7 @@ use caracal_model::{Change, Clock, Ids, Rng, ZoneId};
 use caracal_net::egress::Fetcher;
 use caracal_store::Store;
 use caracal_store::{StoreError, Tx};
-use caracal_view::{Announce, Views};
+use caracal_view::{Announce, ReplicaStatus, Views};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +19,8 @@ use crate::config::Config;
 use crate::failure::Failure;
 use crate::reseal::Left;
 
+/// How long a question to the replicas may take.
+const REPLICAS_WITHIN: Duration = Duration::from_millis(100);
 /// Slow hashes at once: each takes 64 MiB and a core.
 const SLOW_HASHES: usize = 2;
 /// Requests a minute to foreign endpoints that a zone may have us make, of each sort.
@@ -142,6 +145,11 @@ impl Api {
     /// Lets the news of a commit go out before the answer does.
     pub(crate) async fn announce(&self) {
         self.announce.announce().await;
+    }
+
+    /// Which replicas have applied what was committed in this zone so far; none when nobody can tell.
+    pub(crate) async fn replicas(&self, zone: &ZoneId) -> Vec<ReplicaStatus> {
+        self.announce.prove(zone, REPLICAS_WITHIN).await
     }
 
     /// Seals a secret for the place where it is kept.

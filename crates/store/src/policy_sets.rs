@@ -33,6 +33,8 @@ statements! { pub(crate) mod sql {
         AND (s.created_at, s.id) < ($2, $3) ORDER BY s.created_at DESC, s.id DESC LIMIT $4");
     VERSION = concat!("SELECT ", version_columns!(), " FROM policy_set_versions \
         WHERE zone_id = $1 AND policy_set_id = $2 AND id = $3");
+    VERSION_OF_ZONE = concat!("SELECT ", version_columns!(), " FROM policy_set_versions \
+        WHERE zone_id = $1 AND id = $2");
     VERSIONS = concat!("SELECT ", version_columns!(), " FROM policy_set_versions \
         WHERE zone_id = $1 AND policy_set_id = $2 AND (created_at, id) < ($3, $4) \
         ORDER BY created_at DESC, id DESC LIMIT $5");
@@ -195,6 +197,21 @@ impl PolicySets<'_> {
         let row = self
             .0
             .query_opt(&sql::VERSION, &params![self.0.id(), set, version])
+            .await?;
+        row.as_ref().map(PolicySetVersion::read).transpose()
+    }
+
+    /// A version of whatever set of the zone, as evidence names it.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn version_of_zone(
+        &self,
+        version: &str,
+    ) -> Result<Option<PolicySetVersion>, StoreError> {
+        let row = self
+            .0
+            .query_opt(&sql::VERSION_OF_ZONE, &params![self.0.id(), version])
             .await?;
         row.as_ref().map(PolicySetVersion::read).transpose()
     }

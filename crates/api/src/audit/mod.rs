@@ -155,5 +155,6 @@ pub async fn by_request(State(api): State<Arc<Api>>, at: At) -> Answer {
 /// `GET /v1/zones/{zone}/audit/by-request/{id}/explain`
 pub async fn explain(State(api): State<Arc<Api>>, at: At) -> Answer {
     let shown = of_request(&api, &at).await?;
-    wire::ok(explain::explain(&at, shown))
+    let explanations = explain::explanations(&api, &at, &shown).await?;
+    wire::ok(explain::explain(&at, shown, explanations))
 }

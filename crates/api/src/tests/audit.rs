@@ -10,33 +10,51 @@ use crate::on_stack;
 
 /// Appends events of the zone, one microsecond after another.
 async fn append(stack: &Stack, zone: &ZoneId, events: &[(&str, &str, Value)]) {
+    let made = events
+        .iter()
+        .enumerate()
+        .map(|(at, (request, decision, metadata))| event(zone, at, request, decision, metadata));
+    append_events(stack, zone, made.collect()).await;
+}
+
+/// The event of a decision, the `at`th of its zone.
+pub fn event(zone: &ZoneId, at: usize, request: &str, decision: &str, metadata: &Value) -> Event {
     let start = Timestamp::from_unix_seconds(1_779_364_800);
+    Event::new(
+        EventId::trusted(format!("evt-{at}")),
+        zone.clone(),
+        "token_exchange",
+        request,
+        decision.to_owned(),
+        "complete",
+        start.plus(std::time::Duration::from_micros(at as u64)),
+    )
+    .metadata(metadata.as_object().unwrap().clone())
+}
+
+/// Appends these events to the chain of a zone that has none.
+pub async fn append_events(stack: &Stack, zone: &ZoneId, events: Vec<Event>) {
     let mut rows = Vec::new();
-    for (at, (request, decision, metadata)) in events.iter().enumerate() {
-        let occurred_at = start.plus(std::time::Duration::from_micros(at as u64));
-        let text = |name: &str| metadata[name].as_str().map(str::to_owned);
-        let id = format!("evt-{at}");
-        let event = Event::new(
-            EventId::trusted(id.as_str()),
-            zone.clone(),
-            "token_exchange",
-            *request,
-            (*decision).to_owned(),
-            "complete",
-            occurred_at,
-        )
-        .metadata(metadata.as_object().unwrap().clone());
+    for (at, event) in events.iter().enumerate() {
+        let wire: Value = serde_json::from_str(&event.to_wire()).unwrap();
+        let text = |path: &str| {
+            wire.pointer(path)
+                .and_then(Value::as_str)
+                .map(str::to_owned)
+        };
+        let of = |name: &str| text(&format!("/metadata_json/{name}"));
+        let occurred_at = Timestamp::parse_rfc3339(&text("/occurred_at").unwrap()).unwrap();
         rows.push(AuditEvent {
             zone: zone.clone(),
             chain_seq: at as u64 + 1,
-            id,
+            id: text("/id").unwrap(),
             event_type: "token_exchange".into(),
-            request_id: (*request).to_owned(),
-            decision: (*decision).to_owned(),
-            evaluation_status: "complete".into(),
-            application_id: text("application_id"),
-            agent_session_id: text("agent_session_id"),
-            authority_record_id: text("session_id"),
+            request_id: text("/request_id").unwrap(),
+            decision: text("/decision").unwrap(),
+            evaluation_status: text("/evaluation_status").unwrap(),
+            application_id: of("application_id"),
+            agent_session_id: of("agent_session_id"),
+            authority_record_id: of("session_id"),
             labels: Vec::new(),
             occurred_at,
             ingested_at: occurred_at,

@@ -10,6 +10,7 @@ mod lists;
 mod malformed;
 mod policy;
 mod provisioning;
+mod replay;
 mod reseal;
 mod secrets;
 mod stack;

@@ -35,6 +35,10 @@ on_stack! {
         let bad = stack.send("POST", "/v1/policies/validate", json!({"content": "package other"})).await;
         assert_eq!((bad.status.as_u16(), &bad.body["valid"]), (422, &json!(false)));
         assert_eq!(bad.text("error_description"), "must_use_package_caracal_authz");
+        assert_eq!(bad.body["details"]["issues"], json!([{
+            "path": ["content"], "code": "must_use_package_caracal_authz", "line": 1, "column": 1,
+            "message": "line 1, column 1: the package must be `caracal.authz`; write `package caracal.authz`",
+        }]));
     }
 
     async fn every_template_passes_validation(stack: Stack) {
