@@ -11,6 +11,7 @@ use crate::exit::Outcome;
 use crate::home::{Home, read_secret};
 use crate::web::{Call, Web};
 
+mod explain;
 mod export;
 mod tail;
 mod verify;
@@ -20,6 +21,8 @@ mod verify;
 pub enum Audit {
     /// Verify the chain of every zone, in the database or in an export
     Verify(verify::Verify),
+    /// Say why a request was decided as it was, and what would have to change
+    Explain(explain::Explain),
     /// Print events as they arrive
     Tail(tail::Tail),
     /// Write the events of a zone with their chain, one JSON object a line
@@ -30,6 +33,7 @@ impl Audit {
     pub fn run(&self) -> Outcome {
         match self {
             Self::Verify(verify) => verify.run(),
+            Self::Explain(explain) => explain.run(),
             Self::Tail(tail) => tail.run(),
             Self::Export(export) => export.run(),
         }
@@ -58,14 +62,14 @@ pub fn admin_token(
 }
 
 /// A reader of the management API.
-struct Reader {
+pub struct Reader {
     web: Web,
     api: String,
     token: Secret<String>,
 }
 
 impl Reader {
-    fn open(api: &Api) -> anyhow::Result<Self> {
+    pub fn open(api: &Api) -> anyhow::Result<Self> {
         let (environment, home) = api.data.open()?;
         let token = admin_token(api, &environment, &home)?;
         let url = match &api.api_url {
@@ -79,13 +83,13 @@ impl Reader {
         })
     }
 
-    async fn get(&self, path: &str) -> anyhow::Result<Value> {
+    pub async fn get(&self, path: &str) -> anyhow::Result<Value> {
         let call = Call::get(format!("{}{path}", self.api)).bearer(self.token.expose())?;
         self.web.json(call).await
     }
 
     /// The zone asked for; without one, the only zone that there is.
-    async fn zone(&self, asked: Option<&str>) -> anyhow::Result<String> {
+    pub async fn zone(&self, asked: Option<&str>) -> anyhow::Result<String> {
         if let Some(zone) = asked {
             return Ok(zone.to_owned());
         }
@@ -110,7 +114,7 @@ impl Reader {
 }
 
 /// The items of a page.
-fn items(page: &Value) -> impl Iterator<Item = &Value> {
+pub fn items(page: &Value) -> impl Iterator<Item = &Value> {
     page.get("items")
         .and_then(Value::as_array)
         .into_iter()

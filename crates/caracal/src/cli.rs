@@ -9,7 +9,7 @@ use clap_complete::Shell;
 
 use crate::exit::Outcome;
 use crate::home::Home;
-use crate::{audit, config, demo, down, migrate, serve, status, up, version};
+use crate::{audit, config, demo, down, migrate, policy, serve, status, up, version};
 
 const TEACH: &str = "\
 START
@@ -21,6 +21,8 @@ START
 OPERATE
   caracal migrate            prepare a Postgres database (DATABASE_URL)
   caracal serve sts gateway  run some of the services, on Postgres and Redis
+  caracal audit explain ID   why a request was decided so, and what would have to change
+  caracal policy replay      what another policy would have decided about recorded requests
   caracal audit verify       prove that no evidence was changed, dropped or reordered
 
 SETTINGS come from the environment, then from the file that CARACAL_ENV_FILE names, then from
@@ -53,6 +55,9 @@ enum Command {
     /// Read, export and verify evidence
     #[command(subcommand)]
     Audit(audit::Audit),
+    /// Try policy before it is in force
+    #[command(subcommand)]
+    Policy(policy::Policy),
     /// See it work: a call allowed, one denied, one cut off by a revocation
     Demo(demo::Demo),
     /// Print completions for a shell
@@ -109,6 +114,7 @@ impl Cli {
             Command::Serve(serve) => serve.run(),
             Command::Migrate(migrate) => migrate.run(),
             Command::Audit(audit) => audit.run(),
+            Command::Policy(policy) => policy.run(),
             Command::Demo(demo) => demo.run(),
             Command::Completions { shell } => {
                 clap_complete::generate(

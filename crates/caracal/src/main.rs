@@ -19,6 +19,7 @@ mod floor;
 mod home;
 mod migrate;
 mod platform;
+mod policy;
 mod process;
 mod roles;
 mod serve;
