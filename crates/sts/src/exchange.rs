@@ -27,7 +27,7 @@ use crate::events::{self, Trail};
 use crate::form::{SubjectTokenType, TokenRequest};
 use crate::gateway::verified;
 use crate::known::{Gathered, Presented};
-use crate::{Sts, actor, control, sign};
+use crate::{Sts, actor, control, federation, sign};
 
 /// The window of the mint rate.
 const RATE_WINDOW: Duration = Duration::from_secs(60);
@@ -101,19 +101,18 @@ pub async fn client_exchange(
             return Err(refused);
         }
     };
+    if let Some(token) = id_token(request) {
+        return federation::federate(sts, request, token, &caller, request_id).await;
+    }
     match decided(sts, request, &caller, request_id).await {
         Ok(issued) => Ok(issued),
         Err(early) => Err(early.settle(sts, &caller, request_id).await?),
     }
 }
 
-/// What later issues bring is refused by name, never half done.
-fn supported(form: &TokenRequest) -> Result<(), Refused> {
-    match form.subject.as_ref().map(|subject| subject.kind) {
-        Some(SubjectTokenType::IdToken) => Err(Refusal::TokenInvalid
-            .because("invalid subject_token: its issuer is not trusted in this zone")),
-        _ => Ok(()),
-    }
+fn id_token(form: &TokenRequest) -> Option<&str> {
+    let subject = form.subject.as_ref()?;
+    (subject.kind == SubjectTokenType::IdToken).then(|| subject.token.expose().as_str())
 }
 
 /// Ids from the form. Text that is no id names nothing that exists.
@@ -163,7 +162,6 @@ async fn decided(
     caller: &Caller,
     request_id: &RequestId,
 ) -> Result<Issued, Early> {
-    supported(form)?;
     let named = Named::read(form)?;
     let zone = &caller.zone;
     let subject = subject_mandate(sts, form, zone).await?;

@@ -12,10 +12,12 @@ pub mod credential;
 mod directive;
 mod events;
 mod exchange;
+mod federation;
 pub mod form;
 mod gateway;
 mod http;
 mod internal;
+mod issuers;
 mod jwks;
 mod known;
 mod lockout;
@@ -95,6 +97,7 @@ pub struct Sts {
     ids: Arc<Ids>,
     secrets: secrets::Secrets,
     service_tokens: credential::ServiceTokens,
+    issuers: issuers::IssuerKeys,
     lockout: lockout::Lockout,
     waiters: approval::Waiters,
     metrics: metrics::Metrics,
@@ -104,6 +107,13 @@ pub struct Sts {
 impl Sts {
     /// The service with these settings.
     pub fn new(config: Config, deps: Deps) -> Arc<Self> {
+        let keys = Arc::new(deps.fetch.clone());
+        Self::with_keys(config, deps, keys)
+    }
+
+    /// The service, taking the keys of trusted issuers from there.
+    fn with_keys(config: Config, deps: Deps, keys: Arc<dyn issuers::KeySource>) -> Arc<Self> {
+        let issuer_clock = Arc::clone(&deps.clock);
         let registry = Registry::new("caracal_sts");
         let pepper = deps.keyring.derive(CLIENT_SECRETS);
         let previous = deps.keyring.derive_previous(CLIENT_SECRETS);
@@ -127,6 +137,7 @@ impl Sts {
             ids: deps.ids,
             secrets,
             service_tokens: credential::ServiceTokens::default(),
+            issuers: issuers::IssuerKeys::new(keys, issuer_clock),
             lockout: lockout::Lockout::default(),
             waiters: approval::Waiters::default(),
             metrics,

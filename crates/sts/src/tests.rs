@@ -2,9 +2,12 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use async_trait::async_trait;
 use axum::Router;
 use axum::body::Body;
+use bytes::Bytes;
 use caracal_bus::Bus;
 use caracal_crypto::envelope::{Kek, Keyring};
 use caracal_crypto::es256::{Jws, SigningKey};
@@ -20,21 +23,57 @@ use caracal_store::applications::Application;
 use caracal_store::zones::{NewZoneKey, Provenance, Zone};
 use caracal_view::{Local, Relay, RelayOptions, ViewConfig, Views, ZONE_KEY_AAD};
 use http::{Request, StatusCode};
+use parking_lot::Mutex;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
+use crate::issuers::KeySource;
 use crate::{Config, Deps, Sts, router};
 
+mod actors;
 mod approval_races;
 mod approvals;
+mod control;
+mod federation;
 mod gated;
+mod scene;
 
 const ISSUER: &str = "https://sts.example";
 const KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 const KEK: &str = "8f3d9a712c45e6b0d18f2a4c6e9b3d57a1c4f8020e6a9c3d5b7f1a2c4e6d8b90";
 
+/// What an identity provider publishes; counts how often it was asked.
+struct Idp {
+    answer: Mutex<Result<Bytes, String>>,
+    asked: AtomicUsize,
+}
+
+impl Idp {
+    fn publishes(&self, keys: &[&SigningKey]) {
+        let keys: Vec<_> = keys.iter().map(|key| key.public()).collect();
+        *self.answer.lock() = Ok(serde_json::json!({ "keys": keys }).to_string().into());
+    }
+
+    fn is_out(&self) {
+        *self.answer.lock() = Err("refused".to_owned());
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+}
+
+#[async_trait]
+impl KeySource for Idp {
+    async fn fetch(&self, _: &str) -> Result<Bytes, String> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        self.answer.lock().clone()
+    }
+}
+
 pub struct TestSts {
+    idp: Arc<Idp>,
     pub sts: Arc<Sts>,
     router: Router,
     stop: CancellationToken,
@@ -194,8 +233,13 @@ impl TestSts {
             rng: Arc::new(OsRng),
         };
         let config = Config::load(&From, &mut Mistakes::default()).unwrap();
-        let sts = Sts::new(config, deps);
+        let idp = Arc::new(Idp {
+            answer: Mutex::new(Err("not there yet".to_owned())),
+            asked: AtomicUsize::new(0),
+        });
+        let sts = Sts::with_keys(config, deps, idp.clone());
         let started = Self {
+            idp,
             router: router(Arc::clone(&sts), false),
             sts,
             stop,
@@ -336,7 +380,7 @@ caracal_store::on_each_engine! {
         unknown session            | 403 access_denied: agent session is not live
         unknown record             | 403 access_denied: authority record is not active
         approval                   | 401 access_denied: approval not found or bindings do not match
-        id token                   | 401 invalid_token: invalid subject_token: its issuer is not trusted in this zone
+        id token                   | 400 invalid_token: resource does not go with an id_token: leave it out
         "); }
     }
 
