@@ -14,6 +14,7 @@ mod request;
 mod standing;
 
 pub use outcome::{Asked, Decision, Grant, LineageClaims, Outcome, ResourceVerdict};
+pub(crate) use input::about;
 pub use request::{Class, CredentialFault, ExchangeRequest, Facts, RequestedResource};
 pub use standing::Standing;
 

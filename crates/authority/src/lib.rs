@@ -13,6 +13,7 @@ pub mod decide;
 pub mod effective;
 pub mod facts;
 pub mod inherit;
+pub mod injection;
 pub mod lineage;
 pub mod narrow;
 pub mod operation;
@@ -32,6 +33,7 @@ pub use facts::{
     ResourceFacts, SessionFacts, SessionStatus, subject_type_from, subject_type_text,
 };
 pub use inherit::{InheritError, inheritable, mirror};
+pub use injection::Injection;
 pub use lineage::{Known, Lineage, LineageError};
 pub use narrow::{NamedResource, NarrowError, Narrowed, Wish, narrow, select_parent};
 pub use subject::{FederatedSubject, Federation, SubjectError};

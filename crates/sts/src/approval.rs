@@ -238,10 +238,6 @@ impl Presented {
     ///
     /// # Errors
     /// 409 `approval_consumed`.
-    #[allow(
-        dead_code,
-        reason = "workload credentials go through this gate as well"
-    )]
     pub fn unspent(self) -> Result<Approval, Refusing> {
         match self {
             Self::Approved(hold) => Ok(hold),

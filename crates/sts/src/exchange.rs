@@ -359,8 +359,15 @@ pub async fn over_rate(
     resource: &Resource,
 ) -> Result<Option<u32>, Refused> {
     let (zone, app) = (&caller.zone.id, &caller.application.id);
-    let key = format!("rl:{zone}:{}:{app}", resource.facts.id);
-    let count = sts.bus.count(&key, RATE_WINDOW).await.map_err(|error| {
+    over_rate_of(sts, &format!("rl:{zone}:{}:{app}", resource.facts.id)).await
+}
+
+/// The same, for whatever else this key counts.
+///
+/// # Errors
+/// 503 when it cannot be counted.
+pub async fn over_rate_of(sts: &Sts, key: &str) -> Result<Option<u32>, Refused> {
+    let count = sts.bus.count(key, RATE_WINDOW).await.map_err(|error| {
         tracing::warn!(%error, "denied: the mint rate cannot be counted");
         Refusal::Unavailable.because("the mint rate cannot be counted, try again shortly")
     })?;

@@ -98,10 +98,7 @@ impl TokenRequest {
         let (mut actor_token, mut actor_type) = (None, None);
         for (name, value) in pairs(body)? {
             if name != "resource" {
-                if seen.contains(&name) {
-                    return Err(bad(format!("{name} is repeated: send it once")));
-                }
-                seen.push(name.clone());
+                once(&mut seen, &name)?;
             }
             match &*name {
                 "grant_type" => grant_type = Some(value),
@@ -157,6 +154,18 @@ impl TokenRequest {
     }
 }
 
+/// Notes a field that may be sent once only.
+///
+/// # Errors
+/// 400 `invalid_token` when it was noted before.
+pub fn once(seen: &mut Vec<String>, name: &str) -> Result<(), Refused> {
+    if seen.iter().any(|other| other == name) {
+        return Err(bad(format!("{name} is repeated: send it once")));
+    }
+    seen.push(name.to_owned());
+    Ok(())
+}
+
 fn filled(value: String) -> Option<String> {
     (!value.is_empty()).then_some(value)
 }
@@ -196,7 +205,10 @@ fn subject(
 
 /// Decodes `application/x-www-form-urlencoded`, refusing what a lenient decoder would guess at:
 /// broken escapes, `;` as a separator and bytes that are not UTF-8.
-fn pairs(body: &[u8]) -> Result<Vec<(String, String)>, Refused> {
+///
+/// # Errors
+/// 400 `invalid_token` with what to fix.
+pub fn pairs(body: &[u8]) -> Result<Vec<(String, String)>, Refused> {
     let text = std::str::from_utf8(body).map_err(|_| bad("the form is not UTF-8"))?;
     text.split('&')
         .filter(|pair| !pair.is_empty())

@@ -63,9 +63,7 @@ pub async fn token(
 }
 
 async fn answer(sts: &Sts, request_id: &RequestId, request: Request) -> Result<Response, Problem> {
-    let (parts, body) = request.into_parts();
-    check_message(&parts)?;
-    let body = body::read(body, MAX_BODY, BODY_TIMEOUT).await?;
+    let (parts, body) = form_of(request, "tokens are exchanged by POST").await?;
     if claims_gateway(&parts.headers) {
         let path = parts.uri.path();
         proven(sts, &parts.headers, parts.method.as_str(), path, &body).await?;
@@ -76,9 +74,20 @@ async fn answer(sts: &Sts, request_id: &RequestId, request: Request) -> Result<R
     Ok(issued_answer(&issued))
 }
 
-fn check_message(parts: &Parts) -> Result<(), Problem> {
+/// The head and the body of a form that was posted (spec: sts §2.1 rows 0 to 4).
+///
+/// # Errors
+/// 400, 405 with `only_post`, 413, 415.
+pub async fn form_of(request: Request, only_post: &'static str) -> Result<(Parts, Bytes), Problem> {
+    let (parts, body) = request.into_parts();
+    check_message(&parts, only_post)?;
+    let body = body::read(body, MAX_BODY, BODY_TIMEOUT).await?;
+    Ok((parts, body))
+}
+
+fn check_message(parts: &Parts, only_post: &'static str) -> Result<(), Problem> {
     if parts.method != Method::POST {
-        let refused = Refusal::MethodNotAllowed.because("tokens are exchanged by POST");
+        let refused = Refusal::MethodNotAllowed.because(only_post);
         return Err(Problem::from(refused).header(ALLOW, HeaderValue::from_static("POST")));
     }
     if parts.uri.query().is_some() {

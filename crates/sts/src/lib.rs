@@ -23,6 +23,7 @@ mod known;
 mod lockout;
 mod metrics;
 mod rotate;
+mod run;
 mod secrets;
 mod sign;
 
@@ -191,6 +192,8 @@ pub fn router(sts: Arc<Sts>, metrics_open: bool) -> Router {
     let ids = RequestIds::new(Pattern::VisibleAscii, Arc::clone(&sts.ids));
     let router = Router::new()
         .route("/oauth/2/token", any(http::token))
+        .route("/v1/run/manifest", any(run::manifest))
+        .route("/v1/run/credential", any(run::credential))
         .route("/.well-known/jwks.json", get(jwks::jwks))
         .route("/approvals/{id}", get(approval::http::read))
         .route("/approvals/{id}/decision", post(approval::http::decide))

@@ -46,11 +46,18 @@ impl ProviderMetrics {
     }
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Launch {
+    endpoint: &'static str,
+    reason: String,
+}
+
 /// Counters of the STS.
 pub struct Metrics {
     /// Of providers that are asked for tokens.
     pub provider: ProviderMetrics,
     mints: Family<Outcome, Counter>,
+    launches: Family<Launch, Counter>,
 }
 
 impl Metrics {
@@ -60,6 +67,11 @@ impl Metrics {
             "mints",
             "Token exchanges by outcome and wire code",
             Family::<Outcome, Counter>::default(),
+        );
+        let launches = registry.register(
+            "run_requests",
+            "Requests of workloads by endpoint and wire code",
+            Family::<Launch, Counter>::default(),
         );
         audit(registry, evidence, views);
         policy(registry, views);
@@ -77,7 +89,17 @@ impl Metrics {
         Self {
             provider: ProviderMetrics::new(registry),
             mints,
+            launches,
         }
+    }
+
+    /// A request of a workload was answered; `reason` is empty when it was granted.
+    pub fn launched(&self, endpoint: &'static str, reason: &str) {
+        let launch = Launch {
+            endpoint,
+            reason: reason.to_owned(),
+        };
+        self.launches.get_or_create(&launch).inc();
     }
 
     /// A token left.

@@ -14,7 +14,7 @@ use caracal_crypto::es256::{Jws, SigningKey};
 use caracal_crypto::mac::{GatewaySignature, HmacKey};
 use caracal_crypto::os::{OsRng, SystemClock};
 use caracal_crypto::verifier::SecretVerifier;
-use caracal_evidence::{Drain, Durability, EvidenceLog};
+use caracal_evidence::{Drain, Durability, EvidenceLog, Pending, Sink, SinkError};
 use caracal_model::{ApplicationId, Clock, Ids, Kid, Refusal, RequestId, Secret, ZoneId};
 use caracal_net::egress::Fetcher;
 use caracal_net::settings::Mistakes;
@@ -72,10 +72,12 @@ impl KeySource for Idp {
     }
 }
 
+/// The service with everything behind it.
 pub struct TestSts {
     idp: Arc<Idp>,
     pub sts: Arc<Sts>,
     router: Router,
+    recorded: Arc<Recorded>,
     stop: CancellationToken,
     _dir: tempfile::TempDir,
 }
@@ -93,6 +95,21 @@ fn settings(name: &str) -> Option<String> {
         // A thousand rounds of a race mint more than that.
         "STS_MINT_RATE_LIMIT_PER_MIN" => Some("1000000".to_owned()),
         _ => None,
+    }
+}
+
+/// Evidence that left the log.
+#[derive(Default)]
+struct Recorded(parking_lot::Mutex<Vec<Value>>);
+
+#[async_trait::async_trait]
+impl Sink for Recorded {
+    async fn deliver(&self, batch: &[Pending]) -> Result<(), SinkError> {
+        let events = batch
+            .iter()
+            .map(|event| serde_json::from_str(&event.wire).unwrap());
+        self.0.lock().extend(events);
+        Ok(())
     }
 }
 
@@ -184,7 +201,10 @@ impl TestSts {
         let keyring = keyring();
         provision(&store, &keyring, &keyring.derive(crate::CLIENT_SECRETS)).await;
         let bus = Bus::memory(Arc::new(SystemClock::new()));
-        let (sts, _drain) = Self::with(store, bus, fetch).await;
+        let (sts, drain) = Self::with(store, bus, fetch).await;
+        let sink = sts.recorded.clone();
+        let relay = caracal_evidence::Relay::new(drain, sink, Arc::new(OsRng));
+        caracal_net::Tasks::new().spawn("evidence", relay.run(sts.stop.clone()));
         sts
     }
 
@@ -242,13 +262,34 @@ impl TestSts {
             idp,
             router: router(Arc::clone(&sts), false),
             sts,
+            recorded: Arc::default(),
             stop,
             _dir: dir,
         };
         (started, drain)
     }
 
-    async fn send(&self, request: Request<Body>) -> (StatusCode, http::HeaderMap, Value) {
+    /// The events of a request, once there are so many.
+    pub async fn events(&self, request_id: &str, count: usize) -> Vec<Value> {
+        let of_request = |event: &&Value| event["request_id"] == request_id;
+        for _ in 0..2_000 {
+            let found: Vec<_> = self
+                .recorded
+                .0
+                .lock()
+                .iter()
+                .filter(of_request)
+                .cloned()
+                .collect();
+            if found.len() >= count {
+                return found;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        panic!("{count} events of {request_id} do not come");
+    }
+
+    pub async fn send(&self, request: Request<Body>) -> (StatusCode, http::HeaderMap, Value) {
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (head, body) = response.into_parts();
         let bytes = axum::body::to_bytes(body, 1 << 20).await.unwrap();
@@ -259,7 +300,7 @@ impl TestSts {
         )
     }
 
-    async fn row(&self, case: &str, request: Request<Body>) -> String {
+    pub async fn row(&self, case: &str, request: Request<Body>) -> String {
         let (status, headers, body) = self.send(request).await;
         let id = headers["x-request-id"].to_str().unwrap();
         assert_eq!(body["requestId"], id, "{case}");
@@ -277,7 +318,7 @@ impl TestSts {
     }
 }
 
-fn post(path: &str, content_type: &str, body: impl Into<Body>) -> Request<Body> {
+pub(crate) fn post(path: &str, content_type: &str, body: impl Into<Body>) -> Request<Body> {
     let request = Request::post(path).header("content-type", content_type);
     request.body(body.into()).unwrap()
 }

@@ -3,7 +3,7 @@
 mod keys;
 mod policy;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use caracal_authority::{Enforcement, ResourceFacts};
@@ -97,6 +97,7 @@ pub struct Provider {
 pub struct Resources {
     by_identifier: HashMap<Arc<str>, Arc<Resource>>,
     by_id: HashMap<ResourceId, Arc<Resource>>,
+    orphans: HashSet<Arc<str>>,
 }
 
 impl Resources {
@@ -108,6 +109,12 @@ impl Resources {
     /// The resource of this row id.
     pub fn by_id(&self, id: &ResourceId) -> Option<&Arc<Resource>> {
         self.by_id.get(id)
+    }
+
+    /// Whether there is a resource of this URI that nothing can be done with, because its provider
+    /// is gone.
+    pub fn is_orphan(&self, identifier: &str) -> bool {
+        self.orphans.contains(identifier)
     }
 
     /// All of them, in no order.
@@ -136,6 +143,9 @@ impl ZoneView {
             .collect();
         let mut resources = Resources::default();
         for row in snapshot.resources {
+            if !providers.contains_key(&row.provider_id) {
+                resources.orphans.insert(row.identifier.as_str().into());
+            }
             if let Some(resource) = resource(&zone, row, &providers) {
                 let resource = Arc::new(resource);
                 let identifier = resource.facts.identifier.clone();

@@ -74,7 +74,7 @@ fn actor_claims(request: &ExchangeRequest<'_>) -> Value {
 }
 
 /// The resource of the question; declared scopes only, without the implicit lifecycle scope.
-pub(super) fn about(resource: &ResourceFacts) -> ResourceInput {
+pub(crate) fn about(resource: &ResourceFacts) -> ResourceInput {
     ResourceInput {
         kind: "Resource".to_owned(),
         id: resource.id.to_string(),

@@ -1,0 +1,108 @@
+//! Who launches (spec: sts §12, §14).
+
+use std::sync::Arc;
+
+use caracal_crypto::digest::sha256_hex;
+use caracal_crypto::verifier::SecretVerifier;
+use caracal_model::{Refusal, Refused, RequestId, WorkloadId};
+use caracal_store::StoreError;
+use caracal_store::workloads::Workload;
+use caracal_view::{ViewError, ZoneView};
+
+use super::Endpoint;
+use super::form::RunRequest;
+use super::record::Attempt;
+use crate::Sts;
+use crate::authenticate::unavailable;
+use crate::exchange::over_rate_of;
+
+/// A workload whose secret was proven.
+pub struct Launcher {
+    /// Itself, as it is now.
+    pub workload: Workload,
+    /// Its zone.
+    pub zone: Arc<ZoneView>,
+}
+
+/// The one answer to every credential that is not right.
+fn invalid() -> Refused {
+    Refusal::ClientCredentials.because("invalid workload credentials")
+}
+
+/// Counts the request, then proves the secret.
+///
+/// # Errors
+/// 401, 429 over the rate, 503 when state cannot be read.
+pub async fn launcher(
+    sts: &Sts,
+    endpoint: Endpoint,
+    request: &RunRequest,
+    request_id: &RequestId,
+) -> Result<Launcher, Refused> {
+    let found = find(sts, &request.workload_id).await?;
+    charge(sts, endpoint, request, found.as_ref()).await?;
+    let verifier = found.as_ref().and_then(verifier);
+    // An id that does not exist is compared too, with nothing that any secret matches.
+    let compared = verifier.clone().unwrap_or(SecretVerifier::Keyed([0; 32]));
+    let right = sts.secrets.verify(&compared, &request.secret).await && verifier.is_some();
+    let Some(workload) = found else {
+        return Err(invalid());
+    };
+    if !right {
+        let attempt = Attempt {
+            sts,
+            workload: &workload,
+            launch_id: request.launch_id.as_deref(),
+            request_id,
+        };
+        return Err(attempt
+            .refuse_launch("workload_auth_failed", invalid())
+            .await);
+    }
+    match sts.views.zone(&workload.zone).await {
+        Ok(zone) if !zone.archived => Ok(Launcher { workload, zone }),
+        Ok(_) | Err(ViewError::UnknownZone) => Err(invalid()),
+        Err(error) => Err(unavailable(&error)),
+    }
+}
+
+async fn find(sts: &Sts, id: &str) -> Result<Option<Workload>, Refused> {
+    let Ok(id) = WorkloadId::parse(id) else {
+        return Ok(None);
+    };
+    let found = sts.store.find_workload(&id).await;
+    found.map_err(|error: StoreError| unavailable(&error.into()))
+}
+
+/// One request of this workload. Ids that do not exist share a bounded number of counts: strangers
+/// must not fill what counts and claims are kept in.
+async fn charge(
+    sts: &Sts,
+    endpoint: Endpoint,
+    request: &RunRequest,
+    found: Option<&Workload>,
+) -> Result<(), Refused> {
+    let who = match found {
+        Some(workload) => workload.id.to_string(),
+        None => {
+            let digest = sha256_hex(request.workload_id.as_bytes());
+            format!("~{}", digest.get(..3).unwrap_or_default())
+        }
+    };
+    match over_rate_of(sts, &endpoint.rate_key(&who)).await? {
+        None => Ok(()),
+        Some(seconds) => Err(Refusal::RateLimited
+            .because("too many requests of this workload; wait as long as Retry-After says")
+            .retry_after(seconds)),
+    }
+}
+
+fn verifier(workload: &Workload) -> Option<SecretVerifier> {
+    let text = workload.secret_verifier.as_deref()?;
+    SecretVerifier::parse(text)
+        .inspect_err(|error| {
+            let (zone, id) = (&workload.zone, &workload.id);
+            tracing::error!(%zone, workload = %id, %error, "secret verifier not usable");
+        })
+        .ok()
+}
