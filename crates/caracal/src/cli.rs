@@ -9,7 +9,7 @@ use clap_complete::Shell;
 
 use crate::exit::Outcome;
 use crate::home::Home;
-use crate::{audit, config, demo, down, migrate, policy, serve, status, up, version};
+use crate::{audit, config, demo, down, migrate, policy, run, serve, status, up, version};
 
 const TEACH: &str = "\
 START
@@ -23,6 +23,7 @@ OPERATE
   caracal serve sts gateway  run some of the services, on Postgres and Redis
   caracal audit explain ID   why a request was decided so, and what would have to change
   caracal policy replay      what another policy would have decided about recorded requests
+  caracal run -- COMMAND     give a command its credentials, and nothing else
   caracal audit verify       prove that no evidence was changed, dropped or reordered
 
 SETTINGS come from the environment, then from the file that CARACAL_ENV_FILE names, then from
@@ -58,6 +59,8 @@ enum Command {
     /// Try policy before it is in force
     #[command(subcommand)]
     Policy(policy::Policy),
+    /// Run a command with the credentials that a workload is bound to
+    Run(run::Run),
     /// See it work: a call allowed, one denied, one cut off by a revocation
     Demo(demo::Demo),
     /// Print completions for a shell
@@ -115,6 +118,7 @@ impl Cli {
             Command::Migrate(migrate) => migrate.run(),
             Command::Audit(audit) => audit.run(),
             Command::Policy(policy) => policy.run(),
+            Command::Run(run) => run.run(),
             Command::Demo(demo) => demo.run(),
             Command::Completions { shell } => {
                 clap_complete::generate(

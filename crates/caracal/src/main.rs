@@ -22,6 +22,7 @@ mod platform;
 mod policy;
 mod process;
 mod roles;
+mod run;
 mod serve;
 mod status;
 mod telemetry;

@@ -1,9 +1,13 @@
 //! The HTTP client of the commands: what an operator's script would send, no more.
 
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
+use caracal_model::Clock;
+use caracal_net::egress::{AddressGuard, Egress, GuardedConnector, SystemResolver, client_config};
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full};
@@ -15,9 +19,13 @@ use serde_json::Value;
 /// No answer within this is an error.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A client for plain HTTP; the commands talk to this machine or through a forwarded port.
+/// A client. Most commands talk to this machine or through a forwarded port, so it speaks plain
+/// HTTP, unless it was made [`Web::with_tls`].
 #[derive(Clone, Debug)]
-pub struct Web(Client<HttpConnector, Full<Bytes>>);
+pub struct Web {
+    plain: Client<HttpConnector, Full<Bytes>>,
+    tls: Option<Client<GuardedConnector, Full<Bytes>>>,
+}
 
 /// A request under construction.
 #[derive(Clone, Debug)]
@@ -92,7 +100,22 @@ impl Call {
 
 impl Web {
     pub fn new() -> Self {
-        Self(Client::builder(TokioExecutor::new()).build_http())
+        Self {
+            plain: Client::builder(TokioExecutor::new()).build_http(),
+            tls: None,
+        }
+    }
+
+    /// One that also speaks HTTPS, and trusts what the operating system trusts and what `extra_ca`
+    /// holds.
+    pub fn with_tls(extra_ca: Option<&Path>, clock: Arc<dyn Clock>) -> anyhow::Result<Self> {
+        let config = client_config(extra_ca)?;
+        let egress = Egress::new(AddressGuard::upstream(), Arc::new(SystemResolver), clock);
+        let connector = GuardedConnector::new(egress, config);
+        Ok(Self {
+            tls: Some(Client::builder(TokioExecutor::new()).build(connector)),
+            ..Self::new()
+        })
     }
 
     /// Sends and reads the whole answer, whatever its status.
@@ -103,12 +126,13 @@ impl Web {
         *request.uri_mut() = uri;
         *request.headers_mut() = call.headers;
         let exchange = async {
-            let (head, body) = self
-                .0
-                .request(request)
-                .await
-                .map_err(|_| NoAnswer::Unreachable)?
-                .into_parts();
+            let answered = match &self.tls {
+                Some(tls) if request.uri().scheme_str() == Some("https") => {
+                    tls.request(request).await
+                }
+                _ => self.plain.request(request).await,
+            };
+            let (head, body) = answered.map_err(|_| NoAnswer::Unreachable)?.into_parts();
             let body = body
                 .collect()
                 .await

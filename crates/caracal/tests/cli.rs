@@ -1,6 +1,9 @@
 //! The command line as a person uses it: the built binary, a directory of its own, real ports.
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
+#[path = "cli/run.rs"]
+mod run;
+
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -26,7 +29,7 @@ impl Deployment {
     }
 
     fn caracal(&self, line: &str) -> Output {
-        run(&self.data(), line)
+        caracal(&self.data(), line)
     }
 
     fn up(&self) -> Output {
@@ -40,7 +43,7 @@ impl Drop for Deployment {
     }
 }
 
-fn run(data: &Path, line: &str) -> Output {
+fn caracal(data: &Path, line: &str) -> Output {
     Command::new(env!("CARGO_BIN_EXE_caracal"))
         .args(line.split_whitespace())
         .env_clear()
@@ -218,7 +221,7 @@ fn mistakes_are_told_with_the_next_step() {
         ),
         ("demo", "caracal up"),
     ] {
-        let told = fails(&run(nothing.path(), line));
+        let told = fails(&caracal(nothing.path(), line));
         assert!(told.contains(hint), "`{line}` says\n{told}");
         assert_eq!(told.lines().count(), 1, "`{line}` says\n{told}");
     }
@@ -228,20 +231,23 @@ fn mistakes_are_told_with_the_next_step() {
 fn version_and_help_are_where_one_looks_for_them() {
     let nothing = tempfile::tempdir().unwrap();
     for line in ["-v", "--version", "version"] {
-        assert_eq!(succeeds(&run(nothing.path(), line)).trim(), "caracal 0.1.0");
+        assert_eq!(
+            succeeds(&caracal(nothing.path(), line)).trim(),
+            "caracal 0.1.0"
+        );
     }
     for line in ["-h", "--help", "help"] {
         assert!(
-            succeeds(&run(nothing.path(), line)).contains("caracal up --detach"),
+            succeeds(&caracal(nothing.path(), line)).contains("caracal up --detach"),
             "{line}"
         );
     }
     for shell in ["bash", "zsh", "fish"] {
         assert!(
-            succeeds(&run(nothing.path(), &format!("completions {shell}"))).contains("caracal")
+            succeeds(&caracal(nothing.path(), &format!("completions {shell}"))).contains("caracal")
         );
     }
     let json: Value =
-        serde_json::from_slice(&run(nothing.path(), "version --json").stdout).unwrap();
+        serde_json::from_slice(&caracal(nothing.path(), "version --json").stdout).unwrap();
     assert_eq!(json["binary"], "caracal");
 }
