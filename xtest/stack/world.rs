@@ -116,7 +116,6 @@ impl World {
     /// When the deployment refuses, or does not load them in time.
     pub async fn grant(worlds: &[Self], scopes: &[&str]) {
         let Some(one) = worlds.first() else { return };
-        let (stack, z) = (&one.stack, format!("/v1/zones/{}", one.zone));
         let mut app_ids = json!({});
         let mut grants = json!({});
         for world in worlds {
@@ -125,43 +124,8 @@ impl World {
             grants[&world.resource] =
                 json!({"application": world.name, "roles": {world.name: scopes}});
         }
-        let document = format!(
-            "# caracal:data-document\npackage caracal.authz\nimport rego.v1\n\
-             app_ids := {app_ids}\ngrants := {grants}\n",
-        );
-        let unique = stack.unique("grants");
-        let body = json!({"name": unique, "content": document});
-        let version = stack
-            .post(&format!("{z}/policies"), &body)
-            .await
-            .expect(201)
-            .text("version_id");
-        let set = stack
-            .post(&format!("{z}/policy-sets"), &json!({"name": unique}))
-            .await
-            .expect(201);
-        let path = format!("{z}/policy-sets/{}", set.text("id"));
-        let body = json!({"manifest": [{"policy_version_id": version}]});
-        let version = stack
-            .post(&format!("{path}/versions"), &body)
-            .await
-            .expect(201)
-            .text("version_id");
-        let body = json!({"version_id": version});
-        stack
-            .post(&format!("{path}/activate"), &body)
-            .await
-            .expect(202);
-        let status = format!("{path}/activation-status?version_id={version}");
-        eventually("the policy set is loaded", async || {
-            stack
-                .read(&status)
-                .await
-                .expect(200)
-                .text("propagation_status")
-                == "loaded"
-        })
-        .await;
+        let body = format!("app_ids := {app_ids}\ngrants := {grants}");
+        put_in_force(&one.stack, &one.zone, &body).await;
     }
 
     /// A lifecycle token.
@@ -357,6 +321,49 @@ impl World {
         })
         .await;
     }
+}
+
+/// Puts a policy set of one document with this body into force.
+///
+/// # Panics
+/// When the deployment refuses, or does not load it in time.
+pub async fn put_in_force(stack: &Stack, zone: &str, body: &str) {
+    let z = format!("/v1/zones/{zone}");
+    let document =
+        format!("# caracal:data-document\npackage caracal.authz\nimport rego.v1\n{body}\n");
+    let unique = stack.unique("policy");
+    let body = json!({"name": unique, "content": document});
+    let version = stack
+        .post(&format!("{z}/policies"), &body)
+        .await
+        .expect(201)
+        .text("version_id");
+    let set = stack
+        .post(&format!("{z}/policy-sets"), &json!({"name": unique}))
+        .await
+        .expect(201);
+    let path = format!("{z}/policy-sets/{}", set.text("id"));
+    let body = json!({"manifest": [{"policy_version_id": version}]});
+    let version = stack
+        .post(&format!("{path}/versions"), &body)
+        .await
+        .expect(201)
+        .text("version_id");
+    let body = json!({"version_id": version});
+    stack
+        .post(&format!("{path}/activate"), &body)
+        .await
+        .expect(202);
+    let status = format!("{path}/activation-status?version_id={version}");
+    eventually("the policy set is loaded", async || {
+        stack
+            .read(&status)
+            .await
+            .expect(200)
+            .text("propagation_status")
+            == "loaded"
+    })
+    .await;
 }
 
 /// What is recorded of a mandate.

@@ -148,7 +148,9 @@ fn completions_know_every_command() {
             .output()
             .unwrap();
         let script = succeeds(&output);
-        for command in ["up", "down", "status", "serve", "migrate", "audit", "demo"] {
+        for command in [
+            "up", "down", "status", "serve", "migrate", "audit", "run", "demo",
+        ] {
             assert!(
                 script.contains(command),
                 "{shell} does not complete {command}"
