@@ -34,6 +34,9 @@ pub struct RedisOptions {
     pub timeout: Duration,
     /// Entries that a topic keeps, about; evidence topics keep all (spec: audit-and-streams §2.1).
     pub retention: usize,
+    /// PEM of the roots that a server of `rediss://` must be vouched for by; those of the operating
+    /// system when there are none.
+    pub roots: Option<Vec<u8>>,
 }
 
 impl Default for RedisOptions {
@@ -42,6 +45,7 @@ impl Default for RedisOptions {
             prefix: String::new(),
             timeout: Duration::from_secs(2),
             retention: RETENTION,
+            roots: None,
         }
     }
 }
@@ -59,12 +63,24 @@ pub(crate) struct Redis {
     options: RedisOptions,
 }
 
+fn client(url: &str, options: &RedisOptions) -> redis::RedisResult<redis::Client> {
+    match &options.roots {
+        Some(roots) if url.starts_with("rediss:") => redis::Client::build_with_tls(
+            url,
+            redis::TlsCertificates {
+                client_tls: None,
+                root_cert: Some(roots.clone()),
+            },
+        ),
+        _ => redis::Client::open(url),
+    }
+}
+
 impl Redis {
     pub fn new(url: &Secret<String>, options: RedisOptions) -> Result<Self, BusError> {
-        let client =
-            redis::Client::open(url.expose().as_str()).map_err(|error| BusError::Address {
-                detail: error.category().to_owned(),
-            })?;
+        let client = client(url.expose(), &options).map_err(|error| BusError::Address {
+            detail: error.category().to_owned(),
+        })?;
         let shared = Shared::new(client.clone(), options.timeout)?;
         let blocking = Dedicated::new(client, options.timeout);
         Ok(Self {

@@ -20,7 +20,7 @@ use caracal_crypto::os::{OsRng, SystemClock};
 use caracal_evidence::{BusSink, EvidenceLog, Sink};
 use caracal_model::{Clock, Ids, Rng};
 use caracal_net::Tasks;
-use caracal_net::egress::Fetcher;
+use caracal_net::egress::{Fetcher, trusted_pem};
 use caracal_store::Store;
 use caracal_view::{Announce, Distributed, Local, Relay, RelayOptions, ViewConfig, Views};
 
@@ -289,7 +289,13 @@ async fn redis(settings: &Settings) -> anyhow::Result<Bus> {
         .redis_url
         .as_ref()
         .context("REDIS_URL is required, for example redis://redis:6379")?;
-    let connecting = Bus::redis(url, RedisOptions::default());
+    let roots = trusted_pem(settings.extra_ca.as_deref())
+        .context("CARACAL_TLS_EXTRA_CA_FILE cannot be used")?;
+    let options = RedisOptions {
+        roots: Some(roots),
+        ..RedisOptions::default()
+    };
+    let connecting = Bus::redis(url, options);
     let bus = term::patiently("waiting for Redis", connecting).await;
     bus.context("Redis cannot be reached; is it running, and is REDIS_URL right?")
 }

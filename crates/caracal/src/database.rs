@@ -1,12 +1,16 @@
 //! Which database: Postgres when `DATABASE_URL` is set, else the SQLite file of the data directory.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use caracal_crypto::os::{OsRng, SystemClock};
 use caracal_model::{Ids, Secret};
-use caracal_store::{Durability, Store, StoreConfig, StoreError, StoreUrl};
+use caracal_net::egress::{Secure, Trust};
+use caracal_store::{
+    Durability, Encrypt, Encrypted, PgTls, Store, StoreConfig, StoreError, StoreUrl, Stream,
+};
 
 use crate::config::{self, Environment};
 use crate::home::Home;
@@ -29,6 +33,8 @@ caracal_net::settings! {
         pub connect_timeout: Duration = var("DB_CONNECTION_TIMEOUT_MS").or("5000").millis().within("1", "600000"),
         /// Longest run of one statement.
         pub statement_timeout: Duration = var("DB_STATEMENT_TIMEOUT_MS").or("15000").millis().within("1", "600000"),
+        /// Roots that are trusted beside those of the system.
+        pub extra_ca: Option<PathBuf> = var("CARACAL_TLS_EXTRA_CA_FILE"),
         /// What a commit to SQLite survives: `process` (any kill of it) or `machine` (a power cut).
         pub durability: String = var("CARACAL_STORE_DURABILITY").or("process"),
     }
@@ -53,14 +59,82 @@ impl DatabaseConfig {
             .max(2);
         let url = match self.url {
             None => StoreUrl::Lite(home.database()),
-            Some(url) => StoreUrl::Pg {
-                url,
-                max_conns: self.max_conns.or(self.pool_max).unwrap_or(needed),
-                connect_timeout: self.connect_timeout,
-                statement_timeout: self.statement_timeout,
-            },
+            Some(url) => {
+                let (url, tls) = secured(&url, self.extra_ca.as_deref())?;
+                StoreUrl::Pg {
+                    url,
+                    tls,
+                    max_conns: self.max_conns.or(self.pool_max).unwrap_or(needed),
+                    connect_timeout: self.connect_timeout,
+                    statement_timeout: self.statement_timeout,
+                }
+            }
         };
         Ok(StoreConfig { url, durability })
+    }
+}
+
+/// The URL as the driver takes it, and how its connections are made secure. `sslmode` means what it
+/// means to other clients of Postgres, but without one nothing is encrypted.
+fn secured(
+    url: &Secret<String>,
+    extra_ca: Option<&Path>,
+) -> anyhow::Result<(Secret<String>, Option<PgTls>)> {
+    let (base, query) = url.expose().split_once('?').unwrap_or((url.expose(), ""));
+    let mut rest = url::form_urlencoded::Serializer::new(String::new());
+    let (mut mode, mut root) = (None, None);
+    for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
+        match &*name {
+            "sslmode" => mode = Some(value.into_owned()),
+            "sslrootcert" => root = Some(PathBuf::from(value.into_owned())),
+            _ => drop(rest.append_pair(&name, &value)),
+        }
+    }
+    // The driver reads a plus sign as itself.
+    let rest = rest.finish().replace('+', "%20");
+    let plain = Secret::new(if rest.is_empty() {
+        base.to_owned()
+    } else {
+        format!("{base}?{rest}")
+    });
+    if root.as_ref().is_some_and(|root| !root.exists()) {
+        bail!("DATABASE_URL: the file of sslrootcert does not exist");
+    }
+    let root = root.as_deref().or(extra_ca.filter(|file| file.exists()));
+    let trust = match mode.as_deref() {
+        None if base.contains("sslmode=") => {
+            bail!("DATABASE_URL: for sslmode, use the form postgres://host/database?sslmode=…")
+        }
+        None | Some("disable") => return Ok((plain, None)),
+        Some("prefer" | "allow") => Trust::Anybody,
+        Some("require") if root.is_none() => Trust::Anybody,
+        Some("require" | "verify-ca") => Trust::Chain,
+        Some("verify-full") => Trust::Name,
+        Some(_) => bail!(
+            "DATABASE_URL: sslmode is one of disable, allow, prefer, require, verify-ca, verify-full"
+        ),
+    };
+    let secure = Secure::new(trust, root).context("the roots of trust cannot be read")?;
+    let required = !matches!(mode.as_deref(), Some("prefer" | "allow"));
+    Ok((
+        plain,
+        Some(PgTls {
+            encrypt: Arc::new(Tls(secure)),
+            required,
+        }),
+    ))
+}
+
+/// The TLS of the HTTP kit, as the store takes it.
+struct Tls(Secure);
+
+impl Encrypt for Tls {
+    fn encrypt(&self, host: &str, connection: Box<dyn Stream>) -> Encrypted {
+        let (secure, host) = (self.0.clone(), host.to_owned());
+        Box::pin(async move {
+            let secured = secure.connect(&host, connection).await?;
+            Ok(Box::new(secured) as Box<dyn Stream>)
+        })
     }
 }
 
@@ -119,3 +193,6 @@ pub async fn open_existing(environment: &Environment, home: &Home) -> anyhow::Re
     }
     open(config, home, &[], Duration::ZERO).await
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,7 @@ mod fetch;
 mod forwarder;
 mod guard;
 mod resolve;
+mod secure;
 mod tls;
 
 pub use connector::GuardedConnector;
@@ -18,4 +19,5 @@ pub use fetch::{Bounds, FetchError, Fetcher};
 pub use forwarder::{ForwardBody, ForwardError, Forwarder, PoolSettings};
 pub use guard::{AddressGuard, Blocked};
 pub use resolve::{Addresses, Egress, EgressError, Resolver, SystemResolver};
+pub use secure::{Secure, Trust, trusted_pem};
 pub use tls::{TlsError, client_config, server_config};

@@ -12,6 +12,8 @@ pub mod request_id;
 pub mod server;
 pub mod settings;
 pub mod tasks;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use caracal_model::RequestId;
 pub use problem::Problem;

@@ -164,6 +164,7 @@ impl ApplicationWrites<'_> {
     pub async fn lock(&mut self, id: &str) -> Result<Option<Application>, StoreError> {
         let row = self
             .tx
+            .within(self.zone)
             .query_opt(&sql::LOCK, &params![self.zone, id])
             .await?;
         row.as_ref().map(Application::read).transpose()
@@ -176,6 +177,7 @@ impl ApplicationWrites<'_> {
     pub async fn live_dynamic(&mut self, now: Timestamp) -> Result<u64, StoreError> {
         let row = self
             .tx
+            .within(self.zone)
             .query_opt(&sql::LIVE_DCR, &params![self.zone, now])
             .await?;
         row.map_or(Ok(0), |row| row.count("live"))
@@ -200,7 +202,11 @@ impl ApplicationWrites<'_> {
             made.created_via_operator,
             made.created_at,
         ];
-        self.tx.execute(&sql::INSERT, &params).await.map(drop)
+        self.tx
+            .within(self.zone)
+            .execute(&sql::INSERT, &params)
+            .await
+            .map(drop)
     }
 
     /// Writes what may change of an application.
@@ -220,7 +226,11 @@ impl ApplicationWrites<'_> {
             made.updated_via_operator,
             made.updated_at,
         ];
-        self.tx.execute(&sql::UPDATE, &params).await.map(drop)
+        self.tx
+            .within(self.zone)
+            .execute(&sql::UPDATE, &params)
+            .await
+            .map(drop)
     }
 
     /// Archives an application; answers whether it was there.
@@ -229,7 +239,12 @@ impl ApplicationWrites<'_> {
     /// When the store does not answer.
     pub async fn archive(&mut self, id: &str, author: &Author) -> Result<bool, StoreError> {
         let params = params![self.zone, id, author.at, &author.name, author.via_operator];
-        Ok(self.tx.execute(&sql::ARCHIVE, &params).await? == 1)
+        Ok(self
+            .tx
+            .within(self.zone)
+            .execute(&sql::ARCHIVE, &params)
+            .await?
+            == 1)
     }
 }
 

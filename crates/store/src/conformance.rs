@@ -37,6 +37,7 @@ statements! { mod sql {
     AMONG = pg: "SELECT id FROM zones WHERE id = ANY($1) ORDER BY id",
             lite: "SELECT id FROM zones WHERE id IN (SELECT value FROM json_each($1)) ORDER BY id";
     DEFER = pg: "SELECT 1 AS one", lite: "PRAGMA defer_foreign_keys = ON";
+    NO_ROLE = pg: "SET ROLE NONE", lite: "SELECT 1";
     KILL_OTHERS = pg: "SELECT pg_terminate_backend(pid) AS gone FROM pg_stat_activity
                        WHERE datname = current_database() AND pid <> pg_backend_pid()",
                   lite: "SELECT 1 AS one";
@@ -453,7 +454,11 @@ async fn postgres_connections_that_were_cut_are_an_outage_and_are_replaced() {
         store.migrate().await.unwrap();
         let mut open = store.begin("being cut").await.unwrap();
         open.execute(&sql::ZONE, &zone("z1")).await.unwrap();
-        killer.query(&sql::KILL_OTHERS, &[]).await.unwrap();
+        // The role of tests may not, the user behind it may.
+        let mut kill = killer.begin("killing").await.unwrap();
+        kill.execute(&sql::NO_ROLE, &[]).await.unwrap();
+        kill.query(&sql::KILL_OTHERS, &[]).await.unwrap();
+        kill.rollback().await;
         let cut = open.commit().await.unwrap_err();
         assert!(cut.is_transient(), "{cut:?}");
         // A connection that looked alive may be handed out once more; then it is replaced.
@@ -544,6 +549,7 @@ async fn an_outage_is_told_from_a_refusal() {
         max_conns: 1,
         connect_timeout: Duration::from_secs(2),
         statement_timeout: Duration::from_secs(2),
+        tls: None,
     };
     let config = StoreConfig {
         url,

@@ -12,6 +12,9 @@ mod migrate;
 mod param;
 mod pg;
 mod row;
+#[cfg(test)]
+mod row_security;
+mod secure;
 mod sql;
 mod store;
 mod tx;
@@ -26,6 +29,7 @@ pub mod delegations;
 pub mod idempotency;
 pub mod live;
 pub mod outbox;
+pub mod platform_settings;
 pub mod policies;
 pub mod policy_sets;
 pub mod providers;
@@ -45,6 +49,7 @@ pub mod zones;
 pub use error::{DriverError, StoreError};
 pub use param::Param;
 pub use row::Row;
+pub use secure::{Encrypt, Encrypted, PgTls, Stream};
 pub use sql::Sql;
 pub use store::{Durability, PoolStats, Snapshot, Store, StoreConfig, StoreUrl, ZoneScope};
 pub use tx::{Tx, ZoneTx};
@@ -67,6 +72,7 @@ const REGISTRY: &[&[&Sql]] = &[
     admin_tokens::sql::ALL,
     applications::sql::ALL,
     approvals::sql::ALL,
+    platform_settings::sql::ALL,
     policies::sql::ALL,
     policy_sets::sql::ALL,
     providers::sql::ALL,

@@ -3,17 +3,19 @@
 
 use std::time::Duration;
 
-use caracal_model::Secret;
+use caracal_model::{Secret, ZoneId};
 use deadpool_postgres::{
     Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType,
 };
 use futures_util::{FutureExt, join};
+use tokio_postgres::config::SslMode;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{NoTls, Statement};
 
 use crate::error::StoreError;
 use crate::param::Param;
 use crate::row::{Row, Value};
+use crate::secure::{MakeSecure, PgTls};
 use crate::sql::Sql;
 use crate::store::PoolStats;
 
@@ -27,12 +29,13 @@ impl Pg {
         max_conns: usize,
         connect_timeout: Duration,
         statement_timeout: Duration,
+        tls: Option<&PgTls>,
     ) -> Result<Self, StoreError> {
         // The driver's message may quote the URL, and the URL holds a password.
         let mut config: tokio_postgres::Config = url.expose().parse().map_err(|_| invalid_url())?;
         let given = config.get_options().unwrap_or_default();
         let millis = statement_timeout.as_millis();
-        // The wildcard is what row-level security asks for outside of a zone's transaction.
+        // What row security asks for outside of a zone: see `Sight::All`.
         config.options(format!(
             "{given} -c statement_timeout={millis} -c caracal.zone_id=*"
         ));
@@ -41,7 +44,17 @@ impl Pg {
         let manager = ManagerConfig {
             recycling_method: RecyclingMethod::Fast,
         };
-        let pool = Pool::builder(Manager::from_config(config, NoTls, manager))
+        let manager = match tls {
+            None => {
+                config.ssl_mode(SslMode::Disable);
+                Manager::from_config(config, NoTls, manager)
+            }
+            Some(tls) => {
+                config.ssl_mode(tls.mode());
+                Manager::from_config(config, MakeSecure::new(tls), manager)
+            }
+        };
+        let pool = Pool::builder(manager)
             .max_size(max_conns)
             .runtime(Runtime::Tokio1)
             .wait_timeout(Some(connect_timeout))
@@ -74,12 +87,27 @@ impl Pg {
 
     pub(crate) async fn query(
         &self,
+        sight: Sight<'_>,
         sql: &Sql,
         params: &[Param<'_>],
     ) -> Result<Vec<Row>, StoreError> {
         let client = self.client(sql.name).await?;
         let statement = prepare_for(&client, sql, params.len()).await?;
-        query(&client, sql, &statement, params).await
+        let Sight::Zone(_) = sight else {
+            return query(&client, sql, &statement, params).await;
+        };
+        // All three leave with the first poll, so that they share a round trip and a caller who
+        // goes away leaves no transaction open.
+        let begin = format!("BEGIN READ ONLY; {}", sight.statement());
+        let (began, rows, ended) = join!(
+            client.batch_execute(&begin),
+            query(&client, sql, &statement, params),
+            client.batch_execute("COMMIT")
+        );
+        began.map_err(|failure| error(failure, "BEGIN"))?;
+        let rows = rows?;
+        ended.map_err(|failure| error(failure, "COMMIT"))?;
+        Ok(rows)
     }
 
     pub(crate) async fn begin(&self, doing: &'static str, mode: Mode) -> Result<PgTx, StoreError> {
@@ -87,6 +115,7 @@ impl Pg {
             client: self.client(doing).await?,
             mode,
             begun: false,
+            sight: None,
         })
     }
 
@@ -110,6 +139,31 @@ fn invalid_url() -> StoreError {
     }
 }
 
+/// Which rows a statement is to see, whatever it says. Row security (`migrate`) holds us to it: the
+/// second line behind repositories that have one zone and cannot name another.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Sight<'z> {
+    /// Those of every zone: the service's own loops, and what has no zone.
+    All,
+    /// Those of one zone.
+    Zone(&'z ZoneId),
+}
+
+impl<'z> Sight<'z> {
+    fn zone(self) -> Option<&'z ZoneId> {
+        match self {
+            Self::All => None,
+            Self::Zone(zone) => Some(zone),
+        }
+    }
+
+    /// Says it for the rest of the transaction.
+    fn statement(self) -> String {
+        let zone = self.zone().map_or("*", |zone| zone.as_str());
+        format!("SET LOCAL caracal.zone_id = '{}'", zone.replace('\'', "''"))
+    }
+}
+
 /// What a transaction may do.
 #[derive(Clone, Copy)]
 pub(crate) enum Mode {
@@ -126,43 +180,49 @@ impl Mode {
     }
 }
 
-/// A transaction. BEGIN travels with the first statement.
+/// A transaction. BEGIN, and every change of what is seen, travel with the statement that follows.
 pub(crate) struct PgTx {
     client: Object,
     mode: Mode,
     begun: bool,
+    /// The zone that was said last; the connection says `*`.
+    sight: Option<ZoneId>,
 }
 
 impl PgTx {
     pub(crate) async fn query(
         &mut self,
+        sight: Sight<'_>,
         sql: &Sql,
         params: &[Param<'_>],
     ) -> Result<Vec<Row>, StoreError> {
         let statement = prepare_for(&self.client, sql, params.len()).await?;
-        let (began, rows) = {
-            let begin = begin(&self.client, self.mode, &mut self.begun);
-            join!(begin, query(&self.client, sql, &statement, params))
-        };
-        began?;
+        let before = self.before(sight);
+        let (ready, rows) = join!(
+            say(&self.client, before),
+            query(&self.client, sql, &statement, params)
+        );
+        ready?;
         rows
     }
 
     pub(crate) async fn execute(
         &mut self,
+        sight: Sight<'_>,
         sql: &Sql,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<u64, StoreError> {
         let statement = prepare_for(&self.client, sql, params.len()).await?;
-        let (began, changed) = {
-            let begin = begin(&self.client, self.mode, &mut self.begun);
-            join!(begin, self.client.execute(&statement, params))
-        };
-        began?;
+        let before = self.before(sight);
+        let (ready, changed) = join!(
+            say(&self.client, before),
+            self.client.execute(&statement, params)
+        );
+        ready?;
         changed.map_err(|failure| error(failure, sql.name))
     }
 
-    /// Sends a last statement and the COMMIT in one go.
+    /// Sends a last statement, which sees every zone, and the COMMIT in one go.
     pub(crate) async fn execute_and_commit(
         &mut self,
         doing: &'static str,
@@ -170,17 +230,34 @@ impl PgTx {
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<(), StoreError> {
         let statement = prepare_for(&self.client, sql, params.len()).await?;
-        let (began, changed, committed) = {
-            let begin = begin(&self.client, self.mode, &mut self.begun);
-            let last = self.client.execute(&statement, params);
-            join!(begin, last, self.client.batch_execute("COMMIT"))
-        };
-        began?;
+        let before = self.before(Sight::All);
+        let (ready, changed, committed) = join!(
+            say(&self.client, before),
+            self.client.execute(&statement, params),
+            self.client.batch_execute("COMMIT")
+        );
+        ready?;
         // After a failed statement COMMIT rolls back without a word, so this one speaks first.
         changed.map_err(|failure| error(failure, sql.name))?;
         committed.map_err(|failure| error(failure, doing))?;
         self.begun = false;
         Ok(())
+    }
+
+    /// What has to be said before the next statement. It counts as said from here on, before the
+    /// await: a caller that goes away must still be rolled back.
+    fn before(&mut self, sight: Sight<'_>) -> Option<String> {
+        let turns = self.sight.as_ref() != sight.zone();
+        let begins = !std::mem::replace(&mut self.begun, true);
+        if turns {
+            self.sight = sight.zone().cloned();
+        }
+        match (begins, turns) {
+            (false, false) => None,
+            (true, false) => Some(self.mode.begin().to_owned()),
+            (false, true) => Some(sight.statement()),
+            (true, true) => Some(format!("{}; {}", self.mode.begin(), sight.statement())),
+        }
     }
 
     pub(crate) async fn commit(&mut self, doing: &'static str) -> Result<(), StoreError> {
@@ -205,16 +282,14 @@ impl Drop for PgTx {
     }
 }
 
-async fn begin(client: &Object, mode: Mode, begun: &mut bool) -> Result<(), StoreError> {
-    if *begun {
-        return Ok(());
+async fn say(client: &Object, what: Option<String>) -> Result<(), StoreError> {
+    match what {
+        None => Ok(()),
+        Some(what) => client
+            .batch_execute(&what)
+            .await
+            .map_err(|failure| error(failure, "BEGIN")),
     }
-    // Before the await: a caller that goes away now must still be rolled back.
-    *begun = true;
-    client
-        .batch_execute(mode.begin())
-        .await
-        .map_err(|failure| error(failure, "BEGIN"))
 }
 
 pub(crate) async fn prepare(client: &Object, sql: &Sql) -> Result<Statement, StoreError> {

@@ -205,6 +205,7 @@ impl PolicyWrites<'_> {
     pub async fn lock(&mut self, id: &str) -> Result<Option<Policy>, StoreError> {
         let row = self
             .tx
+            .within(self.zone)
             .query_opt(&sql::LOCK, &params![self.zone, id])
             .await?;
         row.as_ref().map(Policy::read).transpose()
@@ -217,6 +218,7 @@ impl PolicyWrites<'_> {
     pub async fn last_version(&mut self, policy: &str) -> Result<i64, StoreError> {
         let row = self
             .tx
+            .within(self.zone)
             .query_opt(&sql::LAST_VERSION, &params![policy])
             .await?;
         row.map_or(Ok(0), |row| row.int("version"))
@@ -228,7 +230,11 @@ impl PolicyWrites<'_> {
     /// When the store does not answer.
     pub async fn versions_of(&mut self, ids: &[String]) -> Result<Vec<PolicyVersion>, StoreError> {
         let params = [Param::from(self.zone), texts(ids)];
-        let rows = self.tx.query(&sql::VERSIONS_OF, &params).await?;
+        let rows = self
+            .tx
+            .within(self.zone)
+            .query(&sql::VERSIONS_OF, &params)
+            .await?;
         rows.iter().map(PolicyVersion::read).collect()
     }
 
@@ -247,7 +253,11 @@ impl PolicyWrites<'_> {
             made.created_via_operator,
             made.created_at,
         ];
-        self.tx.execute(&sql::INSERT, &params).await.map(drop)
+        self.tx
+            .within(self.zone)
+            .execute(&sql::INSERT, &params)
+            .await
+            .map(drop)
     }
 
     /// Adds a version.
@@ -268,6 +278,7 @@ impl PolicyWrites<'_> {
             version.created_at,
         ];
         self.tx
+            .within(self.zone)
             .execute(&sql::INSERT_VERSION, &params)
             .await
             .map(drop)
@@ -279,7 +290,11 @@ impl PolicyWrites<'_> {
     /// When the store does not answer.
     pub async fn touch(&mut self, id: &str, author: &Author) -> Result<(), StoreError> {
         let params = params![self.zone, id, &author.name, author.via_operator, author.at];
-        self.tx.execute(&sql::TOUCH, &params).await.map(drop)
+        self.tx
+            .within(self.zone)
+            .execute(&sql::TOUCH, &params)
+            .await
+            .map(drop)
     }
 
     /// Archives a policy; answers whether it was there.
@@ -288,6 +303,11 @@ impl PolicyWrites<'_> {
     /// When the store does not answer.
     pub async fn archive(&mut self, id: &str, author: &Author) -> Result<bool, StoreError> {
         let params = params![self.zone, id, author.at, &author.name, author.via_operator];
-        Ok(self.tx.execute(&sql::ARCHIVE, &params).await? == 1)
+        Ok(self
+            .tx
+            .within(self.zone)
+            .execute(&sql::ARCHIVE, &params)
+            .await?
+            == 1)
     }
 }

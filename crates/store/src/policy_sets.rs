@@ -277,6 +277,7 @@ impl PolicySetWrites<'_> {
     pub async fn lock(&mut self, id: &str) -> Result<bool, StoreError> {
         Ok(self
             .tx
+            .within(self.zone)
             .query_opt(&sql::LOCK, &params![self.zone, id])
             .await?
             .is_some())
@@ -293,6 +294,7 @@ impl PolicySetWrites<'_> {
     ) -> Result<Option<PolicySetVersion>, StoreError> {
         let row = self
             .tx
+            .within(self.zone)
             .query_opt(&sql::VERSION, &params![self.zone, set, version])
             .await?;
         row.as_ref().map(PolicySetVersion::read).transpose()
@@ -303,7 +305,11 @@ impl PolicySetWrites<'_> {
     /// # Errors
     /// When the store does not answer.
     pub async fn last_version(&mut self, set: &str) -> Result<i64, StoreError> {
-        let row = self.tx.query_opt(&sql::LAST_VERSION, &params![set]).await?;
+        let row = self
+            .tx
+            .within(self.zone)
+            .query_opt(&sql::LAST_VERSION, &params![set])
+            .await?;
         row.map_or(Ok(0), |row| row.int("version"))
     }
 
@@ -322,7 +328,11 @@ impl PolicySetWrites<'_> {
             made.created_via_operator,
             made.created_at,
         ];
-        self.tx.execute(&sql::INSERT, &params).await.map(drop)
+        self.tx
+            .within(self.zone)
+            .execute(&sql::INSERT, &params)
+            .await
+            .map(drop)
     }
 
     /// Adds a version.
@@ -343,6 +353,7 @@ impl PolicySetWrites<'_> {
             version.created_at,
         ];
         self.tx
+            .within(self.zone)
             .execute(&sql::INSERT_VERSION, &params)
             .await
             .map(drop)
@@ -354,7 +365,11 @@ impl PolicySetWrites<'_> {
     /// When the store does not answer.
     pub async fn touch(&mut self, id: &str, author: &Author) -> Result<(), StoreError> {
         let params = params![self.zone, id, &author.name, author.via_operator, author.at];
-        self.tx.execute(&sql::TOUCH, &params).await.map(drop)
+        self.tx
+            .within(self.zone)
+            .execute(&sql::TOUCH, &params)
+            .await
+            .map(drop)
     }
 
     /// Puts a version in force, in the place of whatever was.
@@ -368,6 +383,7 @@ impl PolicySetWrites<'_> {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         self.tx
+            .within(self.zone)
             .execute(&sql::BIND, &params![self.zone, set, version, now])
             .await
             .map(drop)
@@ -380,6 +396,7 @@ impl PolicySetWrites<'_> {
     pub async fn unbind(&mut self, set: &str) -> Result<bool, StoreError> {
         Ok(self
             .tx
+            .within(self.zone)
             .execute(&sql::UNBIND, &params![self.zone, set])
             .await?
             == 1)
@@ -391,6 +408,11 @@ impl PolicySetWrites<'_> {
     /// When the store does not answer.
     pub async fn archive(&mut self, id: &str, author: &Author) -> Result<bool, StoreError> {
         let params = params![self.zone, id, author.at, &author.name, author.via_operator];
-        Ok(self.tx.execute(&sql::ARCHIVE, &params).await? == 1)
+        Ok(self
+            .tx
+            .within(self.zone)
+            .execute(&sql::ARCHIVE, &params)
+            .await?
+            == 1)
     }
 }

@@ -159,6 +159,7 @@ impl ProviderWrites<'_> {
     pub async fn lock(&mut self, id: &str) -> Result<Option<Provider>, StoreError> {
         let row = self
             .tx
+            .within(self.zone)
             .query_opt(&sql::LOCK, &params![self.zone, id])
             .await?;
         row.as_ref().map(Provider::read).transpose()
@@ -171,6 +172,7 @@ impl ProviderWrites<'_> {
     pub async fn is_active(&mut self, id: &str) -> Result<bool, StoreError> {
         Ok(self
             .tx
+            .within(self.zone)
             .query_opt(&sql::SHARE, &params![self.zone, id])
             .await?
             .is_some())
@@ -195,7 +197,11 @@ impl ProviderWrites<'_> {
             made.created_via_operator,
             made.created_at,
         ];
-        self.tx.execute(&sql::INSERT, &params).await.map(drop)
+        self.tx
+            .within(self.zone)
+            .execute(&sql::INSERT, &params)
+            .await
+            .map(drop)
     }
 
     /// The provider of the control resource, which authenticates nothing; made when needed.
@@ -205,7 +211,10 @@ impl ProviderWrites<'_> {
     pub async fn none(&mut self, author: &Author) -> Result<ProviderId, StoreError> {
         let id = ProviderId::trusted(format!("provider-none-{}", self.zone));
         let params = params![self.zone, &id, &author.name, author.via_operator, author.at];
-        self.tx.execute(&sql::INSERT_NONE, &params).await?;
+        self.tx
+            .within(self.zone)
+            .execute(&sql::INSERT_NONE, &params)
+            .await?;
         Ok(id)
     }
 
@@ -228,7 +237,11 @@ impl ProviderWrites<'_> {
             made.updated_via_operator,
             made.updated_at,
         ];
-        self.tx.execute(&sql::UPDATE, &params).await.map(drop)
+        self.tx
+            .within(self.zone)
+            .execute(&sql::UPDATE, &params)
+            .await
+            .map(drop)
     }
 
     /// Archives a provider; answers whether it was there.
@@ -237,6 +250,11 @@ impl ProviderWrites<'_> {
     /// When the store does not answer.
     pub async fn archive(&mut self, id: &str, author: &Author) -> Result<bool, StoreError> {
         let params = params![self.zone, id, author.at, &author.name, author.via_operator];
-        Ok(self.tx.execute(&sql::ARCHIVE, &params).await? == 1)
+        Ok(self
+            .tx
+            .within(self.zone)
+            .execute(&sql::ARCHIVE, &params)
+            .await?
+            == 1)
     }
 }

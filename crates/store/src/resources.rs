@@ -162,6 +162,7 @@ impl ResourceWrites<'_> {
     pub async fn lock(&mut self, id: &str) -> Result<Option<Resource>, StoreError> {
         let row = self
             .tx
+            .within(self.zone)
             .query_opt(&sql::LOCK, &params![self.zone, id])
             .await?;
         row.as_ref().map(Resource::read).transpose()
@@ -172,7 +173,11 @@ impl ResourceWrites<'_> {
     /// # Errors
     /// When the store does not answer.
     pub async fn active(&mut self) -> Result<u64, StoreError> {
-        let row = self.tx.query_opt(&sql::COUNT, &params![self.zone]).await?;
+        let row = self
+            .tx
+            .within(self.zone)
+            .query_opt(&sql::COUNT, &params![self.zone])
+            .await?;
         row.map_or(Ok(0), |row| row.count("active"))
     }
 
@@ -182,7 +187,7 @@ impl ResourceWrites<'_> {
     /// When the store does not answer.
     pub async fn identifiers_like(&mut self, identifier: &str) -> Result<Vec<String>, StoreError> {
         let params = params![self.zone, identifier, format!("{identifier}-%")];
-        let rows = self.tx.query(&sql::LIKE, &params).await?;
+        let rows = self.tx.within(self.zone).query(&sql::LIKE, &params).await?;
         rows.iter().map(|row| row.string("identifier")).collect()
     }
 
@@ -206,7 +211,11 @@ impl ResourceWrites<'_> {
             made.created_via_operator,
             made.created_at,
         ];
-        self.tx.execute(&sql::INSERT, &params).await.map(drop)
+        self.tx
+            .within(self.zone)
+            .execute(&sql::INSERT, &params)
+            .await
+            .map(drop)
     }
 
     /// Writes what may change of a resource.
@@ -229,7 +238,11 @@ impl ResourceWrites<'_> {
             made.updated_via_operator,
             made.updated_at,
         ];
-        self.tx.execute(&sql::UPDATE, &params).await.map(drop)
+        self.tx
+            .within(self.zone)
+            .execute(&sql::UPDATE, &params)
+            .await
+            .map(drop)
     }
 
     /// Archives a resource; answers whether it was there.
@@ -238,6 +251,11 @@ impl ResourceWrites<'_> {
     /// When the store does not answer.
     pub async fn archive(&mut self, id: &str, author: &Author) -> Result<bool, StoreError> {
         let params = params![self.zone, id, author.at, &author.name, author.via_operator];
-        Ok(self.tx.execute(&sql::ARCHIVE, &params).await? == 1)
+        Ok(self
+            .tx
+            .within(self.zone)
+            .execute(&sql::ARCHIVE, &params)
+            .await?
+            == 1)
     }
 }

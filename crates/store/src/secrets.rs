@@ -96,7 +96,11 @@ impl SecretWrites<'_> {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let params = params![self.zone, at, envelope, now];
-        self.tx.execute(&sql::PUT, &params).await.map(drop)
+        self.tx
+            .within(self.zone)
+            .execute(&sql::PUT, &params)
+            .await
+            .map(drop)
     }
 
     /// Forgets an envelope, if there is one.
@@ -105,6 +109,7 @@ impl SecretWrites<'_> {
     /// When the store does not answer.
     pub async fn delete(&mut self, at: &str) -> Result<(), StoreError> {
         self.tx
+            .within(self.zone)
             .execute(&sql::DELETE, &params![self.zone, at])
             .await
             .map(drop)

@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use caracal_model::{Clock, Ids, Secret, ZoneId};
@@ -12,8 +13,9 @@ use crate::error::StoreError;
 use crate::lite::{Lite, Reader};
 use crate::migrate;
 use crate::param::Param;
-use crate::pg::{self, Mode, Pg, PgTx};
+use crate::pg::{self, Mode, Pg, PgTx, Sight};
 use crate::row::Row;
+use crate::secure::PgTls;
 use crate::sql::Sql;
 use crate::tx::Tx;
 
@@ -32,6 +34,8 @@ pub enum StoreUrl {
         connect_timeout: Duration,
         /// Longest run of one statement.
         statement_timeout: Duration,
+        /// How connections are made secure; in the clear without.
+        tls: Option<PgTls>,
     },
 }
 
@@ -74,6 +78,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     ids: Arc<Ids>,
     outbox_wake: Notify,
+    visits: AtomicU64,
 }
 
 pub(crate) enum Engine {
@@ -106,11 +111,13 @@ impl Store {
                 max_conns,
                 connect_timeout,
                 statement_timeout,
+                tls,
             } => Engine::Pg(Pg::open(
                 url,
                 *max_conns,
                 *connect_timeout,
                 *statement_timeout,
+                tls.as_ref(),
             )?),
         };
         Ok(Self {
@@ -119,6 +126,7 @@ impl Store {
                 clock,
                 ids,
                 outbox_wake: Notify::new(),
+                visits: AtomicU64::new(0),
             }),
         })
     }
@@ -141,6 +149,16 @@ impl Store {
         migrate::run(self).await
     }
 
+    /// How often the store was asked for anything: reads, snapshots and transactions. What is warm
+    /// does not ask.
+    pub fn visits(&self) -> u64 {
+        self.inner.visits.load(Ordering::Relaxed)
+    }
+
+    fn visit(&self) {
+        self.inner.visits.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Whether the store answers.
     pub async fn ping(&self) -> Result<(), StoreError> {
         self.query(&sql::PING, &[]).await.map(drop)
@@ -156,15 +174,26 @@ impl Store {
 
     /// Begins a transaction that may write. `doing` names it in errors and logs. See [`Tx`].
     pub async fn begin(&self, doing: &'static str) -> Result<Tx, StoreError> {
+        self.visit();
         Tx::begin(self.clone(), doing).await
     }
 
     /// Reads outside of a transaction: every statement sees the latest commit.
     pub async fn query(&self, sql: &Sql, params: &[Param<'_>]) -> Result<Vec<Row>, StoreError> {
+        self.look(Sight::All, sql, params).await
+    }
+
+    async fn look(
+        &self,
+        sight: Sight<'_>,
+        sql: &Sql,
+        params: &[Param<'_>],
+    ) -> Result<Vec<Row>, StoreError> {
+        self.visit();
         check(sql, params)?;
         match self.engine() {
             Engine::Lite(lite) => lite.query(sql, params).await,
-            Engine::Pg(pg) => Box::pin(pg.query(sql, params)).await,
+            Engine::Pg(pg) => Box::pin(pg.query(sight, sql, params)).await,
         }
     }
 
@@ -179,12 +208,17 @@ impl Store {
 
     /// Several reads of one state of the store.
     pub async fn snapshot(&self, doing: &'static str) -> Result<Snapshot, StoreError> {
-        Ok(Snapshot(match self.engine() {
+        self.visit();
+        let reading = match self.engine() {
             Engine::Lite(lite) => Reading::Lite(lite.snapshot(doing).await?),
             Engine::Pg(pg) => {
                 Reading::Pg(Box::new(Box::pin(pg.begin(doing, Mode::Snapshot)).await?))
             }
-        }))
+        };
+        Ok(Snapshot {
+            reading,
+            within: None,
+        })
     }
 
     /// What belongs to this zone: repositories hang off it.
@@ -238,7 +272,10 @@ pub(crate) fn check(sql: &Sql, params: &[Param<'_>]) -> Result<(), StoreError> {
 }
 
 /// Reads of one state of the store. Short-lived: it holds a connection.
-pub struct Snapshot(Reading);
+pub struct Snapshot {
+    reading: Reading,
+    within: Option<ZoneId>,
+}
 
 enum Reading {
     Lite(Reader),
@@ -249,9 +286,10 @@ impl Snapshot {
     /// Reads.
     pub async fn query(&mut self, sql: &Sql, params: &[Param<'_>]) -> Result<Vec<Row>, StoreError> {
         check(sql, params)?;
-        match &mut self.0 {
+        let sight = self.within.as_ref().map_or(Sight::All, Sight::Zone);
+        match &mut self.reading {
             Reading::Lite(reader) => reader.query(sql, params),
-            Reading::Pg(tx) => Box::pin(tx.query(sql, params)).await,
+            Reading::Pg(tx) => Box::pin(tx.query(sight, sql, params)).await,
         }
     }
 
@@ -289,7 +327,14 @@ impl<'s> ZoneScope<'s> {
         sql: &Sql,
         params: &[Param<'_>],
     ) -> Result<Vec<Row>, StoreError> {
-        self.store.query(sql, params).await
+        self.store.look(Sight::Zone(self.zone), sql, params).await
+    }
+
+    /// Several reads of one state of this zone.
+    pub(crate) async fn reading(&self, doing: &'static str) -> Result<Snapshot, StoreError> {
+        let mut snapshot = self.store.snapshot(doing).await?;
+        snapshot.within = Some(self.zone.clone());
+        Ok(snapshot)
     }
 
     /// Reads one row.
@@ -298,6 +343,6 @@ impl<'s> ZoneScope<'s> {
         sql: &Sql,
         params: &[Param<'_>],
     ) -> Result<Option<Row>, StoreError> {
-        self.store.query_opt(sql, params).await
+        Ok(self.query(sql, params).await?.into_iter().next())
     }
 }

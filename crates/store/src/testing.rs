@@ -40,6 +40,11 @@ pub const fn raw(text: &'static str) -> Sql {
     }
 }
 
+/// Who owns the databases of tests: row security holds everybody but a superuser, which the user of
+/// a test server usually is.
+const ROLE: &str = "DO $$ BEGIN CREATE ROLE caracal_test NOLOGIN;
+    EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$";
+
 /// A database of a test's own.
 pub struct Database {
     /// What to open.
@@ -68,7 +73,12 @@ impl Database {
         match std::env::var("CARACAL_TEST_POSTGRES") {
             Ok(server) => {
                 let name = format!("caracal_{}", id.replace('-', "_"));
-                on_server(&server, &format!("CREATE DATABASE {name}")).await;
+                on_server(&server, ROLE).await;
+                on_server(
+                    &server,
+                    &format!("CREATE DATABASE {name} OWNER caracal_test"),
+                )
+                .await;
                 databases.push(Self {
                     place: Place::Pg { server, name },
                 });
@@ -90,10 +100,11 @@ impl Database {
             Place::Pg { server, name } => {
                 let (base, _) = server.rsplit_once('/').expect("a URL with a database");
                 StoreUrl::Pg {
-                    url: Secret::new(format!("{base}/{name}")),
+                    url: Secret::new(format!("{base}/{name}?options=-c%20role%3Dcaracal_test")),
                     max_conns: 16,
                     connect_timeout: Duration::from_secs(10),
                     statement_timeout: Duration::from_secs(30),
+                    tls: None,
                 }
             }
         };

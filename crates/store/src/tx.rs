@@ -15,7 +15,7 @@ use crate::error::StoreError;
 use crate::lite::writer::Command;
 use crate::outbox;
 use crate::param::Param;
-use crate::pg::{Mode, PgTx, dynamic};
+use crate::pg::{Mode, PgTx, Sight, dynamic};
 use crate::row::Row;
 use crate::sql::Sql;
 use crate::store::{Engine, Store, check};
@@ -26,6 +26,8 @@ pub struct Tx {
     doing: &'static str,
     engine: Running,
     outgoing: Vec<Outgoing>,
+    /// The zone of the next statement.
+    within: Option<ZoneId>,
     /// Set while a statement runs, and left so when it fails or its caller goes away.
     abandoned: bool,
 }
@@ -47,15 +49,23 @@ impl Tx {
             doing,
             engine,
             outgoing: Vec::new(),
+            within: None,
             abandoned: false,
         })
     }
 
+    /// The next statement sees the rows of this zone only; the one after sees all again.
+    pub(crate) fn within(&mut self, zone: &ZoneId) -> &mut Self {
+        self.within = Some(zone.clone());
+        self
+    }
+
     /// Runs a statement that answers with rows.
     pub async fn query(&mut self, sql: &Sql, params: &[Param<'_>]) -> Result<Vec<Row>, StoreError> {
+        let within = self.within.take();
         self.enter(sql, params)?;
         let rows = match &mut self.engine {
-            Running::Pg(tx) => Box::pin(tx.query(sql, params)).await,
+            Running::Pg(tx) => Box::pin(tx.query(sight(&within), sql, params)).await,
             Running::Lite(_) => {
                 self.ask(|reply| Command::Query(*sql, to_lite(params), reply))
                     .await
@@ -76,9 +86,10 @@ impl Tx {
 
     /// Runs a statement; answers with the number of rows that it changed.
     pub async fn execute(&mut self, sql: &Sql, params: &[Param<'_>]) -> Result<u64, StoreError> {
+        let within = self.within.take();
         self.enter(sql, params)?;
         let changed = match &mut self.engine {
-            Running::Pg(tx) => Box::pin(tx.execute(sql, &dynamic(params))).await,
+            Running::Pg(tx) => Box::pin(tx.execute(sight(&within), sql, &dynamic(params))).await,
             Running::Lite(_) => {
                 self.ask(|reply| Command::Execute(*sql, to_lite(params), reply))
                     .await
@@ -96,6 +107,7 @@ impl Tx {
         sql: &Sql,
         rows: &[Vec<Param<'_>>],
     ) -> Result<u64, StoreError> {
+        let within = self.within.take();
         if rows.is_empty() {
             return Ok(0);
         }
@@ -107,7 +119,7 @@ impl Tx {
         let changed = match &mut self.engine {
             Running::Pg(tx) => {
                 let columns = columns(rows);
-                Box::pin(tx.execute(sql, &as_params(&columns))).await
+                Box::pin(tx.execute(sight(&within), sql, &as_params(&columns))).await
             }
             Running::Lite(_) => {
                 let rows = rows.iter().map(|row| to_lite(row)).collect();
@@ -121,6 +133,7 @@ impl Tx {
 
     /// Sends an entry to a topic when, and only when, this transaction commits.
     pub fn announce(&mut self, entry: Outgoing) {
+        self.within = None;
         self.outgoing.push(entry);
     }
 
@@ -234,6 +247,10 @@ impl std::fmt::Debug for Tx {
     }
 }
 
+fn sight(within: &Option<ZoneId>) -> Sight<'_> {
+    within.as_ref().map_or(Sight::All, Sight::Zone)
+}
+
 fn to_lite(params: &[Param<'_>]) -> Vec<LiteValue> {
     params.iter().map(Param::to_lite).collect()
 }
@@ -266,8 +283,8 @@ impl<'t> ZoneTx<'t> {
         self.zone
     }
 
-    /// The transaction, for what a repository of this crate does with it.
+    /// The transaction, for the next statement of a repository of this crate.
     pub(crate) fn tx(&mut self) -> &mut Tx {
-        self.tx
+        self.tx.within(self.zone)
     }
 }

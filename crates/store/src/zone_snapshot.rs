@@ -179,7 +179,7 @@ impl ZoneScope<'_> {
     /// One state of this zone; `None` when it does not exist.
     pub async fn snapshot(&self) -> Result<Option<ZoneSnapshot>, StoreError> {
         let zone = self.id();
-        let mut at = self.store().snapshot("reading a zone").await?;
+        let mut at = self.reading("reading a zone").await?;
         let Some(row) = at.query_opt(&sql::ZONE, &params![zone]).await? else {
             return Ok(None);
         };

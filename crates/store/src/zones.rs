@@ -37,6 +37,7 @@ statements! { pub(crate) mod sql {
         updated_via_operator = $4 WHERE id = $1 AND archived_at IS NULL";
     INSERT_KEY = "INSERT INTO zone_keys (id, zone_id, public_x, public_y, sealed_private, \
         created_at, signs_from) VALUES ($1, $2, $3, $4, $5, $6, $7)";
+    ANY_KEY = "SELECT id FROM zone_keys WHERE zone_id = $1 LIMIT 1";
 } }
 
 /// Who made an object, who changed it, and when.
@@ -295,6 +296,15 @@ impl ZoneWrites<'_> {
             key.signs_from
         ];
         self.0.execute(&sql::INSERT_KEY, &params).await.map(drop)
+    }
+
+    /// Whether the zone has a signing key.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn has_key(&mut self, zone: &ZoneId) -> Result<bool, StoreError> {
+        let row = self.0.query_opt(&sql::ANY_KEY, &params![zone]).await?;
+        Ok(row.is_some())
     }
 
     /// Writes what may change of a zone.

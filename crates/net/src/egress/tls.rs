@@ -33,7 +33,7 @@ pub enum TlsError {
     Config(#[from] rustls::Error),
 }
 
-fn provider() -> Arc<CryptoProvider> {
+pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
@@ -44,32 +44,54 @@ fn provider() -> Arc<CryptoProvider> {
 /// # Errors
 /// [`TlsError`].
 pub fn client_config(extra_ca: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
-    let mut roots = RootCertStore::empty();
-    let native = rustls_native_certs::load_native_certs();
-    let (_, ignored) = roots.add_parsable_certificates(native.certs);
-    if ignored > 0 || !native.errors.is_empty() {
-        tracing::warn!(
-            ignored,
-            errors = native.errors.len(),
-            "some system roots are unusable"
-        );
-    }
-    if let Some(path) = extra_ca {
-        match certificates(path) {
-            Ok(extra) => {
-                for certificate in extra {
-                    roots.add(certificate)?;
-                }
-            }
-            Err(TlsError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-    }
     let config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
+        .with_root_certificates(roots(extra_ca)?)
         .with_no_client_auth();
     Ok(Arc::new(config))
+}
+
+/// What [`client_config`] trusts.
+pub(super) fn roots(extra_ca: Option<&Path>) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    let native = native();
+    let (_, ignored) = roots.add_parsable_certificates(native);
+    if ignored > 0 {
+        tracing::warn!(ignored, "some system roots are unusable");
+    }
+    for certificate in extra(extra_ca)? {
+        roots.add(certificate)?;
+    }
+    Ok(roots)
+}
+
+/// The certificates of [`roots`].
+pub(super) fn trusted(extra_ca: Option<&Path>) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let mut usable = RootCertStore::empty();
+    let mut trusted = native();
+    // Whoever takes them may refuse them all for one that is odd.
+    trusted.retain(|certificate| usable.add(certificate.clone()).is_ok());
+    trusted.extend(extra(extra_ca)?);
+    Ok(trusted)
+}
+
+fn native() -> Vec<CertificateDer<'static>> {
+    let native = rustls_native_certs::load_native_certs();
+    if !native.errors.is_empty() {
+        let errors = native.errors.len();
+        tracing::warn!(errors, "some system roots are unreadable");
+    }
+    native.certs
+}
+
+fn extra(path: Option<&Path>) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    match path.map(certificates) {
+        None => Ok(Vec::new()),
+        Some(Err(TlsError::File { source, .. })) if source.kind() == io::ErrorKind::NotFound => {
+            Ok(Vec::new())
+        }
+        Some(extra) => extra,
+    }
 }
 
 /// Serves with the certificate chain and the key of two PEM files.
