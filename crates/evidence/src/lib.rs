@@ -20,6 +20,7 @@
 mod backlog;
 mod disk;
 mod error;
+mod flood;
 mod keeper;
 mod log;
 mod relay;
@@ -28,6 +29,7 @@ mod spool;
 mod writer;
 
 pub use error::{EvidenceError, OpenError};
+pub use flood::Flood;
 pub use log::{Durability, EvidenceLog, Stats};
 pub use relay::{Drain, Relay};
 pub use sink::{BusSink, Pending, Sink, SinkError};

@@ -6,12 +6,11 @@
 //! that point on: it is closed with an outcome, or by its drop. Denials of proven mandates are
 //! recorded one by one up to a rate, and counted beyond it.
 
-mod flood;
-
 use std::sync::Arc;
+use std::time::Duration;
 
 use caracal_crypto::digest::{hex_encode, sha256};
-use caracal_evidence::{EvidenceError, EvidenceLog};
+use caracal_evidence::{EvidenceError, EvidenceLog, Flood};
 use caracal_ledger::Event;
 use caracal_model::{Clock, EventId, Ids, Mandate, RequestId, SubjectType, ZoneId};
 use caracal_net::Tasks;
@@ -19,7 +18,11 @@ use http::StatusCode;
 use serde_json::{Map, Value, json};
 
 use crate::denial::{Cause, Denied, Whose};
-use flood::Flood;
+
+/// Denials of one zone and cause that are recorded one by one within [`FLOOD`].
+const ONE_BY_ONE: u32 = 20;
+/// How long a count of denials runs.
+const FLOOD: Duration = Duration::from_secs(10);
 
 /// Writes records.
 pub struct Scribe {
@@ -27,7 +30,7 @@ pub struct Scribe {
     ids: Arc<Ids>,
     clock: Arc<dyn Clock>,
     tasks: Tasks,
-    flood: Flood,
+    flood: Flood<(ZoneId, Cause)>,
 }
 
 /// The bearer, so that records of one mandate can be told to belong together: the first 8 bytes of
@@ -44,6 +47,8 @@ pub enum Ended {
     Executed,
     /// Its response broke after the head.
     CopyFailed,
+    /// Its response was cut because revocations could not be known.
+    CutBlind,
     /// No response.
     TransportError,
     /// The upstream may not be reached.
@@ -62,6 +67,7 @@ impl Ended {
         match self {
             Self::Executed => ("allow", "executed", None),
             Self::CopyFailed => ("allow", "upstream_error", Some("response_copy_failed")),
+            Self::CutBlind => ("allow", "executed", Some("revocation_state_unavailable")),
             Self::TransportError => ("allow", "upstream_error", Some("transport_error")),
             Self::NotAddressable => (
                 "deny",
@@ -177,7 +183,7 @@ impl Scribe {
             ids,
             clock,
             tasks,
-            flood: Flood::default(),
+            flood: Flood::new(ONE_BY_ONE, FLOOD),
         }
     }
 
@@ -235,7 +241,7 @@ impl Scribe {
             return Ok(());
         };
         let now = self.clock.ticks();
-        let Some(before) = self.flood.admit(&whose.zone, denied.cause(), now) else {
+        let Some(before) = self.flood.admit(&(whose.zone.clone(), denied.cause()), now) else {
             return Ok(());
         };
         let id = request_id.as_str();
@@ -264,7 +270,7 @@ impl Scribe {
 
     /// Records how many denials were only counted, once their flood is over or it goes on.
     pub async fn settle_floods(&self, all: bool) {
-        for (zone, cause, count) in self.flood.overdue(self.clock.ticks(), all) {
+        for ((zone, cause), count) in self.flood.overdue(self.clock.ticks(), all) {
             let event_type = match cause {
                 Cause::JtiReplay => "replay_detected",
                 _ => "gateway_request_denied",

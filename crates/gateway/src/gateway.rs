@@ -85,6 +85,8 @@ pub fn router(config: Config, deps: Deps) -> Result<Router, TlsError> {
         deps.tasks.clone(),
     ));
     settle_floods(&scribe, &deps.tasks);
+    let sentinel = deps.views.sentinel().run(deps.tasks.stop());
+    deps.tasks.spawn("gateway-sentinel", sentinel);
     observe(&registry, &metrics, &deps);
     let scrape = registry.routes(config.metrics.clone());
     let gateway = Arc::new(Gateway {

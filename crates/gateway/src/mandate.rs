@@ -7,7 +7,7 @@ use std::time::Duration;
 use caracal_bus::Bus;
 use caracal_crypto::es256::Jws;
 use caracal_model::id::{is_id, uuid7_millis};
-use caracal_model::limits::PREFLIGHT_SECONDS;
+use caracal_model::limits::{LEEWAY, PREFLIGHT_SECONDS};
 use caracal_model::{Mandate, Refusal, Timestamp, TokenUse};
 use caracal_view::{Views, ZoneKeys};
 use serde_json::Value;
@@ -67,14 +67,21 @@ impl<'t> Unverified<'t> {
         self.claims.as_ref().map_err(Clone::clone)
     }
 
-    /// Checks signature, issuer, audience and use (step 11; better item 1).
-    pub fn verify(self, keys: &ZoneKeys, issuer: Option<&str>) -> Result<Verified, Denied> {
+    /// Checks signature, issuer, audience, use and that it is not of the future (step 11; better
+    /// item 1), as the STS would.
+    pub fn verify(
+        self,
+        keys: &ZoneKeys,
+        issuer: Option<&str>,
+        now: Timestamp,
+    ) -> Result<Verified, Denied> {
         let mandate = self.claims?;
         let key = keys.verify.get(self.jws.kid()).ok_or_else(bad_signature)?;
         self.jws.verify(key).map_err(|_| bad_signature())?;
         let issued_here = issuer.is_none_or(|issuer| mandate.iss == issuer);
         let meant_for_us = mandate.aud.contains(&mandate.iss);
-        if mandate.token_use != TokenUse::Gateway || !issued_here || !meant_for_us {
+        let was_issued = Timestamp::from_unix_seconds(mandate.iat) <= now.plus(LEEWAY);
+        if mandate.token_use != TokenUse::Gateway || !issued_here || !meant_for_us || !was_issued {
             return Err(not_for_us().of(&mandate));
         }
         Ok(Verified(mandate))

@@ -19,7 +19,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use crate::evidence::{Ended, OpenCall};
 use crate::headers::X_CARACAL_REVOKED;
 use crate::progress::Stall;
-use crate::revocation::RevocationWatch;
+use crate::revocation::{Cut, RevocationWatch};
 
 /// Why a response did not end as it should. The connection ends with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -33,6 +33,9 @@ pub enum RelayError {
     /// The mandate was revoked.
     #[error("revoked")]
     Revoked,
+    /// Nobody can tell whether the mandate was revoked.
+    #[error("revocation state unavailable")]
+    Blind,
     /// The record could not be written.
     #[error("no evidence, no answer")]
     NoEvidence,
@@ -97,6 +100,13 @@ impl Relay {
         self.state = State::Recording(Box::pin(self.call.close(ended)), then);
     }
 
+    fn cut(&mut self, cut: Cut) {
+        match cut {
+            Cut::Revoked => self.revoked(),
+            Cut::Blind => self.end(Ended::CutBlind, Then::Fail(RelayError::Blind)),
+        }
+    }
+
     fn revoked(&mut self) {
         if let Some(record) = self.call.record() {
             record.revoked = true;
@@ -111,8 +121,8 @@ impl Relay {
 
     /// One answer of the upstream; a frame that may leave at once is returned.
     fn take(&mut self, frame: Option<Result<Frame<Bytes>, hyper::Error>>) -> Option<Frame<Bytes>> {
-        if self.watch.is_tripped() {
-            self.revoked();
+        if let Some(cut) = self.watch.cut() {
+            self.cut(cut);
             return None;
         }
         self.stall.progress();
@@ -172,11 +182,13 @@ impl HttpBody for Relay {
                             return Poll::Ready(Some(Ok(frame)));
                         }
                     }
-                    Poll::Pending if this.watch.poll_tripped(cx) => this.revoked(),
-                    Poll::Pending if this.stall.poll(cx).is_ready() => {
-                        this.end(Ended::CopyFailed, Then::Fail(RelayError::Stalled));
-                    }
-                    Poll::Pending => return Poll::Pending,
+                    Poll::Pending => match this.watch.poll_cut(cx) {
+                        Some(cut) => this.cut(cut),
+                        None if this.stall.poll(cx).is_ready() => {
+                            this.end(Ended::CopyFailed, Then::Fail(RelayError::Stalled));
+                        }
+                        None => return Poll::Pending,
+                    },
                 },
                 State::Recording(recording, _) => {
                     let outcome = ready!(recording.as_mut().poll(cx));

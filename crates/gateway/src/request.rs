@@ -196,7 +196,8 @@ async fn admit(
     unverified: Unverified<'_>,
     zone: &ZoneView,
 ) -> Result<Admitted, Denied> {
-    let verified: Verified = unverified.verify(&zone.keys, gateway.config.issuer.as_deref())?;
+    let (issuer, now) = (gateway.config.issuer.as_deref(), gateway.clock.now());
+    let verified: Verified = unverified.verify(&zone.keys, issuer, now)?;
     let once = Once {
         bus: &gateway.bus,
         floor_ms: gateway.config.floor_ms,

@@ -8,6 +8,15 @@ use caracal_model::Mandate;
 use caracal_view::{MandateAnchors, Views};
 use tokio::sync::watch;
 
+/// Why a response under way may not go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// Its mandate was revoked.
+    Revoked,
+    /// Neither feed nor store can tell whether it was.
+    Blind,
+}
+
 /// Watches what one mandate hangs on. Made before the mandate is checked, so that no mark falls
 /// between the check and the watch.
 pub struct RevocationWatch {
@@ -43,11 +52,20 @@ impl RevocationWatch {
         anchors.is_some_and(|anchors| self.views.is_marked(&anchors.as_anchors()))
     }
 
-    /// As [`RevocationWatch::is_tripped`], and wakes the task at the next mark.
-    pub fn poll_tripped(&mut self, cx: &mut Context<'_>) -> bool {
+    /// Why the response may not go on, if it may not.
+    pub fn cut(&mut self) -> Option<Cut> {
+        if self.is_tripped() {
+            return Some(Cut::Revoked);
+        }
+        self.views.is_blind().then_some(Cut::Blind)
+    }
+
+    /// As [`RevocationWatch::cut`], and wakes the task at the next news.
+    pub fn poll_cut(&mut self, cx: &mut Context<'_>) -> Option<Cut> {
         loop {
-            if self.is_tripped() {
-                return true;
+            let cut = self.cut();
+            if cut.is_some() {
+                return cut;
             }
             let waiting = self.waiting.get_or_insert_with(|| {
                 let mut marks = self.marks.clone();
@@ -59,7 +77,7 @@ impl RevocationWatch {
                 })
             });
             if waiting.as_mut().poll(cx) == Poll::Pending {
-                return false;
+                return None;
             }
             self.waiting = None;
         }

@@ -42,6 +42,7 @@ async fn seed(store: &Store) {
             owner_account_id: None,
             operator_coauthor_badge: false,
             operator_governed: false,
+            actor_tokens: false,
             provenance: Provenance {
                 created_by: None,
                 created_via_operator: false,

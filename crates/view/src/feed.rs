@@ -140,6 +140,7 @@ impl Inner {
     }
 
     fn forget_everything(&self) {
+        self.homeless.forget();
         self.sessions.clear();
         self.edges.clear();
         self.records.clear();
@@ -207,6 +208,8 @@ impl Inner {
     }
 
     fn apply_zone(&self, zone: ZoneId) -> Option<ZoneId> {
+        // It may have got an application.
+        self.homeless.forget();
         self.zones.invalidate(&zone).then_some(zone)
     }
 }

@@ -22,6 +22,7 @@
 //! - INVARIANT (load): nothing that was read before a change is used after it was applied (`live`,
 //!   `zones`).
 
+mod absent;
 mod announce;
 mod backoff;
 mod barrier;
@@ -35,6 +36,7 @@ mod live;
 mod reads;
 mod relay;
 mod revocations;
+mod sentinel;
 mod views;
 mod zone;
 mod zones;
@@ -48,8 +50,9 @@ pub use feed::{FOLLOWED, Positions};
 pub use follower::Follower;
 pub use relay::{Relay, RelayOptions, RelayStats};
 pub use revocations::{Anchors, IssuedTo, MandateAnchors};
+pub use sentinel::Sentinel;
 pub use views::{ViewConfig, ViewStats, Views};
 pub use zone::{
-    Application, IssuerRow, KEPT_AFTER, NO_ACTIVE_POLICY_SET, Provider, Resource, Resources,
-    ZONE_KEY_AAD, ZoneKeys, ZoneView,
+    Application, IssuerRow, KEPT_AFTER, KeyTimes, NO_ACTIVE_POLICY_SET, Provider, Resource,
+    Resources, ZONE_KEY_AAD, ZoneKeys, ZoneView,
 };

@@ -200,6 +200,11 @@ impl Revocations {
         self.changed.subscribe()
     }
 
+    /// Wakes whoever watches, though nobody died.
+    pub fn wake(&self) {
+        self.changed.send_modify(|count| *count += 1);
+    }
+
     pub fn prune(&self, now: Timestamp) {
         self.marks.pin().retain(|_, until| *until > now);
         let longest = now.minus(REVOCATION_MEMORY);

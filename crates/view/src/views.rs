@@ -15,6 +15,7 @@ use caracal_store::Store;
 use caracal_store::live::Anchor;
 use tokio::sync::{broadcast, watch};
 
+use crate::absent::Absent;
 use crate::connections::UserConnection;
 use crate::feed::{Feed, Positions};
 use crate::lease::Lease;
@@ -62,6 +63,8 @@ pub(crate) struct Inner {
     pub lease: Lease,
     pub zones: Zones,
     pub homes: LiveTable<ApplicationId, ZoneId>,
+    /// Applications that no zone has.
+    pub homeless: Absent<ApplicationId>,
     pub sessions: LiveTable<(ZoneId, SessionId), SessionFacts>,
     pub edges: LiveTable<(ZoneId, DelegationId), EdgeFacts>,
     pub records: LiveTable<(ZoneId, RecordId), RecordFacts>,
@@ -70,6 +73,8 @@ pub(crate) struct Inner {
     pub keyring: Option<Arc<Keyring>>,
     pub revocations: Revocations,
     pub approvals: broadcast::Sender<Option<ApprovalId>>,
+    /// Whether nobody can tell of revocations any more.
+    pub blind: AtomicBool,
     pub feed: Feed,
 }
 
@@ -116,12 +121,14 @@ impl Views {
             keyring,
             connections: LiveTable::new(config.table_size),
             homes: LiveTable::new(config.table_size),
+            homeless: Absent::new(),
             sessions: LiveTable::new(config.table_size),
             edges: LiveTable::new(config.table_size),
             records: LiveTable::new(config.table_size),
             epochs: LiveTable::new(config.table_size),
             revocations: Revocations::new(),
             approvals: broadcast::Sender::new(APPROVAL_NEWS),
+            blind: AtomicBool::new(false),
             feed: Feed::new(),
             store,
             bus,
@@ -185,8 +192,13 @@ impl Views {
         if let Some(zone) = self.0.homes.get(application) {
             return Ok(Some(zone.as_ref().clone()));
         }
+        if self.0.lease.holds() && self.0.homeless.holds(application) {
+            return Ok(None);
+        }
         let ticket = self.0.homes.begin(application);
+        let asked = self.0.homeless.begin();
         let Some(zone) = self.0.store.zone_of_application(application).await? else {
+            self.0.homeless.remember(application.clone(), asked);
             return Ok(None);
         };
         self.0

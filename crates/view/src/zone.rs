@@ -16,7 +16,7 @@ pub use caracal_store::zone_snapshot::IssuerRow;
 use caracal_store::zone_snapshot::{AppRow, ProviderRow, ResourceRow, ZoneSnapshot};
 use serde_json::Value;
 
-pub use self::keys::{KEPT_AFTER, ZONE_KEY_AAD, ZoneKeys};
+pub use self::keys::{KEPT_AFTER, KeyTimes, ZONE_KEY_AAD, ZoneKeys};
 pub use self::policy::NO_ACTIVE_POLICY_SET;
 
 /// One state of a zone.

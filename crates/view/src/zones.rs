@@ -27,6 +27,7 @@ use caracal_model::{Clock, Ticks, ZoneId};
 use caracal_store::Store;
 use tokio::sync::Mutex;
 
+use crate::absent::Absent;
 use crate::lease::Lease;
 use crate::{ViewError, ZoneView};
 
@@ -35,6 +36,7 @@ pub(crate) struct Zones {
     clock: Arc<dyn Clock>,
     keyring: Option<Arc<Keyring>>,
     slots: papaya::HashMap<ZoneId, Arc<Slot>>,
+    absent: Absent<ZoneId>,
 }
 
 #[derive(Default)]
@@ -59,10 +61,14 @@ impl Zones {
             clock,
             keyring,
             slots: papaya::HashMap::new(),
+            absent: Absent::new(),
         }
     }
 
     pub async fn get(&self, zone: &ZoneId, lease: &Lease) -> Result<Arc<ZoneView>, ViewError> {
+        if lease.holds() && self.absent.holds(zone) {
+            return Err(ViewError::UnknownZone);
+        }
         let slot = self.slot(zone);
         if let Some(view) = self.valid(&slot, lease) {
             return Ok(view);
@@ -107,7 +113,9 @@ impl Zones {
     ) -> Result<Arc<ZoneView>, ViewError> {
         // INVARIANT (load): read before the store is.
         let generation = slot.generation.load(Ordering::SeqCst);
+        let asked = self.absent.begin();
         let Some(snapshot) = self.store.zone(zone).snapshot().await? else {
+            self.absent.remember(zone.clone(), asked);
             self.slots.pin().remove(zone);
             return Err(ViewError::UnknownZone);
         };
@@ -132,6 +140,7 @@ impl Zones {
 
     /// Applies a change of this zone. Answers whether anybody has used the zone here.
     pub fn invalidate(&self, zone: &ZoneId) -> bool {
+        self.absent.forget();
         let slots = self.slots.pin();
         let Some(slot) = slots.get(zone) else {
             return false;
@@ -142,6 +151,7 @@ impl Zones {
 
     /// Applies a change that may be of any zone.
     pub fn invalidate_all(&self) {
+        self.absent.forget();
         for slot in self.slots.pin().values() {
             slot.generation.fetch_add(1, Ordering::SeqCst);
         }

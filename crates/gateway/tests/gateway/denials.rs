@@ -115,6 +115,7 @@ async fn bad_requests_are_told_what_is_wrong_before_anything_is_spent() {
         ("empty jti", "/", vec![with("jti", json!("")), r()]),
         ("other issuer", "/", vec![bearer(stack.sign(&elsewhere)), r()]),
         ("other audience", "/", vec![with("aud", json!(["resource://desk"])), r()]),
+        ("of the future", "/", vec![with("iat", json!(stack.mandate().iat + 120)), r()]),
     ];
     for (case, target, headers) in cases {
         let headers: Vec<&str> = headers.iter().map(String::as_str).collect();
@@ -160,6 +161,7 @@ async fn bad_requests_are_told_what_is_wrong_before_anything_is_spent() {
     empty jti        | 401 invalid_token: invalid subject_token
     other issuer     | 401 invalid_token: invalid subject_token
     other audience   | 401 invalid_token: invalid subject_token
+    of the future    | 401 invalid_token: invalid subject_token
     ");
     assert_eq!(*stack.exchange.asked.lock().unwrap(), Vec::<String>::new());
     stack.stop().await;

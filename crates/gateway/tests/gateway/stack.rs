@@ -22,6 +22,7 @@ use caracal_model::{
 };
 use caracal_net::metrics::Access;
 use caracal_net::{Limits, Server, Tasks};
+use caracal_store::authority_records::AuthorityRecord;
 use caracal_store::testing::Database;
 use caracal_store::zones::{Author, NewZoneKey, Provenance, Zone};
 use caracal_view::{ViewConfig, Views};
@@ -369,6 +370,39 @@ impl Stack {
                 self.delivered.0.lock().unwrap()
             ),
         }
+    }
+
+    /// Takes the feed away; the store goes on answering.
+    pub async fn loses_its_feed(&self) {
+        self.follows.shutdown(PATIENCE).await;
+    }
+
+    /// Revokes an authority record where only the store can tell of it.
+    pub async fn revokes_in_the_store(&self, record: &str) {
+        let now = self.clock.now();
+        let row = AuthorityRecord {
+            id: RecordId::trusted(record),
+            record_type: "application".to_owned(),
+            subject_id: "app-1".to_owned(),
+            issuer: None,
+            client_id: "app-1".to_owned(),
+            parent_id: None,
+            status: "active".to_owned(),
+            expires_at: now.plus(Duration::from_secs(900)),
+            created_at: now,
+            revoked_at: None,
+            revoked_reason: None,
+        };
+        let mut tx = self.store.begin("test").await.unwrap();
+        let zone = ZoneId::trusted("z1");
+        let mut at = tx.zone(&zone);
+        at.add_authority_records(std::slice::from_ref(&row))
+            .await
+            .unwrap();
+        at.revoke_authority_record(&row.id, "test", now)
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
     }
 
     /// Takes the feed and the store away.

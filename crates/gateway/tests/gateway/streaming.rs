@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc};
 
 use crate::client::PATIENCE;
-use crate::stack::{Stack, config};
+use crate::stack::{Around, Stack, config};
 
 /// An upstream whose chunks a test sends one by one.
 struct Tap {
@@ -157,6 +157,61 @@ async fn a_revocation_breaks_off_an_answer_that_cannot_carry_a_trailer() {
     stack.revokes("session_id", "record-0").await;
     assert!(old.answer().await.reset, "an HTTP/1.0 caller sees a reset");
     stack.events(2).await;
+    stack.stop().await;
+}
+
+fn a_short_lease() -> Around {
+    Around {
+        feed_max_lag: Duration::from_millis(1500),
+        ..Around::default()
+    }
+}
+
+#[tokio::test]
+async fn a_revocation_cuts_a_stream_while_the_feed_is_lost() {
+    let stack = Stack::among(config(), a_short_lease()).await;
+    let tap = Tap::of(&stack, None).await;
+    let mut call = stack.open().await;
+    call.send(&format!(
+        "{}TE: trailers\r\n\r\n",
+        stack.head("GET", "/events")
+    ))
+    .await;
+    tap.sends("data: one\n\n");
+    call.sees("data: one\n\n").await;
+    stack.loses_its_feed().await;
+    stack.revokes_in_the_store("record-1").await;
+    let answer = call.answer().await;
+    assert!(
+        answer.rest.ends_with("x-caracal-revoked: true\r\n\r\n"),
+        "{}",
+        answer.rest
+    );
+    let record = stack.events(1).await.pop().unwrap();
+    assert_eq!(record["metadata_json"]["revocation_interrupted"], true);
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn a_stream_is_cut_once_nobody_can_tell_whether_it_was_revoked() {
+    let stack = Stack::among(config(), a_short_lease()).await;
+    let tap = Tap::of(&stack, None).await;
+    let mut call = stack.open().await;
+    call.send(&format!(
+        "{}TE: trailers\r\n\r\n",
+        stack.head("GET", "/events")
+    ))
+    .await;
+    tap.sends("data: one\n\n");
+    call.sees("data: one\n\n").await;
+    stack.is_cut_off().await;
+    let answer = call.answer().await;
+    assert!(!answer.is_complete(), "{}", answer.rest);
+    assert!(!answer.rest.contains("x-caracal-revoked: true"));
+    let record = stack.events(1).await.pop().unwrap();
+    let metadata = &record["metadata_json"];
+    assert_eq!(metadata["error_kind"], "revocation_state_unavailable");
+    assert!(metadata["revocation_interrupted"].is_null(), "{metadata}");
     stack.stop().await;
 }
 

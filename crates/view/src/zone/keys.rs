@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use caracal_crypto::{Keyring, PublicJwk, SigningKey, VerifyKey};
-use caracal_model::{Timestamp, ZoneId};
+use caracal_model::{Kid, Timestamp, ZoneId};
 use caracal_store::zone_snapshot::KeyRow;
 
 pub use caracal_store::reseal::ZONE_KEY_AAD;
@@ -23,8 +23,23 @@ pub struct ZoneKeys {
     pub verify: HashMap<String, VerifyKey>,
     /// What to sign with: the newest whose time has come. `None` without a keyring.
     pub signing: Option<Arc<SigningKey>>,
+    /// When each published key signs and how long it stays, in the same order.
+    pub times: Vec<KeyTimes>,
+    /// Keys that were left out because they cannot be used.
+    pub invalid: u64,
     /// When one of these lists changes by itself.
     pub next_change: Option<Timestamp>,
+}
+
+/// The times of a published key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyTimes {
+    /// Which.
+    pub kid: Kid,
+    /// From when on it signs.
+    pub signs_from: Timestamp,
+    /// Until when it is published; open while it has no successor.
+    pub published_until: Option<Timestamp>,
 }
 
 impl ZoneKeys {
@@ -45,7 +60,7 @@ impl ZoneKeys {
             .filter(|(_, ends)| ends.is_none_or(|ends| ends > now))
             .collect();
         let mut keys = Self::default();
-        for (row, _) in &published {
+        for (row, until) in &published {
             let jwk = PublicJwk {
                 kid: row.kid.clone(),
                 x: row.x.clone(),
@@ -55,8 +70,16 @@ impl ZoneKeys {
                 Ok(key) => {
                     keys.verify.insert(row.kid.to_string(), key);
                     keys.jwks.push(jwk);
+                    keys.times.push(KeyTimes {
+                        kid: row.kid.clone(),
+                        signs_from: row.signs_from,
+                        published_until: *until,
+                    });
                 }
-                Err(error) => tracing::error!(%zone, kid = %row.kid, %error, "zone key left out"),
+                Err(error) => {
+                    keys.invalid += 1;
+                    tracing::error!(%zone, kid = %row.kid, %error, "zone key left out");
+                }
             }
         }
         let due = published
@@ -64,11 +87,15 @@ impl ZoneKeys {
             .rev()
             .map(|(row, _)| *row)
             .filter(|row| row.signs_from <= now);
-        keys.signing = keyring.and_then(|keyring| {
-            due.into_iter()
-                .find_map(|row| open(zone, row, keyring))
-                .map(Arc::new)
-        });
+        if let Some(keyring) = keyring {
+            for row in due {
+                keys.signing = open(zone, row, keyring).map(Arc::new);
+                if keys.signing.is_some() {
+                    break;
+                }
+                keys.invalid += 1;
+            }
+        }
         let starts = published
             .iter()
             .map(|(row, _)| row.signs_from)
@@ -97,7 +124,6 @@ fn open(zone: &ZoneId, row: &KeyRow, keyring: &Keyring) -> Option<SigningKey> {
 mod tests {
     use super::*;
     use caracal_crypto::{Kek, OsRng};
-    use caracal_model::Kid;
 
     const HOUR: Duration = Duration::from_secs(3600);
 
@@ -160,6 +186,8 @@ mod tests {
         broken.sealed_private.truncate(20);
         let rows = [row("k1", at(0)), broken];
         assert_eq!(state(&rows, at(2)).1.as_deref(), Some("k1"));
+        let keys = ZoneKeys::build(&ZoneId::trusted("z"), &rows, Some(&keyring()), at(2));
+        assert_eq!(keys.invalid, 1);
         let keys = ZoneKeys::build(&ZoneId::trusted("z"), &rows, None, at(2));
         assert!(keys.signing.is_none());
         assert_eq!(keys.jwks.len(), 2);

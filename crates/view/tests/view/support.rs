@@ -103,14 +103,28 @@ async fn run(store: &Store, statement: &'static str, params: &[Param<'_>]) {
 }
 
 async fn seed(store: &Store) {
-    let zone = "INSERT INTO zones (id, name, slug, dcr_enabled, operator_coauthor_badge,
-            operator_governed, created_via_operator, updated_via_operator, created_at, updated_at)
-        VALUES ($1, 'Zone', $1, FALSE, FALSE, FALSE, FALSE, FALSE, 1, 1)";
-    run(store, zone, &params!["z1"]).await;
+    let mut tx = store.begin("test").await.unwrap();
+    insert_zone(&mut tx, &zone()).await;
+    tx.commit().await.unwrap();
     let application = "INSERT INTO applications (id, zone_id, name, name_key, registration_method,
             traits, created_via_operator, updated_via_operator, created_at, updated_at)
         VALUES ($1, 'z1', 'name-0', $1, 'managed', '[]', FALSE, FALSE, 1, 1)";
     run(store, application, &params!["app"]).await;
+}
+
+async fn insert_zone(tx: &mut Tx, id: &ZoneId) {
+    let insert = "INSERT INTO zones (id, name, slug, dcr_enabled, operator_coauthor_badge,
+            operator_governed, created_via_operator, updated_via_operator, created_at, updated_at)
+        VALUES ($1, 'Zone', $1, FALSE, FALSE, FALSE, FALSE, FALSE, 1, 1)";
+    tx.execute(&sql(insert), &params![id]).await.unwrap();
+}
+
+/// A zone, made with its news.
+pub async fn add_zone(store: &Store, id: &ZoneId) {
+    let mut tx = store.begin("test").await.unwrap();
+    insert_zone(&mut tx, id).await;
+    tx.change(&Change::Zone(id.clone()));
+    tx.commit().await.unwrap();
 }
 
 pub async fn add_session(store: &Store, id: &SessionId) {

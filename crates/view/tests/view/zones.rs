@@ -97,3 +97,35 @@ async fn what_does_not_exist_is_not_found_and_not_remembered() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_does_not_exist_costs_the_store_one_read_until_it_does() {
+    let clock = system_clock();
+    on_each_store(clock.clone(), async |store| {
+        let bus = buses(&clock, 1_000).await.swap_remove(0);
+        let replica = Replica::started(&store, &bus, &clock, "one").await;
+        let views = &replica.views;
+        eventually("the feed is confirmed", || async { views.lease_holds() }).await;
+        let (stranger, nobody) = (ZoneId::trusted("z9"), ApplicationId::trusted("nobody"));
+        let ask = async || {
+            let zone = views.zone(&stranger).await;
+            assert!(matches!(zone, Err(ViewError::UnknownZone)));
+            assert_eq!(views.zone_of_application(&nobody).await.unwrap(), None);
+        };
+        ask().await;
+        // The lease may end between two questions when the machine is slow: what is asserted is
+        // that nearly all of them are answered from memory.
+        let before = store.visits();
+        for _ in 0..100 {
+            ask().await;
+        }
+        assert!(store.visits() - before < 50, "{}", store.visits() - before);
+
+        add_zone(&store, &stranger).await;
+        Local::new(replica.relay.clone(), views.clone())
+            .announce()
+            .await;
+        assert_eq!(views.zone(&stranger).await.unwrap().id, stranger);
+    })
+    .await;
+}
