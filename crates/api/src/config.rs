@@ -24,6 +24,9 @@ caracal_net::settings! {
             var("ADMIN_TOKEN_LAST_USED_DEBOUNCE_SEC").or("60").seconds(),
         /// Resources that a zone may have; 0 is no limit.
         pub max_resources_per_zone: u64 = var("API_MAX_RESOURCES_PER_ZONE").or("100000"),
+        /// What `PUT /v1/mint-rate-limit` may not exceed; set it as on the STS.
+        pub mint_rate: u32 =
+            var("STS_MINT_RATE_LIMIT_PER_MIN").or("1000").within("1", "1000000000"),
         /// Whether a proxy that we trust stands before us and names the caller's address.
         pub trust_proxy: bool = var("TRUST_PROXY").or("false"),
         /// Identifier of the control resource.

@@ -132,6 +132,15 @@ impl<'b> Fields<'b> {
         None
     }
 
+    /// A whole number of one or more that must be there.
+    pub fn required_count(&mut self, name: &str) -> u64 {
+        let count = self.get(name).and_then(Value::as_u64).unwrap_or(0);
+        if count == 0 {
+            self.wrong(name, "must be a whole number of 1 or more");
+        }
+        count
+    }
+
     /// An optional boolean.
     pub fn flag(&mut self, name: &str) -> Option<bool> {
         let value = self.get(name)?;

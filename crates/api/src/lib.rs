@@ -23,6 +23,7 @@ mod names;
 mod operations;
 mod operator;
 mod page;
+mod platform_settings;
 mod policies;
 mod policy_sets;
 mod provider_config;

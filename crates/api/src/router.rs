@@ -16,7 +16,7 @@ use crate::failure::Failure;
 use crate::service::Api;
 use crate::{
     activation, admin_tokens, application_secrets, applications, approvals, audit,
-    authority_records, operator, policies, policy_sets, provider_connections, provider_test,
+    authority_records, operator, platform_settings, policies, policy_sets, provider_connections, provider_test,
     providers, replay, resources, simulate, subject_issuers, subjects, workloads, zones,
 };
 
@@ -81,6 +81,10 @@ fn platform() -> Routes {
             get(admin_tokens::list).post(admin_tokens::create),
         )
         .route("/v1/admin-tokens/{id}", delete(admin_tokens::delete))
+        .route(
+            "/v1/mint-rate-limit",
+            get(platform_settings::mint_rate).put(platform_settings::set_mint_rate),
+        )
         .route("/v1/policies/validate", post(policies::validate))
         .route("/v1/policy-templates", get(policies::templates))
 }

@@ -9,7 +9,7 @@ use clap_complete::Shell;
 
 use crate::exit::Outcome;
 use crate::home::Home;
-use crate::{audit, config, demo, down, migrate, policy, run, serve, status, up, version};
+use crate::{audit, config, demo, down, keys, migrate, policy, run, serve, status, up, version};
 
 const TEACH: &str = "\
 START
@@ -25,6 +25,7 @@ OPERATE
   caracal policy replay      what another policy would have decided about recorded requests
   caracal run -- COMMAND     give a command its credentials, and nothing else
   caracal audit verify       prove that no evidence was changed, dropped or reordered
+  caracal keys rotate        give a zone its next signing key
 
 SETTINGS come from the environment, then from the file that CARACAL_ENV_FILE names, then from
 caracal.env in the data directory. NAME_FILE gives a secret by file. NO_COLOR is respected.
@@ -61,6 +62,9 @@ enum Command {
     Policy(policy::Policy),
     /// Run a command with the credentials that a workload is bound to
     Run(run::Run),
+    /// List and rotate the keys that sign mandates
+    #[command(subcommand)]
+    Keys(keys::Keys),
     /// See it work: a call allowed, one denied, one cut off by a revocation
     Demo(demo::Demo),
     /// Print completions for a shell
@@ -119,6 +123,7 @@ impl Cli {
             Command::Audit(audit) => audit.run(),
             Command::Policy(policy) => policy.run(),
             Command::Run(run) => run.run(),
+            Command::Keys(keys) => keys.run(),
             Command::Demo(demo) => demo.run(),
             Command::Completions { shell } => {
                 clap_complete::generate(

@@ -26,7 +26,7 @@ pub struct SecretFile {
 }
 
 /// What an embedded deployment makes for itself: 32 random bytes each, in hex.
-pub const SECRETS: [SecretFile; 8] = [
+pub const SECRETS: [SecretFile; 9] = [
     SecretFile {
         setting: "CARACAL_ADMIN_TOKEN",
         file: "caracalAdminToken",
@@ -54,6 +54,10 @@ pub const SECRETS: [SecretFile; 8] = [
     SecretFile {
         setting: "GATEWAY_STS_HMAC_KEY",
         file: "gatewayStsHmacKey",
+    },
+    SecretFile {
+        setting: "STS_ADMIN_TOKEN",
+        file: "stsAdminToken",
     },
     SecretFile {
         setting: "METRICS_BEARER",

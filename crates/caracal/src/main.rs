@@ -17,6 +17,7 @@ mod embedded;
 mod exit;
 mod floor;
 mod home;
+mod keys;
 mod migrate;
 mod platform;
 mod policy;

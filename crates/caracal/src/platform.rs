@@ -21,8 +21,6 @@ caracal_net::settings! {
         pub mode: Mode = var("CARACAL_MODE").or("stable"),
         /// Streams, claims and counters; embedded, where the published streams are mirrored to.
         pub redis_url: Option<Secret<String>> = var("REDIS_URL").secret(),
-        /// Roots that are trusted beside those of the system.
-        pub extra_ca: Option<PathBuf> = var("CARACAL_TLS_EXTRA_CA_FILE"),
         /// Signs evidence and its chain; hex, at least 32 bytes.
         pub audit_key: Option<HmacKey> = var("AUDIT_HMAC_KEY").secret(),
         /// Signs the streams; hex, at least 32 bytes.

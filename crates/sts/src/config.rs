@@ -9,6 +9,9 @@ caracal_net::settings! {
         pub issuer: String = var("ISSUER_URL"),
         /// Mints a minute for one (zone, resource, application).
         pub mint_rate: u32 = var("STS_MINT_RATE_LIMIT_PER_MIN").or("1000").within("1", "1000000000"),
+        /// Charges the Gateway's exchange of a call as well as its mint, to compare with products
+        /// that do.
+        pub charge_exchanges: bool = var("STS_MINT_RATE_CHARGE_EXCHANGES").or("false"),
         /// Longest lifetime of any mandate, in seconds.
         pub max_grant_ttl: i64 = var("MAX_GRANT_TTL_SECONDS").or("3600").within("1", "86400"),
         /// Argon2id verifications at a time; each takes 64 MiB.

@@ -27,7 +27,7 @@ use crate::events::{self, Trail};
 use crate::form::{SubjectTokenType, TokenRequest};
 use crate::gateway::verified;
 use crate::known::{Gathered, Presented};
-use crate::{Sts, actor, control, federation, sign};
+use crate::{Sts, actor, control, federation, guesses, sign};
 
 /// The window of the mint rate.
 const RATE_WINDOW: Duration = Duration::from_secs(60);
@@ -93,10 +93,8 @@ pub async fn client_exchange(
         Ok(caller) => caller,
         Err(failure) => {
             let refused = failure.refused;
-            if let Some((zone, id)) = failure.tried {
-                let status = "client_auth_failed";
-                let event = events::refused_early(sts, zone, &id, request_id, &refused, status);
-                record(sts, vec![event]).await?;
+            if let Some(tried) = failure.tried {
+                guesses::on_record(sts, tried, request_id, &refused).await?;
             }
             return Err(refused);
         }
@@ -371,7 +369,7 @@ pub async fn over_rate_of(sts: &Sts, key: &str) -> Result<Option<u32>, Refused> 
         tracing::warn!(%error, "denied: the mint rate cannot be counted");
         Refusal::Unavailable.because("the mint rate cannot be counted, try again shortly")
     })?;
-    let over = count > u64::from(sts.config.mint_rate);
+    let over = count > u64::from(sts.rate.limit());
     Ok(over.then_some(60))
 }
 

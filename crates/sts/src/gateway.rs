@@ -24,7 +24,7 @@ use crate::authenticate::{Caller, invalid, live_application, unavailable};
 use crate::credential::{self, AtHand, Obtained};
 use crate::directive::{directive, wants_mandate};
 use crate::events::{Trail, refused_early};
-use crate::exchange::{Early, facts, find, record};
+use crate::exchange::{Early, facts, find, over_rate, record};
 use crate::known::{Gathered, Presented};
 use crate::sign;
 
@@ -277,10 +277,14 @@ async fn decided(
         delegation_edge_id: None,
         actor: None,
     };
+    let rate_limited = match found.as_deref() {
+        Some(resource) if sts.config.charge_exchanges => over_rate(sts, caller, resource).await?,
+        _ => None,
+    };
     let resources = [RequestedResource {
         requested: call.resource,
         found: found.as_deref().map(|resource| &resource.facts),
-        rate_limited: None,
+        rate_limited,
         credential_fault: at_hand.fault(),
     }];
     let now = sts.clock.now();

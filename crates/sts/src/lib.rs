@@ -15,6 +15,7 @@ mod exchange;
 mod federation;
 pub mod form;
 mod gateway;
+mod guesses;
 mod http;
 mod internal;
 mod issuers;
@@ -22,6 +23,7 @@ mod jwks;
 mod known;
 mod lockout;
 mod metrics;
+mod rate;
 mod rotate;
 mod run;
 mod secrets;
@@ -101,6 +103,8 @@ pub struct Sts {
     issuers: issuers::IssuerKeys,
     lockout: lockout::Lockout,
     waiters: approval::Waiters,
+    guesses: guesses::Guesses,
+    rate: rate::MintRate,
     metrics: metrics::Metrics,
     registry: Registry,
 }
@@ -124,7 +128,6 @@ impl Sts {
         let secrets = secrets::Secrets::new(pepper, previous, concurrency, clock, rng);
         let metrics = metrics::Metrics::new(&registry, &deps.evidence, &deps.store, &deps.views);
         Arc::new(Self {
-            config,
             store: deps.store,
             bus: deps.bus,
             views: deps.views,
@@ -141,8 +144,11 @@ impl Sts {
             issuers: issuers::IssuerKeys::new(keys, issuer_clock),
             lockout: lockout::Lockout::default(),
             waiters: approval::Waiters::default(),
+            guesses: guesses::guesses(),
+            rate: rate::MintRate::at_most(config.mint_rate),
             metrics,
             registry,
+            config,
         })
     }
 
@@ -175,6 +181,11 @@ pub fn tasks(sts: &Arc<Sts>, tasks: &Tasks, draining: &CancellationToken) {
         "approvals sweep",
         approval::sweep(Arc::clone(sts), tasks.stop()),
     );
+    tasks.spawn(
+        "sts guesses",
+        guesses::settle(Arc::clone(sts), tasks.stop()),
+    );
+    tasks.spawn("sts mint rate", rate::follow(Arc::clone(sts), tasks.stop()));
 }
 
 /// Every route of the STS.
@@ -203,6 +214,7 @@ pub fn router(sts: Arc<Sts>, metrics_open: bool) -> Router {
         )
         .route("/internal/policy/simulate", post(internal::simulate))
         .route("/internal/policy/status/{zone}", get(internal::status))
+        .route("/internal/zones/{zone}/signing-key", get(rotate::list))
         .route("/health", get(health::alive))
         .route("/ready", get(ready))
         .with_state(sts)

@@ -58,6 +58,7 @@ pub struct Metrics {
     pub provider: ProviderMetrics,
     mints: Family<Outcome, Counter>,
     launches: Family<Launch, Counter>,
+    jwks_invalid_keys: Counter,
 }
 
 impl Metrics {
@@ -73,7 +74,12 @@ impl Metrics {
             "Requests of workloads by endpoint and wire code",
             Family::<Launch, Counter>::default(),
         );
-        audit(registry, evidence, views);
+        let jwks_invalid_keys = registry.counter(
+            "jwks_invalid_keys",
+            "Keys left out of an answer because they cannot be used",
+        );
+        let invalid = jwks_invalid_keys.clone();
+        audit(registry, evidence, views, move || invalid.get());
         policy(registry, views);
         pool(registry, store);
         let (applied, views) = (
@@ -90,6 +96,7 @@ impl Metrics {
             provider: ProviderMetrics::new(registry),
             mints,
             launches,
+            jwks_invalid_keys,
         }
     }
 
@@ -100,6 +107,11 @@ impl Metrics {
             reason: reason.to_owned(),
         };
         self.launches.get_or_create(&launch).inc();
+    }
+
+    /// A key set was answered without these.
+    pub fn invalid_keys(&self, count: u64) {
+        self.jwks_invalid_keys.inc_by(count);
     }
 
     /// A token left.
@@ -124,7 +136,12 @@ impl Metrics {
     }
 }
 
-fn audit(registry: &Registry, evidence: &EvidenceLog, views: &Views) {
+fn audit(
+    registry: &Registry,
+    evidence: &EvidenceLog,
+    views: &Views,
+    invalid_keys: impl Fn() -> u64 + Send + Sync + 'static,
+) {
     let gauge = |name, help| registry.gauge(name, help);
     let pending = gauge("audit_replay_pending", "Evidence not yet delivered");
     let files = gauge("audit_replay_files", "Files of the local log");
@@ -167,6 +184,7 @@ fn audit(registry: &Registry, evidence: &EvidenceLog, views: &Views) {
                 "audit_replay_oldest_age_seconds": stats.oldest_age.as_secs(),
                 "audit_replay_replayed": stats.replayed,
                 "audit_sink_errors": stats.sink_errors,
+                "jwks_invalid_keys": invalid_keys(),
             },
             "opa": policy_json(&views),
             "audit_dropped": stats.dropped,

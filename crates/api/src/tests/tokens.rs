@@ -81,4 +81,34 @@ on_stack! {
             stack.send_as(wrong, "GET", "/v1/zones", "").await.is(401);
         }
     }
+
+    async fn the_mint_rate_is_lowered_and_never_above_the_ceiling(stack: Stack) {
+        let at = "/v1/mint-rate-limit";
+        let unset = json!({"limit_per_minute": 1000, "max_per_minute": 1000,
+            "updated_by": null, "updated_at": null});
+        assert_eq!(stack.get(at).await.is(200), unset);
+        for (body, error) in [
+            (json!({}), "invalid_rate_limit"),
+            (json!({"limit_per_minute": 0}), "invalid_rate_limit"),
+            (json!({"limit_per_minute": "7"}), "invalid_rate_limit"),
+            (json!({"limit_per_minute": 7.5}), "invalid_rate_limit"),
+            (json!({"limit_per_minute": 7, "more": 1}), "invalid_rate_limit"),
+            (json!({"limit_per_minute": 1001}), "rate_limit_above_ceiling"),
+            (json!({"limit_per_minute": 10_000_000_000_u64}), "rate_limit_above_ceiling"),
+        ] {
+            let answer = stack.send("PUT", at, body.clone()).await;
+            assert_eq!((answer.status.as_u16(), answer.text("error")), (400, error), "{body}");
+        }
+        assert_eq!(stack.get(at).await.is(200), unset, "nothing was set");
+        let set = stack.send("PUT", at, json!({"limit_per_minute": 7})).await.is(200);
+        assert_eq!((&set["limit_per_minute"], &set["max_per_minute"]), (&json!(7), &json!(1000)));
+        assert!(set["updated_by"].is_string() && set["updated_at"].is_string(), "{set}");
+        assert_eq!(stack.get(at).await.is(200), set);
+        let zone = stack.zone("Own").await;
+        let token = stack.token("write", Some(&zone)).await;
+        stack.send_as(&token, "PUT", at, r#"{"limit_per_minute": 9}"#).await.is(403);
+        let reader = stack.token("read", None).await;
+        stack.send_as(&reader, "PUT", at, r#"{"limit_per_minute": 9}"#).await.is(403);
+        assert_eq!(stack.get(at).await.is(200), set);
+    }
 }

@@ -111,7 +111,8 @@ pub async fn change(store: &Store, sql: &Sql, params: &[caracal_store::Param<'_>
     tx.commit().await.unwrap();
 }
 
-async fn provision_gated(store: &Store) {
+/// The zone, before anybody serves it.
+pub async fn provision_gated(store: &Store) {
     let keyring = keyring();
     provision(store, &keyring, &keyring.derive(crate::CLIENT_SECRETS)).await;
     let mut tx = store.begin("a gated zone").await.unwrap();
