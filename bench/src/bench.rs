@@ -21,6 +21,12 @@ use crate::spawn::Spawned;
 use crate::upstream::Upstream;
 use crate::wire::Base;
 
+/// The very first call, when nothing of the delegation is in any memory: one, and no more.
+const FIRST: Step = Step {
+    workers: 1,
+    rate: Some(1),
+    lasts: Duration::from_millis(1),
+};
 /// How long the last events may take to arrive.
 const SETTLED_WITHIN: Duration = Duration::from_secs(60);
 
@@ -91,13 +97,15 @@ async fn measure(args: &Args, (warm, steps): (Option<Step>, Vec<Step>)) -> anyho
         identities: Arc::new(Box::pin(identities).await?),
         mint_only: args.mint_only,
     };
-    let (reports, total) = tokio::select! {
+    let first = Box::pin(load.run(FIRST)).await?;
+    let (reports, mut total) = tokio::select! {
         done = Box::pin(walk(args, &load, &procs, warm, &steps)) => done?,
         failed = load.identities.keep_fresh() => {
             failed.context("an identity could not be renewed")?;
             bail!("the renewal of identities ended early");
         }
     };
+    total.add(&first.tally)?;
     let evidence = settle(args, &mut admin, &provisioned, &load, &total).await?;
     if !args.keep {
         load.identities.end().await?;
@@ -116,6 +124,7 @@ async fn measure(args: &Args, (warm, steps): (Option<Step>, Vec<Step>)) -> anyho
         client_threads: args.client_threads,
         upstream_bytes: args.upstream_bytes,
         policy_loaded_ms: ms(provisioned.policy_loaded_in),
+        first_call_ms: first.tally.calls.ms(100.0),
         start_to_ready_ms: None,
         stop_ms: None,
         server_peak_rss_bytes: if procs.watches_any() {

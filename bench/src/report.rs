@@ -17,6 +17,8 @@ pub struct Report {
     pub client_threads: usize,
     pub upstream_bytes: usize,
     pub policy_loaded_ms: f64,
+    /// The call before the warm-up.
+    pub first_call_ms: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start_to_ready_ms: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -222,6 +224,17 @@ impl Report {
             "policy loaded {:.0} ms after its activation",
             self.policy_loaded_ms
         ));
+        facts.push(format!("first call, cold: {:.1} ms", self.first_call_ms));
+        for step in &self.steps {
+            if let Some(cost) = &step.server {
+                facts.push(format!(
+                    "{}: {:.0} {} a second of server processor time",
+                    step.load(),
+                    cost.calls_per_cpu_second,
+                    self.mode,
+                ));
+            }
+        }
         for (what, count) in self.errors() {
             facts.push(format!("error: {what}: {count}"));
         }
@@ -316,6 +329,7 @@ mod tests {
             client_threads: 1,
             upstream_bytes: 13,
             policy_loaded_ms: 3.0,
+            first_call_ms: 4.0,
             start_to_ready_ms: None,
             stop_ms: None,
             server_peak_rss_bytes: None,
