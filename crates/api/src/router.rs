@@ -16,8 +16,9 @@ use crate::failure::Failure;
 use crate::service::Api;
 use crate::{
     activation, admin_tokens, application_secrets, applications, approvals, audit,
-    authority_records, operator, platform_settings, policies, policy_sets, provider_connections, provider_test,
-    providers, replay, resources, simulate, subject_issuers, subjects, workloads, zones,
+    authority_records, operator, platform_settings, policies, policy_sets, provider_connections,
+    provider_test, providers, replay, resources, simulate, subject_issuers, subjects, workloads,
+    zones,
 };
 
 /// The routes of the service. `open_metrics` lets anybody read metrics when no bearer is set, as

@@ -13,8 +13,8 @@ mod outcome;
 mod request;
 mod standing;
 
-pub use outcome::{Asked, Decision, Grant, LineageClaims, Outcome, ResourceVerdict};
 pub(crate) use input::about;
+pub use outcome::{Asked, Decision, Grant, LineageClaims, Outcome, ResourceVerdict};
 pub use request::{Class, CredentialFault, ExchangeRequest, Facts, RequestedResource};
 pub use standing::Standing;
 

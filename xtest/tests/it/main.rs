@@ -4,6 +4,7 @@ mod cli;
 mod clients;
 mod evidence;
 mod governed_call;
+mod identity;
 mod launch;
 mod lineage;
 mod malformed;
