@@ -6,6 +6,7 @@
 //! type of the product: what is tested is what a user runs.
 
 pub mod binary;
+mod fault;
 pub mod http;
 pub mod oauth;
 mod ports;
@@ -14,6 +15,7 @@ mod servers;
 mod stack;
 pub mod world;
 
+pub use fault::{Fault, FaultProxy};
 pub use process::Process;
 pub use servers::Redis;
 pub use stack::{Deployment, Options, Part, Stack, Urls};

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::fault::FaultProxy;
 use crate::http::{Answer, Http};
 use crate::process::Process;
 use crate::servers::{Database, Place, Redis};
@@ -66,6 +67,7 @@ pub struct Options {
     env: Vec<(String, String)>,
     mirrored: bool,
     durable_redis: bool,
+    faulty: bool,
 }
 
 impl Options {
@@ -87,6 +89,13 @@ impl Options {
     #[must_use]
     pub fn durable_redis(mut self) -> Self {
         self.durable_redis = true;
+        self
+    }
+
+    /// With a proxy before Postgres and one before Redis that can be told to misbehave.
+    #[must_use]
+    pub fn faulty(mut self) -> Self {
+        self.faulty = true;
         self
     }
 }
@@ -163,6 +172,7 @@ pub struct Stack {
     redis: Option<Mutex<Redis>>,
     redis_url: Option<String>,
     _database: Option<Database>,
+    proxies: Vec<FaultProxy>,
     directory: TempDir,
     environment: Vec<(String, String)>,
     /// Which of the two.
@@ -211,15 +221,18 @@ impl Stack {
             Deployment::Embedded if !options.mirrored => None,
             _ => Some(Redis::start(directory.path(), options.durable_redis).await),
         };
+        let mut proxies = Vec::new();
         if let Some(redis) = &redis {
-            environment.push(("REDIS_URL".into(), redis.url.clone()));
+            let url = reached(&redis.url, &mut proxies, options.faulty).await;
+            environment.push(("REDIS_URL".into(), url));
         }
         let database = match &place {
             Place::Embedded => None,
             Place::Distributed(server) => Some(Database::create(server).await),
         };
         if let Some(database) = &database {
-            environment.push(("DATABASE_URL".into(), database.url.clone()));
+            let url = reached(&database.url, &mut proxies, options.faulty).await;
+            environment.push(("DATABASE_URL".into(), url));
         }
         environment.push((
             "CARACAL_HOME".into(),
@@ -230,6 +243,7 @@ impl Stack {
             redis_url: redis.as_ref().map(|redis| redis.url.clone()),
             redis: redis.map(Mutex::new),
             _database: database,
+            proxies,
             directory,
             environment,
             deployment,
@@ -303,6 +317,21 @@ impl Stack {
         output.unwrap_or_else(|error| panic!("caracal {line}: {error}"))
     }
 
+    /// Everything that its processes have logged.
+    ///
+    /// # Panics
+    /// When it cannot be read.
+    pub fn logs(&self) -> String {
+        let files = std::fs::read_dir(self.directory.path()).expect("a directory");
+        let logs = files.filter_map(|file| {
+            let path = file.expect("an entry").path();
+            let is_log = path.extension().is_some_and(|of| of == "log");
+            is_log
+                .then(|| String::from_utf8_lossy(&std::fs::read(path).expect("a log")).into_owned())
+        });
+        logs.collect()
+    }
+
     /// The binary that runs it.
     pub fn binary(&self) -> &'static Path {
         binary::path()
@@ -362,6 +391,22 @@ impl Stack {
     /// When there is none.
     pub fn kill9_redis(&self) {
         self.redis.as_ref().expect("a Redis").lock().process.kill9();
+    }
+
+    /// The proxy before Redis.
+    ///
+    /// # Panics
+    /// When it was not asked for.
+    pub fn redis_proxy(&self) -> &FaultProxy {
+        self.proxies.first().expect("Options::faulty")
+    }
+
+    /// The proxy before Postgres.
+    ///
+    /// # Panics
+    /// When it was not asked for.
+    pub fn postgres_proxy(&self) -> &FaultProxy {
+        self.proxies.get(1).expect("Options::faulty")
     }
 
     /// Asks every process to end in order, and tells which did not end well.
@@ -436,6 +481,20 @@ impl Drop for Stack {
             }
         }
     }
+}
+
+/// The address to use for a server: its own, or that of a proxy before it.
+async fn reached(url: &str, proxies: &mut Vec<FaultProxy>, faulty: bool) -> String {
+    if !faulty {
+        return url.to_owned();
+    }
+    let (_, rest) = url.split_once("://").expect("a URL");
+    let authority = rest.split(['/', '?']).next().unwrap_or(rest);
+    let server = authority.rsplit('@').next().unwrap_or(authority);
+    let proxy = FaultProxy::before(server.to_owned()).await;
+    let url = url.replacen(server, &proxy.address.to_string(), 1);
+    proxies.push(proxy);
+    url
 }
 
 /// What every process is told. Later ones win, so that options may change any.

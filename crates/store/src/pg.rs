@@ -8,6 +8,8 @@ use deadpool_postgres::{
     Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType,
 };
 use futures_util::{FutureExt, join};
+use tokio::time::error::Elapsed;
+use tokio::time::timeout;
 use tokio_postgres::config::SslMode;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{NoTls, Statement};
@@ -21,7 +23,11 @@ use crate::store::PoolStats;
 
 pub(crate) struct Pg {
     pool: Pool,
+    answer_within: Duration,
 }
+
+/// What the server needs to tell that it gave up on a statement, past the time that it may take.
+const GRACE: Duration = Duration::from_secs(1);
 
 impl Pg {
     pub(crate) fn open(
@@ -65,7 +71,10 @@ impl Pg {
                 doing: "setting up the pool",
                 source: error.into(),
             })?;
-        Ok(Self { pool })
+        Ok(Self {
+            pool,
+            answer_within: statement_timeout.saturating_add(GRACE),
+        })
     }
 
     pub(crate) async fn client(&self, doing: &'static str) -> Result<Object, StoreError> {
@@ -92,27 +101,20 @@ impl Pg {
         params: &[Param<'_>],
     ) -> Result<Vec<Row>, StoreError> {
         let client = self.client(sql.name).await?;
-        let statement = prepare_for(&client, sql, params.len()).await?;
-        let Sight::Zone(_) = sight else {
-            return query(&client, sql, &statement, params).await;
-        };
-        // All three leave with the first poll, so that they share a round trip and a caller who
-        // goes away leaves no transaction open.
-        let begin = format!("BEGIN READ ONLY; {}", sight.statement());
-        let (began, rows, ended) = join!(
-            client.batch_execute(&begin),
-            query(&client, sql, &statement, params),
-            client.batch_execute("COMMIT")
-        );
-        began.map_err(|failure| error(failure, "BEGIN"))?;
-        let rows = rows?;
-        ended.map_err(|failure| error(failure, "COMMIT"))?;
-        Ok(rows)
+        let asked = ask(&client, sight, sql, params);
+        match timeout(self.answer_within, asked).await {
+            Ok(answer) => answer,
+            Err(late) => {
+                drop(Object::take(client));
+                Err(silent(sql.name, late))
+            }
+        }
     }
 
     pub(crate) async fn begin(&self, doing: &'static str, mode: Mode) -> Result<PgTx, StoreError> {
         Ok(PgTx {
-            client: self.client(doing).await?,
+            client: Some(self.client(doing).await?),
+            answer_within: self.answer_within,
             mode,
             begun: false,
             sight: None,
@@ -130,6 +132,39 @@ impl Pg {
     pub(crate) fn shutdown(&self) {
         self.pool.close();
     }
+}
+
+/// The server enforces the time of a statement, but not when it, or the way to it, has fallen
+/// silent or talks nonsense. Such a connection does not go back to the pool.
+fn silent(doing: &'static str, late: Elapsed) -> StoreError {
+    StoreError::Unreachable {
+        doing,
+        source: late.into(),
+    }
+}
+
+async fn ask(
+    client: &Object,
+    sight: Sight<'_>,
+    sql: &Sql,
+    params: &[Param<'_>],
+) -> Result<Vec<Row>, StoreError> {
+    let statement = prepare_for(client, sql, params.len()).await?;
+    let Sight::Zone(_) = sight else {
+        return query(client, sql, &statement, params).await;
+    };
+    // All three leave with the first poll, so that they share a round trip and a caller who
+    // goes away leaves no transaction open.
+    let begin = format!("BEGIN READ ONLY; {}", sight.statement());
+    let (began, rows, ended) = join!(
+        client.batch_execute(&begin),
+        query(client, sql, &statement, params),
+        client.batch_execute("COMMIT")
+    );
+    began.map_err(|failure| error(failure, "BEGIN"))?;
+    let rows = rows?;
+    ended.map_err(|failure| error(failure, "COMMIT"))?;
+    Ok(rows)
 }
 
 fn invalid_url() -> StoreError {
@@ -182,7 +217,9 @@ impl Mode {
 
 /// A transaction. BEGIN, and every change of what is seen, travel with the statement that follows.
 pub(crate) struct PgTx {
-    client: Object,
+    /// Gone once it did not answer in time.
+    client: Option<Object>,
+    answer_within: Duration,
     mode: Mode,
     begun: bool,
     /// The zone that was said last; the connection says `*`.
@@ -196,14 +233,16 @@ impl PgTx {
         sql: &Sql,
         params: &[Param<'_>],
     ) -> Result<Vec<Row>, StoreError> {
-        let statement = prepare_for(&self.client, sql, params.len()).await?;
+        let statement = self.prepared(sql, params.len()).await?;
         let before = self.before(sight);
-        let (ready, rows) = join!(
-            say(&self.client, before),
-            query(&self.client, sql, &statement, params)
-        );
-        ready?;
-        rows
+        let client = live(self.client.as_ref(), sql.name)?;
+        let asked = async {
+            let (ready, rows) = join!(say(client, before), query(client, sql, &statement, params));
+            ready?;
+            rows
+        };
+        let answer = timeout(self.answer_within, asked).await;
+        self.settled(sql.name, answer)
     }
 
     pub(crate) async fn execute(
@@ -212,14 +251,16 @@ impl PgTx {
         sql: &Sql,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<u64, StoreError> {
-        let statement = prepare_for(&self.client, sql, params.len()).await?;
+        let statement = self.prepared(sql, params.len()).await?;
         let before = self.before(sight);
-        let (ready, changed) = join!(
-            say(&self.client, before),
-            self.client.execute(&statement, params)
-        );
-        ready?;
-        changed.map_err(|failure| error(failure, sql.name))
+        let client = live(self.client.as_ref(), sql.name)?;
+        let asked = async {
+            let (ready, changed) = join!(say(client, before), client.execute(&statement, params));
+            ready?;
+            changed.map_err(|failure| error(failure, sql.name))
+        };
+        let answer = timeout(self.answer_within, asked).await;
+        self.settled(sql.name, answer)
     }
 
     /// Sends a last statement, which sees every zone, and the COMMIT in one go.
@@ -229,19 +270,42 @@ impl PgTx {
         sql: &Sql,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<(), StoreError> {
-        let statement = prepare_for(&self.client, sql, params.len()).await?;
+        let statement = self.prepared(sql, params.len()).await?;
         let before = self.before(Sight::All);
-        let (ready, changed, committed) = join!(
-            say(&self.client, before),
-            self.client.execute(&statement, params),
-            self.client.batch_execute("COMMIT")
-        );
-        ready?;
-        // After a failed statement COMMIT rolls back without a word, so this one speaks first.
-        changed.map_err(|failure| error(failure, sql.name))?;
-        committed.map_err(|failure| error(failure, doing))?;
+        let client = live(self.client.as_ref(), doing)?;
+        let asked = async {
+            let (ready, changed, committed) = join!(
+                say(client, before),
+                client.execute(&statement, params),
+                client.batch_execute("COMMIT")
+            );
+            ready?;
+            // After a failed statement COMMIT rolls back without a word, so this one speaks first.
+            changed.map_err(|failure| error(failure, sql.name))?;
+            committed.map_err(|failure| error(failure, doing))
+        };
+        let answer = timeout(self.answer_within, asked).await;
+        self.settled(doing, answer)?;
         self.begun = false;
         Ok(())
+    }
+
+    async fn prepared(&mut self, sql: &Sql, parameters: usize) -> Result<Statement, StoreError> {
+        let client = live(self.client.as_ref(), sql.name)?;
+        let answer = timeout(self.answer_within, prepare_for(client, sql, parameters)).await;
+        self.settled(sql.name, answer)
+    }
+
+    /// What was answered; a connection that did not answer in time is closed, not given back.
+    fn settled<T>(
+        &mut self,
+        doing: &'static str,
+        answer: Result<Result<T, StoreError>, Elapsed>,
+    ) -> Result<T, StoreError> {
+        answer.unwrap_or_else(|late| {
+            drop(self.client.take().map(Object::take));
+            Err(silent(doing, late))
+        })
     }
 
     /// What has to be said before the next statement. It counts as said from here on, before the
@@ -262,22 +326,33 @@ impl PgTx {
 
     pub(crate) async fn commit(&mut self, doing: &'static str) -> Result<(), StoreError> {
         if self.begun {
-            self.client
-                .batch_execute("COMMIT")
-                .await
-                .map_err(|failure| error(failure, doing))?;
+            let client = live(self.client.as_ref(), doing)?;
+            let asked = async {
+                let committed = client.batch_execute("COMMIT").await;
+                committed.map_err(|failure| error(failure, doing))
+            };
+            let answer = timeout(self.answer_within, asked).await;
+            self.settled(doing, answer)?;
             self.begun = false;
         }
         Ok(())
     }
 }
 
+/// Nothing more is said on a connection that was closed for its silence.
+fn live<'c>(client: Option<&'c Object>, doing: &'static str) -> Result<&'c Object, StoreError> {
+    client.ok_or_else(|| StoreError::Unreachable {
+        doing,
+        source: "the connection did not answer before".into(),
+    })
+}
+
 impl Drop for PgTx {
     fn drop(&mut self) {
-        if self.begun {
+        if let (true, Some(client)) = (self.begun, &self.client) {
             // The first poll puts ROLLBACK on the connection's queue, ahead of whatever the next
             // borrower sends; nobody needs its answer.
-            let _ = self.client.batch_execute("ROLLBACK").now_or_never();
+            let _ = client.batch_execute("ROLLBACK").now_or_never();
         }
     }
 }

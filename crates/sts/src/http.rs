@@ -27,6 +27,8 @@ use crate::{Sts, actor};
 
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a whole exchange may take, whatever it waits for (spec: sts §1).
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// The success answer.
 #[derive(Serialize)]
@@ -49,7 +51,13 @@ pub async fn token(
     Extension(request_id): Extension<RequestId>,
     request: Request,
 ) -> Response {
-    let outcome = Box::pin(answer(&sts, &request_id, request)).await;
+    let answering = Box::pin(answer(&sts, &request_id, request));
+    let outcome = match tokio::time::timeout(ANSWER_WITHIN, answering).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(Refusal::Unavailable
+            .because("the exchange took too long, try again shortly")
+            .into()),
+    };
     match outcome {
         Ok(response) => {
             sts.metrics.minted();

@@ -1,8 +1,10 @@
 //! End-to-end tests: the real binary, over the wire, in both deployments.
 
+mod canary;
 mod cli;
 mod clients;
 mod evidence;
+mod faults;
 mod governed_call;
 mod identity;
 mod launch;
