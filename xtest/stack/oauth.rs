@@ -82,6 +82,40 @@ impl Namespace {
     }
 }
 
+/// A key and its certificate for this address, below an authority of its own (`ca.pem`): rustls takes
+/// no certificate of an authority for that of a server.
+fn certify(directory: &Path, address: &str) -> Option<(String, String)> {
+    let path = |name: &str| directory.join(name).display().to_string();
+    std::fs::write(path("names"), format!("subjectAltName=IP:{address}")).ok()?;
+    let new_key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+    let steps = [
+        format!(
+            "req -x509 {new_key} -days 2 -subj /CN=caracal-test-authority -out {} -keyout {}",
+            path("ca.pem"),
+            path("ca.key")
+        ),
+        format!(
+            "req {new_key} -subj /CN=caracal-test -out {} -keyout {}",
+            path("request"),
+            path("key")
+        ),
+        format!(
+            "x509 -req -in {} -CA {} -CAkey {} -CAcreateserial -days 2 -extfile {} -out {}",
+            path("request"),
+            path("ca.pem"),
+            path("ca.key"),
+            path("names"),
+            path("leaf.pem")
+        ),
+    ];
+    let made = steps
+        .iter()
+        .all(|step| run("openssl", &step.split(' ').collect::<Vec<_>>()));
+    let [leaf, authority] = ["leaf.pem", "ca.pem"].map(|name| std::fs::read_to_string(path(name)));
+    std::fs::write(path("chain.pem"), leaf.ok()? + &authority.ok()?).ok()?;
+    made.then(|| (path("chain.pem"), path("key")))
+}
+
 impl OauthProvider {
     /// Starts one that knows the public key of `signer`; `None` where that is not possible.
     ///
@@ -99,34 +133,10 @@ impl OauthProvider {
         let (ours, address) = (host(1), host(2));
         let namespace = Namespace::create(&format!("cvt{n}"), &address, &ours)?;
         let directory = tempfile::tempdir().expect("a directory");
-        let path = |name: &str| directory.path().join(name).display().to_string();
-        let (certificate, key) = (path("ca.pem"), path("ca.key"));
-        let name = format!("subjectAltName=IP:{address}");
-        let certified = run(
-            "openssl",
-            &[
-                "req",
-                "-x509",
-                "-newkey",
-                "ec",
-                "-pkeyopt",
-                "ec_paramgen_curve:prime256v1",
-                "-nodes",
-                "-days",
-                "2",
-                "-subj",
-                "/CN=caracal-test",
-                "-addext",
-                &name,
-                "-out",
-                &certificate,
-                "-keyout",
-                &key,
-            ],
-        );
-        if !certified || !run("node", &["--version"]) {
+        let certified = certify(directory.path(), &address);
+        let (Some((certificate, key)), true) = (certified, run("node", &["--version"])) else {
             return None;
-        }
+        };
         let script = package.join("provider.mjs").display().to_string();
         let (port, control) = (PORT.to_string(), CONTROL.to_string());
         let arguments = [
