@@ -38,7 +38,8 @@ const SUBJECT: Text = Text::trimmed(1..=512);
 const TOKEN: Text = Text::exact(1..=16_384);
 const STATUSES: [&str; 3] = ["active", "revoked", "expired"];
 
-fn render(row: &Connection, zone: &ZoneId) -> Value {
+/// A connection as the API shows it: never its tokens.
+pub fn render(row: &Connection, zone: &ZoneId) -> Value {
     json!({
         "id": row.id,
         "zone_id": zone,

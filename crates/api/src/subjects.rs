@@ -3,14 +3,17 @@
 use std::sync::Arc;
 
 use axum::extract::{RawQuery, State};
-use caracal_model::Timestamp;
 use caracal_model::id::uuid7_millis;
+use caracal_model::{Timestamp, ZoneId};
+use caracal_store::connections::Filter;
 use caracal_store::subjects::{GovernedSession, REVOKED_REASON, Subject, Wanted};
+use caracal_store::zones::Slice;
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
 use crate::fields::{Fields, Text};
 use crate::page::Page;
+use crate::provider_connections;
 use crate::query::Query;
 use crate::service::{Api, no_zone};
 use crate::wire::{self, Answer, At, Caller, Input};
@@ -18,6 +21,8 @@ use crate::wire::{self, Answer, At, Caller, Input};
 /// Longest subject, in characters.
 const LONGEST: usize = 512;
 const SUBJECT: Text = Text::exact(1..=LONGEST);
+/// Most connections in an overview.
+const CONNECTIONS: u32 = 10;
 const REASON: Text = Text::exact(1..=512);
 const INVALID: &str = "invalid_subject_revoke";
 
@@ -79,13 +84,38 @@ pub async fn overview(State(api): State<Arc<Api>>, at: At, RawQuery(raw): RawQue
     let found = subjects().get(id, api.clock.now()).await?;
     let subject = found.ok_or_else(no_subject)?;
     let governed = subjects().governed(id).await?;
+    let connections = connections(&api, &at.zone, id).await?;
     let recent: Vec<Value> = governed.recent.iter().map(render_session).collect();
     wire::ok(json!({
         "subject": render(&subject),
         "governed": { "active": governed.active, "total": governed.total, "recent": recent },
         "approvals": { "pending": 0, "total": 0 },
-        "connections": [],
+        "connections": connections,
     }))
+}
+
+/// The newest connections of a subject to providers.
+async fn connections(api: &Api, zone: &ZoneId, subject: &str) -> Result<Vec<Value>, Failure> {
+    let filter = Filter {
+        provider: None,
+        subject: Some(subject),
+        status: None,
+    };
+    let newest = Slice {
+        before: i64::MAX,
+        before_id: "",
+        limit: CONNECTIONS,
+    };
+    let rows = api
+        .store
+        .zone(zone)
+        .connections()
+        .page(filter, newest)
+        .await?;
+    Ok(rows
+        .iter()
+        .map(|row| provider_connections::render(row, zone))
+        .collect())
 }
 
 /// `POST /v1/zones/{zone}/subjects/revoke`: everything that a subject holds now, at once. It may
@@ -113,6 +143,10 @@ pub async fn revoke(State(api): State<Arc<Api>>, caller: Caller, at: At, input: 
     let mut subjects = tx.subjects(&at.zone);
     let cut = subjects.cut_off(&subject, reason, not_before, now).await?;
     let cut = cut.ok_or_else(no_subject)?;
+    let connections = tx
+        .connections(&at.zone)
+        .revoke_subject(&subject, now)
+        .await?;
     api.commit(tx, &at.zone).await?;
     tracing::info!(zone = %at.zone, request = %caller.request_id, by = %caller.actor.author(now).name,
         records = cut.records, sessions = cut.sessions, "subject authority revoked");
@@ -121,7 +155,7 @@ pub async fn revoke(State(api): State<Arc<Api>>, caller: Caller, at: At, input: 
         "authority_records": cut.records,
         "sessions": cut.sessions,
         "delegations": cut.delegations,
-        "connections": 0,
+        "connections": connections,
     }))
 }
 

@@ -145,14 +145,20 @@ on_stack! {
             stack.views.revoked(&anchors).await.unwrap().is_some()
         };
         assert!(!dead(before).await);
+        let accounts = json!({"name": "Accounts", "kind": "oauth2_authorization_code", "config_json": {
+            "authorization_endpoint": "https://id.example/authorize", "token_endpoint": "https://id.example/token",
+            "redirect_uri": "https://us.example/cb", "client_id": "c", "client_secret": "s"}});
+        let provider = stack.make(&format!("{z}/providers"), accounts).await;
+        let token = json!({"provider_id": provider, "subject_id": user, "access_token": "at-1"});
+        stack.send("POST", &format!("{z}/provider-connections"), token).await.is(201);
         let revoke = async |body: Value| stack.send("POST", &format!("{z}/subjects/revoke"), body).await;
         let done = revoke(json!({"subject_id": user, "reason": "left"})).await.is(200);
-        assert_eq!(done, json!({"subject_id": user, "authority_records": 2, "sessions": 0, "delegations": 0, "connections": 0}));
+        assert_eq!(done, json!({"subject_id": user, "authority_records": 2, "sessions": 0, "delegations": 0, "connections": 1}));
         assert!(dead(before).await, "in memory before the answer");
         let later = stack.api.clock.now().plus(std::time::Duration::from_secs(1));
         assert!(!dead(later).await, "it may come back with its credential");
         let again = revoke(json!({"subject_id": user})).await.is(200);
-        assert_eq!(again["authority_records"], 0);
+        assert_eq!((&again["authority_records"], &again["connections"]), (&json!(0), &json!(0)));
         let page = stack.get(&format!("{z}/subjects")).await.is(200);
         assert_eq!(page["items"][0]["revoked_sessions"], 2);
         assert!(page["items"][0]["last_revoked_at"].is_string());
@@ -160,7 +166,8 @@ on_stack! {
         assert_eq!(seen["subject"]["subject_id"], user);
         assert_eq!(seen["governed"], json!({"active": 0, "total": 0, "recent": []}));
         assert_eq!(seen["approvals"], json!({"pending": 0, "total": 0}));
-        assert_eq!(seen["connections"], json!([]));
+        assert_eq!((&seen["connections"][0]["provider_id"], &seen["connections"][0]["status"]), (&json!(provider), &json!("revoked")));
+        assert_eq!(seen["connections"][0].get("access_token"), None);
 
         let mut table = String::new();
         for reply in [
