@@ -509,6 +509,7 @@ fn settings(urls: &Urls, options: &Options) -> Vec<(String, String)> {
         ("HOST", "127.0.0.1"),
         ("ISSUER_URL", &urls.sts),
         ("STS_URL", &urls.sts),
+        ("CARACAL_STS_URL", &urls.sts),
         ("CARACAL_API_URL", &urls.api),
         ("CARACAL_GATEWAY_URL", &urls.gateway),
         ("CARACAL_COORDINATOR_URL", &urls.coordinator),
