@@ -54,9 +54,12 @@ pub async fn token(
     let answering = Box::pin(answer(&sts, &request_id, request));
     let outcome = match tokio::time::timeout(ANSWER_WITHIN, answering).await {
         Ok(outcome) => outcome,
-        Err(_) => Err(Refusal::Unavailable
-            .because("the exchange took too long, try again shortly")
-            .into()),
+        Err(_) => {
+            tracing::warn!(request = %request_id, "denied: the exchange did not end in time");
+            Err(Refusal::Unavailable
+                .because("the exchange took too long, try again shortly")
+                .into())
+        }
     };
     match outcome {
         Ok(response) => {
