@@ -73,7 +73,8 @@ pub async fn validate(input: Input) -> Answer {
     let mut fields = Fields::of(input.object(INVALID)?);
     let content = fields.required_text("content", CONTENT);
     fields.end(INVALID)?;
-    let preview = rego::validate(&content).map_err(|why| why.with("valid", json!(false)))?;
+    let preview = rego::validate_whole(content).await;
+    let preview = preview.map_err(|why| why.with("valid", json!(false)))?;
     wire::ok(preview)
 }
 
@@ -142,7 +143,7 @@ pub async fn create(State(api): State<Arc<Api>>, caller: Caller, at: At, input: 
     let content = fields.required_text("content", CONTENT);
     fields.end(INVALID)?;
     Namespace::Name.admit(&caller.actor, &name)?;
-    rego::validate(&content)?;
+    rego::validate_whole(content.clone()).await?;
 
     let author = caller.author(&api);
     let policy = Policy {
@@ -183,7 +184,7 @@ pub async fn add_version(
     let mut fields = Fields::of(input.object(INVALID)?);
     let content = fields.required_text("content", CONTENT);
     fields.end(INVALID)?;
-    rego::validate(&content)?;
+    rego::validate_whole(content.clone()).await?;
 
     let author = caller.author(&api);
     let mut tx = api.store.begin("add a policy version").await?;

@@ -4,18 +4,31 @@
 use std::sync::Arc;
 
 use caracal_model::policy::Contract;
+use caracal_policy::{InvalidPolicy, Preview};
 use caracal_store::policies::PolicyVersion;
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
 
-/// The answer about a document that is accepted: what it defines.
+/// The answer about a document that is accepted, by its text: what it defines.
 ///
 /// # Errors
 /// 422 `invalid_rego` with the code of the first rule that is broken; `details.issues` says where
 /// and what to do.
 pub fn validate(content: &str) -> Result<Value, Failure> {
-    match caracal_policy::validate(content) {
+    answered(caracal_policy::validate(content))
+}
+
+/// As [`validate`], and the document also evaluates.
+///
+/// # Errors
+/// As [`validate`].
+pub async fn validate_whole(content: String) -> Result<Value, Failure> {
+    answered(off_the_runtime(move || caracal_policy::validate_whole(&content)).await?)
+}
+
+fn answered(checked: Result<Preview, InvalidPolicy>) -> Result<Value, Failure> {
+    match checked {
         Ok(preview) => Ok(preview.answer()),
         Err(invalid) => Err(
             Failure::unprocessable("invalid_rego", invalid.code.to_string())

@@ -9,12 +9,12 @@ use serde_json::json;
 
 use crate::answer;
 use crate::ast::{Head, Reading};
-use crate::document::{InvalidPolicy, ROOTS, inspect};
+use crate::document::{InvalidPolicy, Preview, ROOTS, inspect};
 use crate::dynamic::MixedContract;
 use crate::engine::{Documents, EngineError};
 use crate::limits::LOADING;
 use crate::native::NativeContract;
-use crate::rego::CONTRACT_REGO;
+use crate::rego::{self, CONTRACT_REGO};
 use crate::simulate::SimulationError;
 use crate::zone_policy::ZonePolicy;
 
@@ -119,8 +119,7 @@ pub(crate) fn compile_by(
 ) -> Result<Arc<dyn Contract>, PolicyError> {
     let rules = Rules::of(documents)?;
     if let Some(root) = rules.two_defaults() {
-        // The engine takes the first and is silent about the second.
-        return Ok(Arc::new(Contradictory(format!("{root} has two defaults"))));
+        return Ok(Arc::new(Contradictory(two_defaults(root))));
     }
     let fixed = match evaluate(documents, &rules.constant()) {
         Ok(policy) => policy,
@@ -169,6 +168,7 @@ impl Rules {
         self.heads.iter().filter(move |head| head.name == root)
     }
 
+    /// A root with a default in two documents. The engine takes the first and is silent about others.
     fn two_defaults(&self) -> Option<&'static str> {
         let defaults = |root: &str| self.named(root).filter(|head| head.is_default).count();
         ROOTS.into_iter().find(|root| defaults(root) > 1)
@@ -231,6 +231,39 @@ pub fn compile_checked(documents: &[(String, String)]) -> Result<Arc<dyn Contrac
     Ok(contract)
 }
 
+/// As [`crate::validate`], and evaluates the document, as far as it stands on its own: what fails
+/// here fails in every bundle. It may take as long as loading a zone may, so it is no work for a
+/// thread that serves.
+///
+/// # Errors
+/// [`InvalidPolicy`] with the first code that applies.
+pub fn validate_whole(content: &str) -> Result<Preview, InvalidPolicy> {
+    let inspected = inspect(content)?;
+    let mut rules = Rules::default();
+    rules.take(inspected.reading);
+    if !rules.is_entangled {
+        evaluates(content, &rules).map_err(InvalidPolicy::unevaluable)?;
+    }
+    Ok(inspected.preview)
+}
+
+fn evaluates(content: &str, rules: &Rules) -> Result<(), EngineError> {
+    let mut engine = Documents::new(LOADING.time);
+    engine.add("document", content)?;
+    for root in rules.constant() {
+        engine.root(root)?;
+    }
+    let dynamic = rules.dynamic();
+    if !dynamic.is_empty() {
+        let empty = rego::question(&PolicyInput::default()).map_err(|fault| EngineError {
+            message: fault.0,
+            at: None,
+        })?;
+        engine.answer(&dynamic, empty)?;
+    }
+    Ok(())
+}
+
 fn evaluate(documents: &[(String, String)], roots: &[&str]) -> Result<ZonePolicy, EngineError> {
     let mut engine = Documents::new(LOADING.time);
     for (id, content) in documents {
@@ -253,8 +286,7 @@ pub(crate) fn zone_policy(
     let rules = Rules::of(documents)?;
     let failed = |error: EngineError| SimulationError::Evaluation(error.message);
     if let Some(root) = rules.two_defaults() {
-        let why = format!("{root} has two defaults");
-        return Err(SimulationError::Evaluation(why));
+        return Err(SimulationError::Evaluation(two_defaults(root)));
     }
     let fixed = evaluate(documents, &rules.constant()).map_err(failed)?;
     let dynamic = rules.dynamic();
@@ -302,6 +334,10 @@ pub fn inputs_read(documents: &[(String, String)]) -> Result<Vec<String>, Policy
     all.sort_unstable();
     all.dedup();
     Ok(all)
+}
+
+fn two_defaults(root: &str) -> String {
+    format!("two documents give `{root}` a default; keep one of them")
 }
 
 /// Documents that say two things about one root: no question is answered, so nothing is allowed.

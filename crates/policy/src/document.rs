@@ -7,8 +7,10 @@ use caracal_model::policy::SCHEMA_VERSION;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use regorus::unstable::BUILTINS;
+
 use crate::ast::{Head, Mention, Reading};
-use crate::engine::{Documents, PACKAGE};
+use crate::engine::{Documents, EngineError, PACKAGE};
 use crate::limits::LOADING;
 use crate::scan::{Fault, Kind, Path, Place, Scan, Token, scan};
 
@@ -53,6 +55,8 @@ const UNBOUNDED: [&str; 7] = [
 const AMPLIFYING: [&str; 4] = ["sprintf", "concat", "replace", "regex.replace"];
 /// Longest literal that such a call may put in, in bytes.
 const MAX_PUT_IN: usize = 16;
+/// Writes to the error stream of the process, where the question does not belong.
+const PRINT: &str = "print";
 
 /// Why a document is not accepted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -73,6 +77,14 @@ impl InvalidPolicy {
             code: code.into(),
             at,
             detail: None,
+        }
+    }
+
+    /// Parsed and refused by what evaluates it.
+    pub(crate) fn unevaluable(error: EngineError) -> Self {
+        Self {
+            detail: Some(error.message),
+            ..Self::new("data_document_does_not_evaluate", error.at)
         }
     }
 
@@ -140,6 +152,20 @@ impl InvalidPolicy {
                  arguments",
                 ROOTS.join(", ")
             ),
+            "data_document_two_defaults" => {
+                format!("`{subject}` has a default already; keep one of them")
+            }
+            "unknown_function" => format!(
+                "there is no function `{subject}`; correct its name, or write its result as data"
+            ),
+            "wrong_number_of_arguments" => {
+                let takes = BUILTINS.get(subject).map_or(0, |(_, count)| *count);
+                format!("`{subject}` is called with another number of arguments than {takes}")
+            }
+            "data_document_does_not_evaluate" => format!(
+                "the document parses, and then fails whatever is asked: {}",
+                self.detail.as_deref().unwrap_or("no reason is known")
+            ),
             _ => self
                 .detail
                 .clone()
@@ -158,6 +184,11 @@ fn forbidden(name: &str) -> String {
             "`{name}` needs what it puts in as a literal of {MAX_PUT_IN} characters at most, \
              without references to groups, and what it replaces as a literal that is not empty"
         ),
+        PRINT => {
+            "`print` may not be used: it would write what was asked to the log of the process; \
+                  remove it"
+                .to_owned()
+        }
         name if UNBOUNDED.contains(&name) => format!(
             "`{name}` may not be used: one call can take all memory or time; write its result out"
         ),
@@ -214,7 +245,7 @@ impl Preview {
     }
 }
 
-/// Checks one document.
+/// Checks the text of one document. Whether it also evaluates, [`crate::validate_whole`] says.
 ///
 /// # Errors
 /// [`InvalidPolicy`] with the first code that applies.
@@ -256,6 +287,8 @@ pub(crate) fn inspect(content: &str) -> Result<Inspected, InvalidPolicy> {
     }
     let reading = parsed?;
     let rules = rules(&reading.heads)?;
+    one_default_each(&reading.heads)?;
+    calls_what_there_is(&reading.mentions)?;
     let reads = |word: &str| {
         let mut found: Vec<String> = Vec::new();
         for mention in reading.mentions.iter().filter(|m| m.starts_at(word)) {
@@ -319,6 +352,7 @@ fn forbidden_builtin(mentions: &[Mention]) -> Result<(), InvalidPolicy> {
         let name = mention.name.as_str();
         FORBIDDEN.contains(&name)
             || UNBOUNDED.contains(&name)
+            || name == PRINT
             || (AMPLIFYING.contains(&name) && !is_modest(mention))
     };
     mentions.iter().find(refused).map_or(Ok(()), |mention| {
@@ -332,7 +366,7 @@ fn forbidden_word(scanned: &Scan<'_>) -> Result<(), InvalidPolicy> {
     let paths = scanned.paths();
     let refused = |path: &&Path| {
         let name = path.name.as_str();
-        FORBIDDEN.contains(&name) || UNBOUNDED.contains(&name)
+        FORBIDDEN.contains(&name) || UNBOUNDED.contains(&name) || name == PRINT
     };
     paths.iter().find(refused).map_or(Ok(()), |path| {
         let code = format!("forbidden_builtin:{}", path.name);
@@ -402,4 +436,41 @@ fn rules(heads: &[Head]) -> Result<Vec<String>, InvalidPolicy> {
         }
     }
     Ok(rules)
+}
+
+/// The engine takes the first default of a rule and is silent about others.
+fn one_default_each(heads: &[Head]) -> Result<(), InvalidPolicy> {
+    let mut seen: Vec<&str> = Vec::new();
+    for head in heads.iter().filter(|head| head.is_default) {
+        if seen.contains(&head.name.as_str()) {
+            let code = format!("data_document_two_defaults:{}", head.name);
+            return Err(InvalidPolicy::new(code, Some(head.at)));
+        }
+        seen.push(&head.name);
+    }
+    Ok(())
+}
+
+/// A document has no functions of its own, so every call is of a built-in. The engine looks one up
+/// when it gets there, which may be in the middle of somebody's request.
+fn calls_what_there_is(mentions: &[Mention]) -> Result<(), InvalidPolicy> {
+    for mention in mentions {
+        let Some(arguments) = &mention.call else {
+            continue;
+        };
+        let wrong = match BUILTINS.get(mention.name.as_str()) {
+            None => "unknown_function",
+            // One more receives the result: `count(x, n)`.
+            Some((_, takes)) => {
+                let takes = usize::from(*takes);
+                if (takes..=takes.saturating_add(1)).contains(&arguments.len()) {
+                    continue;
+                }
+                "wrong_number_of_arguments"
+            }
+        };
+        let code = format!("{wrong}:{}", mention.name);
+        return Err(InvalidPolicy::new(code, Some(mention.at)));
+    }
+    Ok(())
 }

@@ -39,7 +39,7 @@ mod tests;
 pub use answer::to_json as result_json;
 pub use bundle::{
     CONTRACT_VERSION, DenyAll, PolicyError, compile, compile_checked, contract_sha256, inputs_read,
-    manifest_sha256,
+    manifest_sha256, validate_whole,
 };
 pub use document::{InvalidPolicy, Preview, validate};
 pub use explain::{Check, Explanation, explain};

@@ -2,12 +2,18 @@
 
 use std::sync::Arc;
 
-use caracal_model::policy::Contract;
+use caracal_model::policy::{Contract, PolicyFault};
 
 use crate::bundle::{Path, PolicyError, compile_by};
 use crate::rego::RegoContract;
 
-/// The whole contract by the Rego interpreter.
+/// Whether a fault says that two documents give one root a default. The engine takes the first and
+/// is silent about the second, so it cannot be asked about such documents.
+pub fn is_two_defaults(fault: &PolicyFault) -> bool {
+    fault.0.contains("a default; keep one of them")
+}
+
+/// The whole contract by the Rego interpreter, over documents that were checked.
 ///
 /// # Errors
 /// [`PolicyError`] when the documents do not parse.

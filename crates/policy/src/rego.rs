@@ -1,6 +1,8 @@
 //! The contract as Rego text: what the native contract was written against and is compared with.
 //! Nothing that decides evaluates it.
 
+use std::sync::LazyLock;
+
 use caracal_model::policy::{Contract, PolicyFault, PolicyInput, PolicyResult};
 use regorus::Value;
 
@@ -20,12 +22,18 @@ pub(crate) enum RegoContract {
     Machine(Bytecode),
 }
 
-fn documents(all: &[(String, String)]) -> Result<Documents, EngineError> {
+/// The contract in an engine, parsed once for all the bundles that tests compare with.
+static CONTRACT: LazyLock<Result<Documents, EngineError>> = LazyLock::new(|| {
     let mut engine = Documents::new(EVALUATION.time);
+    engine.add("contract", CONTRACT_REGO)?;
+    Ok(engine)
+});
+
+fn documents(all: &[(String, String)]) -> Result<Documents, EngineError> {
+    let mut engine = CONTRACT.clone()?;
     for (id, content) in all {
         engine.add(id, content)?;
     }
-    engine.add("contract", CONTRACT_REGO)?;
     Ok(engine)
 }
 

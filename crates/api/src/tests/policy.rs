@@ -41,6 +41,24 @@ on_stack! {
         }]));
     }
 
+    async fn a_document_that_no_question_could_ask_is_refused_when_it_is_written(stack: Stack) {
+        let z = format!("/v1/zones/{}/policies", stack.zone("Unevaluable").await);
+        for (body, code, line) in [
+            ("default risk := []\ndefault risk := [1]", "data_document_two_defaults:risk", 5),
+            ("risk := []\nrisk := [1]", "data_document_does_not_evaluate", 5),
+            ("restrict := {1} if { nobody(input) }", "unknown_function:nobody", 4),
+            ("restrict := {1} if { print(input) }", "forbidden_builtin:print", 4),
+        ] {
+            let content = format!("# caracal:data-document\npackage caracal.authz\nimport rego.v1\n{body}\n");
+            let checked = stack.send("POST", "/v1/policies/validate", json!({"content": content})).await.is(422);
+            assert_eq!((&checked["error"], &checked["error_description"]), (&json!("invalid_rego"), &json!(code)));
+            assert_eq!(checked["details"]["issues"][0]["line"], line, "{checked}");
+            let made = stack.send("POST", &z, json!({"name": "p", "content": content})).await.is(422);
+            assert_eq!(made["error_description"], code);
+        }
+        assert_eq!(stack.get(&z).await.is(200)["items"], json!([]));
+    }
+
     async fn every_template_passes_validation(stack: Stack) {
         let templates = stack.get("/v1/policy-templates").await.is(200);
         let ids: Vec<_> = templates.as_array().unwrap().iter().map(|t| t["id"].as_str().unwrap()).collect();

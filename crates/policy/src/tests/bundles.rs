@@ -77,7 +77,6 @@ fn two_documents_may_agree_but_not_contradict_each_other() {
         ["grants := {}", "grants[\"a\"] := 2"],
         ["default restrict := {}", "default restrict := {\"x\": 1}"],
         ["risk := []", "risk := x if { x := [1]; input.principal }"],
-        ["risk := no_such_function(1)", "grants := {}"],
         ["risk := [to_number(\"x\")]", "grants := {}"],
     ] {
         assert!(!answers(&bodies), "{bodies:?}");

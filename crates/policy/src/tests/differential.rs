@@ -328,11 +328,25 @@ pub(super) fn question() -> impl Strategy<Value = PolicyInput> {
     )
 }
 
+/// Questions to one bundle. Compiling a bundle costs as much as asking the interpreter about ten.
+const ASKED: u32 = 10;
+
+/// A case is a bundle with a question; of the cases that `PROPTEST_CASES` asks for, each tenth has
+/// a bundle of its own.
+fn cases() -> ProptestConfig {
+    let config = ProptestConfig::default();
+    ProptestConfig {
+        cases: config.cases.div_ceil(ASKED).max(100),
+        failure_persistence: None,
+        ..config
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases())]
 
     #[test]
-    fn native_and_rego_agree(bodies in bodies(), questions in vec(question(), 1..6)) {
+    fn native_and_rego_agree(bodies in bodies(), questions in vec(question(), ASKED as usize)) {
         let bodies: Vec<&str> = bodies.iter().map(String::as_str).collect();
         let (fast, slow) = (native(&bodies), rego(&bodies));
         for question in questions {

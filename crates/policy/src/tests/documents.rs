@@ -1,7 +1,7 @@
 //! Which documents are accepted, and under which code they are refused (spec: admin-api §8.1).
 
 use super::document;
-use crate::{templates, validate};
+use crate::{templates, validate, validate_whole};
 
 fn code(content: &str) -> String {
     validate(content).map_or_else(|invalid| invalid.code.into_owned(), |p| p.rules.join(","))
@@ -60,8 +60,36 @@ fn the_first_code_that_applies_is_answered() {
             "data_document_rule_not_allowed:helper",
         ),
         (
+            format!("{head}default risk := []\nx := 1\ndefault risk := []"),
+            "data_document_rule_not_allowed:x",
+        ),
+        (
+            format!("{head}default risk := []\ngrants := {{}}\ndefault risk := []"),
+            "data_document_two_defaults:risk",
+        ),
+        (
+            format!("{head}default grants[\"a\"] := 1\ndefault grants.b := 2"),
+            "data_document_two_defaults:grants",
+        ),
+        (
+            format!("{head}risk := [no_such.function(1)]"),
+            "unknown_function:no_such.function",
+        ),
+        (
+            format!("{head}risk := [count([1], 2, 3)]"),
+            "wrong_number_of_arguments:count",
+        ),
+        (
             format!("{head}risk := []\ngrants := {{}}\nrisk := []"),
             "risk,grants",
+        ),
+        (
+            format!("{head}default risk := []\ndefault grants := {{}}\nrisk := [1]"),
+            "risk,grants",
+        ),
+        (
+            format!("{head}import rego.v1\nrisk := x if {{ count([1], x) }}"),
+            "risk",
         ),
     ] {
         assert_eq!(code(&content), expected, "{content:.80}");
@@ -115,6 +143,7 @@ fn a_builtin_that_looks_at_the_world_is_refused_however_it_is_mentioned() {
             "rand.intn",
         ),
         ("risk := opa.runtime().env", "opa.runtime"),
+        ("risk := [] if { print(input) }", "print"),
         (
             "risk := numbers.range(1, 9223372036854775806)",
             "numbers.range",
@@ -170,6 +199,38 @@ fn a_document_that_does_not_parse_says_where() {
     assert_eq!(code(&document(&nested)), "content_too_complex");
 }
 
+/// What fails whatever is asked is refused when it is written, not when somebody's request meets it.
+#[test]
+fn a_document_that_cannot_evaluate_is_refused() {
+    for body in [
+        "risk := []\nrisk := [1]",
+        "grants := {}\ngrants[\"a\"] := 2",
+        "restrict := {to_number(\"x\")}",
+        "default restrict := input.action",
+        "risk := [x | x := input.action.method]\nrisk := [1]",
+        "restrict := {1} if { to_number(input.principal.id) > 0 }",
+        "restrict := {1} if { not y; input.action }",
+    ] {
+        let text = document(body);
+        assert!(validate(&text).is_ok(), "{body}");
+        let Err(invalid) = validate_whole(&text) else {
+            panic!("accepted: {body}");
+        };
+        assert_eq!(invalid.code, "data_document_does_not_evaluate", "{body}");
+        assert!(invalid.detail.is_some(), "{body}");
+    }
+    for body in [
+        "risk := []\nrisk := []",
+        "default restrict := {}\nrestrict := {1} if input.action.method == \"GET\"",
+        "restrict := {1} if { input.action.method == \"GET\"; x := input.action.path; x < 5 }",
+        // What it reads may be in another document.
+        "risk := [1] if app_ids\nrisk := [2] if not app_ids",
+    ] {
+        let whole = validate_whole(&document(body));
+        assert!(whole.is_ok(), "{body}: {:?}", whole.err());
+    }
+}
+
 #[test]
 fn every_refusal_says_where_and_what_to_do() {
     let head = "# caracal:data-document\npackage caracal.authz\n";
@@ -187,8 +248,14 @@ fn every_refusal_says_where_and_what_to_do() {
         format!("{head}grants := {{}} result := 2"),
         head.to_owned(),
         format!("{head}grants := {{}}\n  helper := 1"),
+        format!("{head}default risk := []\n  default risk := [1]"),
+        format!("{head}risk := [cuont([])]"),
+        format!("{head}risk := [count([], 1, 2)]"),
+        format!("{head}risk := [] {{ print(input) }}"),
+        format!("{head}risk := []\nrisk := [1]"),
+        format!("{head}restrict := {{to_number(\"x\")}}"),
     ] {
-        let invalid = validate(&content).unwrap_err();
+        let invalid = validate_whole(&content).unwrap_err();
         let code = invalid.code.split(':').next().unwrap().to_owned();
         table.push_str(&format!("{code:<37} | {}\n", invalid.message()));
     }
