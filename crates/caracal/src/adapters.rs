@@ -30,6 +30,7 @@ use crate::floor::Floor;
 use crate::home::Home;
 use crate::platform::Settings;
 use crate::roles::Role;
+use crate::witness::IntoEvidence;
 use crate::{config, term};
 
 /// How long a start waits for a database that is not there yet.
@@ -183,7 +184,10 @@ impl Base<'_> {
             floor_ms.unwrap_or(0),
         ));
         let keyring = self.settings.keyring()?;
-        let (views, announce) = self.feed(keyring.clone(), floor.is_some(), &loops);
+        let key = self.settings.audit_key.clone();
+        let ingest = Arc::new(Ingest::new(self.store.clone(), key, self.clock.clone()));
+        let evidence = self.evidence(&ingest, &rng, &flush)?;
+        let (views, announce) = self.feed(keyring.clone(), floor.is_some(), &evidence, &loops);
         views
             .start()
             .await
@@ -191,9 +195,6 @@ impl Base<'_> {
         if let Some(floor) = floor {
             loops.spawn("boot floor", floor.keep(ids.clone(), loops.stop()));
         }
-        let key = self.settings.audit_key.clone();
-        let ingest = Arc::new(Ingest::new(self.store.clone(), key, self.clock.clone()));
-        let evidence = self.evidence(&ingest, &rng, &flush)?;
         let stream = self
             .stream
             .filter(|_| roles.contains(&Role::Audit))
@@ -231,6 +232,7 @@ impl Base<'_> {
         &self,
         keyring: Option<Arc<Keyring>>,
         alone: bool,
+        evidence: &EvidenceLog,
         loops: &Tasks,
     ) -> (Views, Arc<dyn Announce>) {
         let settings = self.settings;
@@ -249,6 +251,7 @@ impl Base<'_> {
         };
         let key = settings.streams_key.clone();
         let relay = Relay::new(store, bus, clock, key, self.mirror.clone(), options);
+        relay.witnessed_by(Arc::new(IntoEvidence(evidence.clone())));
         let announce: Arc<dyn Announce> = if alone {
             Arc::new(Local::new(relay.clone(), views.clone()))
         } else {

@@ -31,6 +31,7 @@ mod term;
 mod up;
 mod version;
 mod web;
+mod witness;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -22,6 +22,7 @@ mod disk;
 mod error;
 mod flood;
 mod keeper;
+pub mod lifecycle;
 mod log;
 mod relay;
 mod sink;

@@ -33,6 +33,40 @@ pub enum Cause {
     Unavailable,
 }
 
+impl Cause {
+    /// Whether it comes before anything was proven. The others are of a call that has a record of its
+    /// own, or are our fault.
+    pub const fn is_unproven(self) -> bool {
+        matches!(
+            self,
+            Self::MissingAuth
+                | Self::BadBearer
+                | Self::Expiring
+                | Self::BadRouting
+                | Self::PathTraversal
+                | Self::Signature
+                | Self::BadRequest
+        )
+    }
+
+    /// As counters and evidence name it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::MissingAuth => "missing_auth",
+            Self::BadBearer => "bad_bearer",
+            Self::Expiring => "expiring",
+            Self::BadRouting => "bad_routing",
+            Self::PathTraversal => "path_traversal",
+            Self::Signature => "signature",
+            Self::JtiReplay => "jti_replay",
+            Self::Revoked => "revoked",
+            Self::RevocationStale => "revocation_stale",
+            Self::BadRequest => "bad_request",
+            Self::Unavailable => "unavailable",
+        }
+    }
+}
+
 /// A denial before the exchange.
 #[derive(Clone, Debug)]
 pub struct Denied(Box<Inner>);

@@ -4,7 +4,8 @@
 //! come out of every way in which a call can end, the caller's hanging up included. A flood of
 //! denials must not become a flood of records. **Choice.** An [`OpenCall`] owns the record from
 //! that point on: it is closed with an outcome, or by its drop. Denials of proven mandates are
-//! recorded one by one up to a rate, and counted beyond it.
+//! recorded one by one up to a rate, and counted beyond it; of all others, which anybody can cause,
+//! one a minute is recorded for each cause, with the count of the rest.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +24,10 @@ use crate::denial::{Cause, Denied, Whose};
 const ONE_BY_ONE: u32 = 20;
 /// How long a count of denials runs.
 const FLOOD: Duration = Duration::from_secs(10);
+/// How long a count of denials of nobody in particular runs.
+const UNPROVEN: Duration = Duration::from_secs(60);
+/// The zone of events that belong to none.
+const NO_ZONE: &str = "unknown";
 
 /// Writes records.
 pub struct Scribe {
@@ -31,6 +36,7 @@ pub struct Scribe {
     clock: Arc<dyn Clock>,
     tasks: Tasks,
     flood: Flood<(ZoneId, Cause)>,
+    unproven: Flood<Cause>,
 }
 
 /// The bearer, so that records of one mandate can be told to belong together: the first 8 bytes of
@@ -184,6 +190,7 @@ impl Scribe {
             clock,
             tasks,
             flood: Flood::new(ONE_BY_ONE, FLOOD),
+            unproven: Flood::new(1, UNPROVEN),
         }
     }
 
@@ -268,14 +275,40 @@ impl Scribe {
         self.log.record(vec![event]).await
     }
 
+    /// Records a denial of who has proven nothing, with how many there were like it; most are only
+    /// counted.
+    pub fn denied_unproven(&self, denied: &Denied, request_id: &RequestId) {
+        if denied.whose().is_some() || !denied.cause().is_unproven() {
+            return;
+        }
+        let Some(before) = self.unproven.admit(&denied.cause(), self.clock.ticks()) else {
+            return;
+        };
+        let mut members = Map::new();
+        members.insert("reason".to_owned(), denied.cause().name().into());
+        members.insert("authenticated".to_owned(), false.into());
+        if before > 0 {
+            members.insert("suppressed".to_owned(), before.into());
+        }
+        let reason = denied.refused().refusal.row().reason;
+        let (zone, id) = (ZoneId::trusted(NO_ZONE), request_id.as_str());
+        let event = self.event(&zone, "gateway_request_denied", id, "deny", reason);
+        self.record_later(event.metadata(members));
+    }
+
     /// Records how many denials were only counted, once their flood is over or it goes on.
     pub async fn settle_floods(&self, all: bool) {
-        for ((zone, cause), count) in self.flood.overdue(self.clock.ticks(), all) {
+        let now = self.clock.ticks();
+        let unproven = self.unproven.overdue(now, all).into_iter();
+        let unproven = unproven.map(|(cause, count)| ((ZoneId::trusted(NO_ZONE), cause), count));
+        let proven = self.flood.overdue(now, all);
+        for ((zone, cause), count) in proven.into_iter().chain(unproven) {
             let event_type = match cause {
                 Cause::JtiReplay => "replay_detected",
                 _ => "gateway_request_denied",
             };
-            let summary = json!({"aggregated": true, "suppressed": count});
+            let reason = cause.name();
+            let summary = json!({"aggregated": true, "suppressed": count, "reason": reason});
             let Value::Object(summary) = summary else {
                 continue;
             };

@@ -47,6 +47,9 @@ pub async fn proxy(
     gateway.metrics.request_seconds.observe(took.as_secs_f64());
     outcome.unwrap_or_else(|rejection| {
         rejection.count(&gateway.metrics);
+        if let Rejection::Denied(denied) = &rejection {
+            gateway.scribe.denied_unproven(denied, &id);
+        }
         let problem = rejection.into_problem();
         tracing::info!(
             request_id = %id,

@@ -48,7 +48,7 @@ pub use connections::UserConnection;
 pub use error::ViewError;
 pub use feed::{FOLLOWED, Positions};
 pub use follower::Follower;
-pub use relay::{Relay, RelayOptions, RelayStats};
+pub use relay::{Relay, RelayOptions, RelayStats, Witness};
 pub use revocations::{Anchors, IssuedTo, MandateAnchors};
 pub use sentinel::Sentinel;
 pub use views::{ViewConfig, ViewStats, Views};

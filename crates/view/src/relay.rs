@@ -12,6 +12,9 @@
 //! **Rejected.** Holding row locks while talking to the bus: an outage of one then blocks the
 //! other. Counting an outage as a failure of the entries: after a long one they would all be dead.
 //!
+//! **Witnesses.** News that is evidence is also told to a [`Witness`], which writes it down before it
+//! counts as sent; it comes again until it is written down.
+//!
 //! **Consequence.** After a crash, entries that were sent and not recorded are sent again, with the
 //! same `outbox_id`. An entry that the bus refuses is set aside and dead after
 //! [`RelayOptions::max_attempts`]; a person has to look at it.
@@ -19,8 +22,9 @@
 mod mirror;
 mod state;
 
-use std::sync::Arc;
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use caracal_bus::{Bus, BusError};
@@ -89,6 +93,22 @@ pub struct RelayStats {
     pub mirror_lost: u64,
 }
 
+/// Writes down news that is evidence. It is told of an entry at least once, in the order of ids.
+#[async_trait::async_trait]
+pub trait Witness: Send + Sync {
+    /// Whether news of this topic is to be witnessed.
+    fn minds(&self, topic: &str) -> bool;
+
+    /// Writes these entries down; durable when this answers.
+    ///
+    /// # Errors
+    /// When they are not: they come again.
+    async fn saw(
+        &self,
+        entries: Vec<Entry>,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
+}
+
 /// Moves entries from the outbox to the bus. Clones share one state.
 #[derive(Clone)]
 pub struct Relay(Arc<Inner>);
@@ -100,6 +120,9 @@ struct Inner {
     key: Option<HmacKey>,
     options: RelayOptions,
     mirror: Option<Mirror>,
+    witness: OnceLock<Arc<dyn Witness>>,
+    /// False while the witness does not write.
+    witnessed: AtomicBool,
     sending: Mutex<Sending>,
     /// Drains that were asked for.
     asked: AtomicU64,
@@ -136,6 +159,8 @@ impl Relay {
             key,
             options,
             mirror: mirror.map(Mirror::new),
+            witness: OnceLock::new(),
+            witnessed: AtomicBool::new(true),
             sending: Mutex::default(),
             asked: AtomicU64::new(0),
             healthy: Arc::new(AtomicBool::new(true)),
@@ -143,6 +168,13 @@ impl Relay {
             refused: AtomicU64::new(0),
             interrupted: AtomicU64::new(0),
         }))
+    }
+
+    /// Has news witnessed from now on. One relay has one witness: a second one is ignored.
+    pub fn witnessed_by(&self, witness: Arc<dyn Witness>) {
+        if self.0.witness.set(witness).is_err() {
+            tracing::error!("the relay has a witness already");
+        }
     }
 
     /// Sends everything that was committed before this was called, unless the bus refuses it or
@@ -197,7 +229,7 @@ impl Relay {
     /// # Errors
     /// When the store cannot be reached: it is recorded later.
     pub async fn record(&self) -> Result<(), ViewError> {
-        let unrecorded = {
+        let (mut unrecorded, unwitnessed) = {
             let sending = self.0.sending.lock().await;
             let waits = self
                 .0
@@ -205,8 +237,12 @@ impl Relay {
                 .as_ref()
                 .map(Mirror::holds_back)
                 .unwrap_or_default();
-            sending.unrecorded(&waits)
+            let unrecorded = sending.unrecorded(&waits);
+            let unwitnessed = sending.unwitnessed(&unrecorded);
+            (unrecorded, unwitnessed)
         };
+        let held_back = self.0.witness(unwitnessed).await;
+        unrecorded.retain(|id| !held_back.contains(id));
         if unrecorded.is_empty() {
             return Ok(());
         }
@@ -313,6 +349,28 @@ struct Batch {
 }
 
 impl Inner {
+    /// Has entries written down; answers with those that were not, which are told of again.
+    async fn witness(&self, mut entries: Vec<Entry>) -> HashSet<String> {
+        let Some(witness) = self.witness.get().filter(|_| !entries.is_empty()) else {
+            return HashSet::new();
+        };
+        entries.sort_by(|a, b| a.id.cmp(&b.id));
+        let ids = entries.iter().map(|entry| entry.id.clone()).collect();
+        match witness.saw(entries).await {
+            Ok(()) => {
+                self.witnessed.store(true, Ordering::Relaxed);
+                HashSet::new()
+            }
+            Err(error) => {
+                // Told once, not twenty times a second.
+                if self.witnessed.swap(false, Ordering::Relaxed) {
+                    tracing::error!(%error, "changes are not written down as evidence yet");
+                }
+                ids
+            }
+        }
+    }
+
     async fn drain_all(&self, sending: &mut Sending) -> Result<(), ViewError> {
         loop {
             // What is sent and not recorded comes again with a claim, so more has to be asked for.
@@ -374,8 +432,11 @@ impl Inner {
         if let Some(mirror) = &self.mirror {
             mirror.add(&batch.topic, &batch.ids, &batch.entries);
         }
+        let witness = self.witness.get();
         for id in &batch.ids {
-            sending.sent(id);
+            sending.sent(id, |entry| {
+                witness.is_some_and(|witness| witness.minds(&entry.topic))
+            });
         }
     }
 

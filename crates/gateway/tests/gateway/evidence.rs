@@ -156,12 +156,32 @@ async fn a_flood_of_denials_is_counted_not_recorded_one_by_one() {
 }
 
 #[tokio::test]
-async fn nothing_unproven_is_on_record() {
+async fn what_proves_nothing_is_on_record_as_nobodys_and_counted() {
     let stack = Stack::start().await;
     let head = stack.head("GET", "/").replace("Bearer ey", "Bearer ex");
-    assert_eq!(stack.raw(&format!("{head}\r\n")).await.status, 401);
+    for _ in 0..30 {
+        assert_eq!(stack.raw(&format!("{head}\r\n")).await.status, 401);
+    }
     assert_eq!(stack.get("/a/%2e%2e/b").await.status, 400);
-    assert_eq!(stack.stop().await, Vec::<Value>::new());
+    let events = stack.stop().await;
+    assert_eq!(events.len(), 3, "{events:?}");
+    let mut told: Vec<String> = events
+        .iter()
+        .map(|event| {
+            assert_eq!(event["zone_id"], "unknown");
+            assert_eq!(event["event_type"], "gateway_request_denied");
+            event["metadata_json"].to_string()
+        })
+        .collect();
+    told.sort();
+    assert_eq!(
+        told,
+        [
+            r#"{"aggregated":true,"reason":"signature","suppressed":29}"#,
+            r#"{"authenticated":false,"reason":"path_traversal"}"#,
+            r#"{"authenticated":false,"reason":"signature"}"#,
+        ]
+    );
 }
 
 #[tokio::test]

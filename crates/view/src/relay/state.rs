@@ -1,6 +1,6 @@
 //! What a relay has in hand: claimed and not sent, sent and not recorded.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use caracal_store::outbox::Entry;
 
@@ -11,8 +11,9 @@ const RECORD_AT: usize = 200;
 pub(super) struct Sending {
     /// Claimed and not sent, in the order in which they go out: urgent first, then by id.
     unsent: BTreeMap<(bool, String), Entry>,
-    /// Sent and not recorded: a claim may bring them again.
-    unrecorded: HashSet<String>,
+    /// Sent and not recorded: a claim may bring them again. The entry is kept where it has to be
+    /// witnessed first.
+    unrecorded: HashMap<String, Option<Entry>>,
     /// Drains up to this number are done.
     pub served: u64,
 }
@@ -20,7 +21,7 @@ pub(super) struct Sending {
 impl Sending {
     pub fn take(&mut self, claimed: Vec<Entry>) {
         for entry in claimed {
-            if !self.unrecorded.contains(&entry.id) {
+            if !self.unrecorded.contains_key(&entry.id) {
                 self.unsent.insert((!entry.urgent, entry.id.clone()), entry);
             }
         }
@@ -34,9 +35,9 @@ impl Sending {
         self.unsent.values()
     }
 
-    pub fn sent(&mut self, id: &str) {
-        self.remove(id);
-        self.unrecorded.insert(id.to_owned());
+    pub fn sent(&mut self, id: &str, is_witnessed: impl Fn(&Entry) -> bool) {
+        let entry = self.remove(id).filter(is_witnessed);
+        self.unrecorded.insert(id.to_owned(), entry);
     }
 
     /// Drops an entry that was refused; answers how often it has failed before.
@@ -62,7 +63,15 @@ impl Sending {
 
     /// What may be recorded: everything that was sent, except what still `waits`.
     pub fn unrecorded(&self, waits: &HashSet<String>) -> Vec<String> {
-        self.unrecorded.difference(waits).cloned().collect()
+        let sent = self.unrecorded.keys();
+        sent.filter(|id| !waits.contains(*id)).cloned().collect()
+    }
+
+    /// Those of them that have to be witnessed before they are recorded.
+    pub fn unwitnessed(&self, ids: &[String]) -> Vec<Entry> {
+        ids.iter()
+            .filter_map(|id| self.unrecorded.get(id)?.clone())
+            .collect()
     }
 
     pub fn recorded(&mut self, ids: &[String]) {

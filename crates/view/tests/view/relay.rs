@@ -1,12 +1,16 @@
 //! What was committed reaches its topic: at least once, in order, and signed.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use caracal_bus::{Bus, MemoryOptions, Position, RedisOptions};
 use caracal_crypto::stream_signature_is_valid;
 use caracal_model::{Outgoing, Secret, Topic};
 use caracal_store::Store;
-use caracal_view::{Relay, RelayOptions};
+use caracal_store::outbox::Entry;
+use caracal_view::{Relay, RelayOptions, Witness};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -214,6 +218,59 @@ async fn a_mirror_gets_what_others_read_and_holds_up_nobody() {
         running.join_all().await;
         assert_eq!(said(&mirror, Topic::SessionsRevoke).await, [1]);
         assert_eq!(said(&mirror, Topic::ViewChanges).await, Vec::<usize>::new());
+    })
+    .await;
+}
+
+/// Writes down, or refuses to.
+#[derive(Default)]
+struct Notebook {
+    refuses: AtomicBool,
+    seen: Mutex<Vec<String>>,
+}
+
+#[async_trait]
+impl Witness for Notebook {
+    fn minds(&self, topic: &str) -> bool {
+        topic == Topic::AgentsLifecycle.name()
+    }
+
+    async fn saw(
+        &self,
+        entries: Vec<Entry>,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        if self.refuses.load(Ordering::SeqCst) {
+            return Err("full".into());
+        }
+        let numbers = entries.iter().map(|entry| entry.fields["n"].clone());
+        self.seen.lock().unwrap().extend(numbers);
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn news_that_is_evidence_counts_as_sent_once_it_is_written_down() {
+    let clock = system_clock();
+    on_each_store(clock.clone(), async |store| {
+        let bus = buses(&clock, 1_000).await.swap_remove(0);
+        let relay = Replica::new(&store, &bus, &clock, "one").relay;
+        let notebook = Arc::new(Notebook::default());
+        notebook.refuses.store(true, Ordering::SeqCst);
+        relay.witnessed_by(notebook.clone());
+        say(&store, Topic::AgentsLifecycle, 1).await;
+        say(&store, Topic::SessionsRevoke, 2).await;
+        say(&store, Topic::AgentsLifecycle, 3).await;
+        relay.drain().await.unwrap();
+        relay.record().await.unwrap();
+        // It is out, and what is no evidence is done.
+        assert_eq!(said(&bus, Topic::AgentsLifecycle).await, [1, 3]);
+        assert_eq!(store.outbox().counts().await.unwrap().pending, 2);
+        notebook.refuses.store(false, Ordering::SeqCst);
+        relay.record().await.unwrap();
+        assert_eq!(store.outbox().counts().await.unwrap().pending, 0);
+        assert_eq!(*notebook.seen.lock().unwrap(), ["1", "3"]);
+        relay.record().await.unwrap();
+        assert_eq!(notebook.seen.lock().unwrap().len(), 2, "once is enough");
     })
     .await;
 }
