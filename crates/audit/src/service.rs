@@ -30,6 +30,8 @@ pub struct Deps {
     pub ingest: Arc<Ingest>,
     /// The consumer's bus and how it is doing; embedded there is neither.
     pub stream: Option<(Bus, Health)>,
+    /// Takes the metrics of this service; others may have put theirs there.
+    pub registry: Registry,
 }
 
 /// Shared by the routes.
@@ -57,7 +59,7 @@ pub fn router(config: Config, deps: Deps) -> Router {
         lag_max: config.ready_lag_max,
         pel_oldest_max: config.ready_pel_oldest_max,
     });
-    let registry = Registry::new("caracal_audit");
+    let registry = deps.registry;
     service.ingest.metrics().register(&registry);
     let scraped = Arc::clone(&service);
     registry.on_scrape(move || {

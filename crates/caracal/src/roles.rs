@@ -99,7 +99,7 @@ pub enum Configured {
     Sts(caracal_sts::Config),
     Gateway(Box<caracal_gateway::Settings>),
     Coordinator(Box<caracal_coordinator::Config>),
-    Audit(Box<caracal_audit::Config>),
+    Audit(Box<(caracal_audit::Config, caracal_audit_export::Config)>),
 }
 
 /// Reads the settings of these services; every mistake in any of them is told.
@@ -136,8 +136,9 @@ impl Role {
                 Some(Configured::Coordinator(Box::new(config)))
             }
             Self::Audit => {
-                let config = read(caracal_audit::Config::read(from), mistakes)?;
-                Some(Configured::Audit(Box::new(config)))
+                let config = read(caracal_audit::Config::read(from), mistakes);
+                let export = caracal_audit_export::Config::read(from, mistakes);
+                Some(Configured::Audit(Box::new((config?, export?))))
             }
         }
     }
@@ -180,7 +181,10 @@ pub async fn mount(
             }
             Configured::Gateway(config) => on.gateway(*config, sts.clone())?,
             Configured::Coordinator(config) => on.coordinator(*config),
-            Configured::Audit(config) => on.audit(*config),
+            Configured::Audit(configs) => {
+                let (config, export) = *configs;
+                on.audit(config, &export)?
+            }
         });
     }
     Ok(mounted)
@@ -334,20 +338,54 @@ impl On<'_> {
         plain(caracal_coordinator::router(&coordinator), 15)
     }
 
-    fn audit(&self, config: caracal_audit::Config) -> Mounted {
+    fn audit(
+        &self,
+        config: caracal_audit::Config,
+        export: &caracal_audit_export::Config,
+    ) -> anyhow::Result<Mounted> {
         let at = self.adapters;
+        let registry = Registry::new("caracal_audit");
         let deps = caracal_audit::Deps {
             ingest: at.ingest.clone(),
             stream: at.stream.clone(),
+            registry: registry.clone(),
         };
         let sweep =
             caracal_audit::Sweep::new(at.ingest.clone(), at.bus.clone(), self.settings.replica());
         at.loops.spawn("audit sweep", sweep.run(at.loops.stop()));
+        self.export(export, &registry)?;
         let ids = RequestIds::new(Pattern::VisibleAscii, at.ids.clone());
-        plain(
+        Ok(plain(
             request_id::finish(caracal_audit::router(config, deps), ids),
             10,
-        )
+        ))
+    }
+
+    /// Starts the export of the ledger, where there is one.
+    fn export(
+        &self,
+        config: &caracal_audit_export::Config,
+        registry: &Registry,
+    ) -> anyhow::Result<()> {
+        let at = self.adapters;
+        let metrics = caracal_audit_export::Metrics::default();
+        metrics.register(registry);
+        let extra_ca = self.settings.extra_ca.as_deref();
+        let bucket = caracal_audit_export::Bucket::open(config, extra_ca, at.clock.clone());
+        let bucket = bucket.context("the settings AUDIT_EXPORT_… cannot be used")?;
+        if let Some(bucket) = bucket {
+            let deps = caracal_audit_export::Deps {
+                store: at.store.clone(),
+                bus: at.bus.clone(),
+                holder: self.settings.replica(),
+                clock: at.clock.clone(),
+                metrics,
+            };
+            let exporter = caracal_audit_export::Exporter::new(deps, bucket, config);
+            at.loops
+                .spawn("audit export", exporter.run(at.loops.stop()));
+        }
+        Ok(())
     }
 }
 

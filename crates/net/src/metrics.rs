@@ -20,7 +20,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
 use parking_lot::Mutex;
 use prometheus_client::encoding::text;
-use serde_json::{Value, json};
+use serde_json::{Map, Value};
 
 pub use histogram::Histogram;
 pub use prometheus_client::encoding::EncodeLabelSet;
@@ -46,7 +46,7 @@ struct Inner {
     prefix: &'static str,
     families: Mutex<prometheus_client::registry::Registry>,
     refresh: Mutex<Vec<Refresh>>,
-    json: Mutex<Option<Flat>>,
+    json: Mutex<Vec<Flat>>,
 }
 
 impl std::fmt::Debug for Registry {
@@ -120,9 +120,10 @@ impl Registry {
             .push(Arc::new(move || Box::pin(refresh())));
     }
 
-    /// What `/metrics.json` answers; without it there is no such route.
+    /// What `/metrics.json` answers; given several times, the members of all. Without it there is
+    /// no such route.
     pub fn json(&self, flat: impl Fn() -> Value + Send + Sync + 'static) {
-        *self.0.json.lock() = Some(Arc::new(flat));
+        self.0.json.lock().push(Arc::new(flat));
     }
 
     /// The exposition.
@@ -148,7 +149,7 @@ impl Registry {
     ) -> Router<S> {
         let scrape = (self.clone(), access.into());
         let mut router = Router::new().route("/metrics", any(metrics));
-        if self.0.json.lock().is_some() {
+        if !self.0.json.lock().is_empty() {
             router = router.route("/metrics.json", any(metrics_json));
         }
         router.with_state(scrape)
@@ -200,8 +201,14 @@ async fn metrics_json(State((registry, access)): Scrape, headers: HeaderMap) -> 
         return access.refusal();
     }
     registry.run_refresh().await;
-    let flat = registry.0.json.lock().clone();
-    Json(flat.map_or_else(|| json!({}), |flat| flat())).into_response()
+    let parts = registry.0.json.lock().clone();
+    let mut all = Map::new();
+    for part in parts {
+        if let Value::Object(members) = part() {
+            all.extend(members);
+        }
+    }
+    Json(Value::Object(all)).into_response()
 }
 
 /// OpenMetrics to Prometheus text 0.0.4.

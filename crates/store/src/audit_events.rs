@@ -109,6 +109,12 @@ statements! { pub(crate) mod sql {
         ORDER BY chain_seq LIMIT $7");
     CHAIN = concat!("SELECT ", columns!(), " FROM audit_events
         WHERE zone_id = $1 AND chain_seq > $2 ORDER BY chain_seq LIMIT $3");
+    /// Where an ingest time begins in a chain, whose times may step back: its first event of it.
+    INGESTED_FROM = "SELECT chain_seq FROM audit_events
+        WHERE zone_id = $1 AND chain_seq > $2 AND ingested_at >= $3
+        ORDER BY chain_seq LIMIT 1";
+    OCCURRED_FROM = "SELECT MIN(chain_seq) AS chain_seq FROM audit_events
+        WHERE zone_id = $1 AND occurred_at >= $2";
     DECISIONS = "SELECT COUNT(CASE WHEN decision = 'allow' THEN 1 END) AS allowed,
                      COUNT(CASE WHEN decision = 'deny' THEN 1 END) AS denied
                  FROM audit_events WHERE zone_id = $1 AND occurred_at >= $2";
@@ -234,7 +240,7 @@ pub struct AuditHead {
 }
 
 impl AuditHead {
-    fn read(row: &Row) -> Result<Self, StoreError> {
+    pub(crate) fn read(row: &Row) -> Result<Self, StoreError> {
         Ok(Self {
             zone: ZoneId::trusted(row.text("zone_id")?),
             chain_seq: row.count("chain_seq")?,
@@ -346,6 +352,7 @@ impl Store {
         tx.execute_rows(&sql::ALERT, &alerts).await?;
         let rows: Vec<_> = events.iter().map(AuditEvent::params).collect();
         tx.commit_with_rows(&sql::INSERT, &rows).await?;
+        self.tell_audit_appended();
         Ok(Appended::Done)
     }
 }
@@ -504,6 +511,25 @@ impl AuditEvents<'_> {
     pub async fn chain(&self, after_seq: u64, limit: u32) -> Result<Vec<AuditEvent>, StoreError> {
         let params = [Param::from(self.0.id()), seq(after_seq), Param::from(limit)];
         self.read(&sql::CHAIN, &params).await
+    }
+
+    /// The place of the first event after `after_seq` that was ingested at `from` or later.
+    pub async fn ingested_from(
+        &self,
+        after_seq: u64,
+        from: Timestamp,
+    ) -> Result<Option<u64>, StoreError> {
+        let params = [Param::from(self.0.id()), seq(after_seq), Param::from(from)];
+        let row = self.0.query_opt(&sql::INGESTED_FROM, &params).await?;
+        row.map(|row| row.count("chain_seq")).transpose()
+    }
+
+    /// The place of the first event in the chain that occurred at `from` or later.
+    pub async fn occurred_from(&self, from: Timestamp) -> Result<Option<u64>, StoreError> {
+        let params = params![self.0.id(), from];
+        let row = self.0.query_opt(&sql::OCCURRED_FROM, &params).await?;
+        let seq = row.map(|row| row.opt_int("chain_seq")).transpose()?;
+        Ok(seq.flatten().and_then(|seq| seq.try_into().ok()))
     }
 
     /// How far the chain goes.

@@ -23,6 +23,7 @@ pub mod admin_tokens;
 pub mod applications;
 pub mod approvals;
 pub mod audit_events;
+pub mod audit_exports;
 pub mod authority_records;
 pub mod connections;
 pub mod delegations;
@@ -85,6 +86,7 @@ const REGISTRY: &[&[&Sql]] = &[
     zones::sql::ALL,
     zone_snapshot::sql::ALL,
     audit_events::sql::ALL,
+    audit_exports::sql::ALL,
     workloads::sql::ALL,
 ];
 

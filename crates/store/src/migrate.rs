@@ -48,6 +48,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "keys and row security",
         text: include_str!("../migrations/0006_keys_and_row_security.sql"),
     },
+    Migration {
+        version: 12,
+        name: "audit exports",
+        text: include_str!("../migrations/0012_audit_exports.sql"),
+    },
 ];
 
 /// Row security of Postgres, for every table that has zones (`pg`): a row is there only for who

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use caracal_model::{Clock, Ids, Secret, ZoneId};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::error::StoreError;
 use crate::lite::{Lite, Reader};
@@ -78,6 +78,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     ids: Arc<Ids>,
     outbox_wake: Notify,
+    audit_appended: watch::Sender<()>,
     visits: AtomicU64,
 }
 
@@ -126,6 +127,7 @@ impl Store {
                 clock,
                 ids,
                 outbox_wake: Notify::new(),
+                audit_appended: watch::Sender::new(()),
                 visits: AtomicU64::new(0),
             }),
         })
@@ -229,6 +231,15 @@ impl Store {
     /// Rings after a commit of this process that announced something.
     pub fn outbox_wake(&self) -> &Notify {
         &self.inner.outbox_wake
+    }
+
+    /// Changes after a commit of this process that appended to the ledger.
+    pub fn audit_appended(&self) -> watch::Receiver<()> {
+        self.inner.audit_appended.subscribe()
+    }
+
+    pub(crate) fn tell_audit_appended(&self) {
+        self.inner.audit_appended.send_replace(());
     }
 
     /// Prepares statements without running them; answers with each that the engine refuses.

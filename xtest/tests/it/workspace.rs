@@ -24,6 +24,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("caracal-coordinator", 5),
     ("caracal-api", 5),
     ("caracal-audit", 5),
+    ("caracal-audit-export", 5),
     ("caracal", 6),
 ];
 
@@ -37,6 +38,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("rusqlite", &["caracal-store", "caracal-evidence"]),
     ("redis", &["caracal-bus", "xtest"]),
     ("rustls", &["caracal-net"]),
+    ("object_store", &["caracal-audit-export"]),
+    ("parquet", &["caracal-audit-export"]),
     ("clap", &["caracal", "caracal-bench"]),
 ];
 

@@ -6,6 +6,7 @@ use axum::body::Body;
 use caracal_audit::{Config, Deps, Health, router};
 use caracal_bus::Bus;
 use caracal_crypto::os::SystemClock;
+use caracal_net::metrics::Registry;
 use caracal_net::settings::Mistakes;
 use caracal_store::on_each_engine;
 use http::Request;
@@ -40,9 +41,9 @@ on_each_engine! {
         let texts = (0..3).map(|n| event(&format!("e{n}"))).collect();
         ingest.commit(texts).await.unwrap();
         let settings = [("AUDIT_ADMIN_TOKEN", "admin"), ("METRICS_BEARER", "metrics")];
-        let deps = Deps { ingest: Arc::clone(&ingest), stream: None };
+        let deps = Deps { ingest: Arc::clone(&ingest), stream: None, registry: Registry::new("caracal_audit") };
         let open = router(config(&settings).unwrap(), deps);
-        let closed = router(config(&[]).unwrap(), Deps { ingest, stream: None });
+        let closed = router(config(&[]).unwrap(), Deps { ingest, stream: None, registry: Registry::new("caracal_audit") });
 
         let mut table = String::new();
         for (app, path, bearer) in [
@@ -85,7 +86,7 @@ on_each_engine! {
         let texts: Vec<String> = (0..5).map(|n| event(&format!("e{n}"))).collect();
         ingest.commit(texts.clone()).await.unwrap();
         let settings = [("AUDIT_ADMIN_TOKEN", "admin")];
-        let app = router(config(&settings).unwrap(), Deps { ingest, stream: None });
+        let app = router(config(&settings).unwrap(), Deps { ingest, stream: None, registry: Registry::new("caracal_audit") });
         let search = async |rest: &str| -> serde_json::Value {
             let path = format!("/api/audit/search?zone_id=z1{rest}");
             let (status, body) = get(&app, &path, "admin").await;
@@ -114,14 +115,14 @@ on_each_engine! {
     async fn readiness_names_what_is_away(store: Store) {
         let bus = Bus::memory(Arc::new(SystemClock::new()));
         let stream = Some((bus, Health::default()));
-        let deps = Deps { ingest: Arc::new(ingest(&store)), stream };
+        let deps = Deps { ingest: Arc::new(ingest(&store)), stream, registry: Registry::new("caracal_audit") };
         let waiting = router(config(&[]).unwrap(), deps);
         let (status, body) = get(&waiting, "/ready", "").await;
         assert_eq!(status, 503);
         assert_eq!(body, r#"{"ok":false,"ready":false,"reason":"consumer_unhealthy"}"#);
         assert_eq!(get(&waiting, "/health", "").await.0, 200);
 
-        let deps = Deps { ingest: Arc::new(ingest(&store)), stream: None };
+        let deps = Deps { ingest: Arc::new(ingest(&store)), stream: None, registry: Registry::new("caracal_audit") };
         let app = router(config(&[]).unwrap(), deps);
         assert_eq!(get(&app, "/ready", "").await, (200, r#"{"ready":true}"#.to_owned()));
         store.shutdown().await;
