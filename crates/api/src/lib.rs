@@ -48,6 +48,7 @@ mod wire;
 mod workloads;
 mod zones;
 
+pub use audit::follow;
 pub use config::Config;
 pub use reseal::run as reseal;
 pub use router::router;

@@ -268,6 +268,7 @@ fn approval() -> Routes {
 fn reads() -> Routes {
     Router::new()
         .route("/v1/zones/{zone}/audit", get(audit::list))
+        .route("/v1/zones/{zone}/audit/stream", get(audit::stream))
         .route(
             "/v1/zones/{zone}/audit/by-request/{id}",
             get(audit::by_request),

@@ -15,6 +15,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::{Tokens, Windows, ZoneCache};
+use crate::audit::Tails;
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::reseal::Left;
@@ -70,6 +71,7 @@ pub struct Api {
     pub(crate) limits: Limits,
     pub(crate) slow_hashes: Arc<Semaphore>,
     pub(crate) reseal_left: Left,
+    pub(crate) tails: Arc<Tails>,
     announce: Arc<dyn Announce>,
 }
 
@@ -112,6 +114,7 @@ impl Api {
             limits,
             slow_hashes: Arc::new(Semaphore::new(SLOW_HASHES)),
             reseal_left: Left::default(),
+            tails: Arc::default(),
             config,
             store: deps.store,
             views: deps.views,

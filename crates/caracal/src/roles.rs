@@ -229,6 +229,10 @@ impl On<'_> {
             .context("the tokens of this deployment cannot be stored")?;
         at.loops
             .spawn("re-seal", caracal_api::reseal(api.clone(), at.loops.stop()));
+        at.loops.spawn(
+            "audit tail",
+            caracal_api::follow(api.clone(), at.loops.stop()),
+        );
         let registry = Registry::new("caracal_api");
         Ok(plain(
             caracal_api::router(&api, &registry, self.open_metrics),

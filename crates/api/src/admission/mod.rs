@@ -114,7 +114,8 @@ async fn authenticate(api: &Api, ip: IpAddr, headers: &HeaderMap) -> Result<Arc<
     ))
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&str> {
+/// The token of a request.
+pub fn bearer(headers: &HeaderMap) -> Option<&str> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let value = values.next()?.to_str().ok()?;
     let token = value.strip_prefix("Bearer ")?.trim();

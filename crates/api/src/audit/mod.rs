@@ -3,12 +3,15 @@
 mod explain;
 pub mod export;
 mod redact;
+mod stream;
+mod tail;
+mod wanted;
 
 use std::sync::Arc;
 
 use axum::extract::{RawQuery, State};
 use axum::response::IntoResponse;
-use caracal_store::audit_events::{AuditEvent, AuditFilter};
+use caracal_store::audit_events::AuditEvent;
 use http::header;
 use serde_json::{Map, Value, json};
 
@@ -17,6 +20,10 @@ use crate::page::Page;
 use crate::query::Query;
 use crate::service::Api;
 use crate::wire::{self, Answer, At};
+
+pub use stream::stream;
+pub use tail::{Tails, run as follow};
+use wanted::Wanted;
 
 /// An event as reads show it, and what it was made of.
 #[derive(Debug)]
@@ -73,33 +80,10 @@ impl Shown {
     }
 }
 
-fn event_types<'q>(query: &'q Query<'_>) -> Result<Vec<&'q str>, Failure> {
-    let Some(text) = query.text("event_type", 512)? else {
-        return Ok(Vec::new());
-    };
-    let types: Vec<&str> = text.split(',').map(str::trim).collect();
-    if types.len() > 16 || types.iter().any(|name| name.is_empty()) {
-        let why = "event_type must be 1 to 16 names separated by commas";
-        return Err(Failure::bad("invalid_query", why));
-    }
-    Ok(types)
-}
-
 /// `GET /v1/zones/{zone}/audit`
 pub async fn list(State(api): State<Arc<Api>>, at: At, RawQuery(raw): RawQuery) -> Answer {
     let query = Query::parse(raw.as_deref());
-    let types = event_types(&query)?;
-    let filter = AuditFilter {
-        since: query.time("since")?,
-        until: query.time("until")?,
-        decision: query.word("decision", &["allow", "deny", "partial"])?,
-        event_types: &types,
-        request_id: query.text("request_id", 8192)?,
-        application_id: query.text("application_id", 128)?,
-        session_id: query.text("session_id", 128)?,
-        authority_record_id: query.text("authority_record_id", 128)?,
-        label: query.text("label", 64)?,
-    };
+    let wanted = Wanted::of(&query)?;
     let as_csv = query.word("format", &["json", "csv"])? == Some("csv");
     let fields = export::fields(query.text("fields", 4096)?)?;
     let page = Page::of(&query, 100, 1000)?;
@@ -107,11 +91,12 @@ pub async fn list(State(api): State<Arc<Api>>, at: At, RawQuery(raw): RawQuery) 
         .after
         .as_ref()
         .map(|cursor| (cursor.at, cursor.id.as_str()));
+    let types = wanted.event_types();
     let events = api
         .store
         .zone(&at.zone)
         .audit()
-        .page(&filter, after, page.limit)
+        .page(&wanted.filter(&types), after, page.limit)
         .await?;
     if as_csv {
         let shown: Vec<Shown> = events.iter().map(Shown::of).collect();

@@ -34,6 +34,11 @@ pub fn event(zone: &ZoneId, at: usize, request: &str, decision: &str, metadata: 
 
 /// Appends these events to the chain of a zone that has none.
 pub async fn append_events(stack: &Stack, zone: &ZoneId, events: Vec<Event>) {
+    append_after(stack, zone, 0, events).await;
+}
+
+/// Appends these events to the chain of a zone that has so many.
+pub async fn append_after(stack: &Stack, zone: &ZoneId, before: u64, events: Vec<Event>) {
     let mut rows = Vec::new();
     for (at, event) in events.iter().enumerate() {
         let wire: Value = serde_json::from_str(&event.to_wire()).unwrap();
@@ -46,7 +51,7 @@ pub async fn append_events(stack: &Stack, zone: &ZoneId, events: Vec<Event>) {
         let occurred_at = Timestamp::parse_rfc3339(&text("/occurred_at").unwrap()).unwrap();
         rows.push(AuditEvent {
             zone: zone.clone(),
-            chain_seq: at as u64 + 1,
+            chain_seq: before + at as u64 + 1,
             id: text("/id").unwrap(),
             event_type: "token_exchange".into(),
             request_id: text("/request_id").unwrap(),
@@ -70,8 +75,8 @@ pub async fn append_events(stack: &Stack, zone: &ZoneId, events: Vec<Event>) {
         chain_hash: "00".into(),
     };
     let moved = HeadMove {
-        from: head(0),
-        to: head(rows.len() as u64),
+        from: head(before),
+        to: head(before + rows.len() as u64),
     };
     stack
         .store

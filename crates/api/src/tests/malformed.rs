@@ -310,7 +310,7 @@ on_stack! {
         GET Z/audit?since=yesterday 
             400 invalid_query: since must be a UTC time such as 2026-01-01T00:00:00Z
         GET Z/audit?decision=maybe 
-            400 invalid_query: decision must be one of allow, deny, partial
+            400 invalid_query: decision must be one of allow, deny, partial, pending, approved, rejected, consumed, started, suspended, resumed, terminated, created, revoked, expired, activated, archived
         GET Z/audit?request_id= 
             400 invalid_query: request_id must be 1 to 8192 characters
         GET Z/audit?event_type=a,,b 

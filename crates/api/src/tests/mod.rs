@@ -14,6 +14,7 @@ mod replay;
 mod reseal;
 mod secrets;
 mod stack;
+mod streams;
 mod tokens;
 mod workloads;
 

@@ -152,6 +152,7 @@ impl Stack {
             },
         );
         seed(&api).await.unwrap();
+        tasks.spawn("audit tail", crate::follow(api.clone(), tasks.stop()));
         let router = router(&api, &Registry::new("caracal_api"), true);
         Self {
             api,
@@ -168,6 +169,16 @@ impl Stack {
     async fn stop(self) {
         self.tasks.shutdown(Duration::from_secs(5)).await;
         self.evidence.close().await;
+    }
+
+    /// Opens an answer that does not end by itself.
+    pub async fn open(&self, request: Request<Body>) -> axum::response::Response {
+        self.router.clone().oneshot(request).await.unwrap()
+    }
+
+    /// What tells the service that the process stops.
+    pub fn drain(&self) {
+        self.tasks.stop().cancel();
     }
 
     /// Sends a request as it stands.
