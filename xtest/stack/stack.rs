@@ -307,14 +307,20 @@ impl Stack {
     /// # Panics
     /// When it cannot be run.
     pub async fn caracal(&self, line: &str) -> Output {
-        let output = tokio::process::Command::new(binary::path())
+        let output = self.command(line).output().await;
+        output.unwrap_or_else(|error| panic!("caracal {line}: {error}"))
+    }
+
+    /// The same command, to be run otherwise; it ends with whoever runs it.
+    pub fn command(&self, line: &str) -> tokio::process::Command {
+        let mut command = tokio::process::Command::new(binary::path());
+        command
             .args(line.split_whitespace())
             .env_clear()
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .env("NO_COLOR", "1")
-            .output()
-            .await;
-        output.unwrap_or_else(|error| panic!("caracal {line}: {error}"))
+            .kill_on_drop(true);
+        command
     }
 
     /// Everything that its processes have logged.

@@ -9,11 +9,14 @@ use crate::cli::Api;
 use crate::config::Environment;
 use crate::exit::Outcome;
 use crate::home::{Home, read_secret};
-use crate::web::{Call, Web};
+use crate::web::{Call, Opened, Web};
+use events::Events;
 
+mod events;
 mod explain;
 mod export;
 mod tail;
+mod trace;
 mod verify;
 
 /// Read, export and verify evidence.
@@ -25,7 +28,9 @@ pub enum Audit {
     Explain(explain::Explain),
     /// Print events as they arrive
     Tail(tail::Tail),
-    /// Write the events of a zone with their chain, one JSON object a line
+    /// Show what all services recorded of a request, in its order
+    Trace(trace::Trace),
+    /// Write the events with their chain, one JSON object a line, or as Parquet
     Export(export::Export),
 }
 
@@ -35,6 +40,7 @@ impl Audit {
             Self::Verify(verify) => verify.run(),
             Self::Explain(explain) => explain.run(),
             Self::Tail(tail) => tail.run(),
+            Self::Trace(trace) => trace.run(),
             Self::Export(export) => export.run(),
         }
     }
@@ -86,6 +92,20 @@ impl Reader {
     pub async fn get(&self, path: &str) -> anyhow::Result<Value> {
         let call = Call::get(format!("{}{path}", self.api)).bearer(self.token.expose())?;
         self.web.json(call).await
+    }
+
+    /// Opens the events that a path answers with, after the one of this id.
+    pub async fn events(&self, path: &str, after: Option<&str>) -> anyhow::Result<Events> {
+        let url = format!("{}{path}", self.api);
+        let what = format!("GET {url}");
+        let mut call = Call::get(url).bearer(self.token.expose())?;
+        if let Some(after) = after {
+            call = call.header("last-event-id", after)?;
+        }
+        match self.web.open(call).await.context(what.clone())? {
+            Opened::Stream(body) => Ok(Events::of(body)),
+            Opened::Refused(answer) => Err(answer.refusal(&what)),
+        }
     }
 
     /// The zone asked for; without one, the only zone that there is.

@@ -4,13 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow};
 use bytes::Bytes;
 use caracal_model::Clock;
 use caracal_net::egress::{AddressGuard, Egress, GuardedConnector, SystemResolver, client_config};
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -120,31 +121,36 @@ impl Web {
 
     /// Sends and reads the whole answer, whatever its status.
     pub async fn send(&self, call: Call, within: Duration) -> Result<Answer, NoAnswer> {
+        let exchange = async { whole(self.ask(call).await?).await };
+        tokio::time::timeout(within, exchange)
+            .await
+            .unwrap_or(Err(NoAnswer::Timeout))
+    }
+
+    /// Sends, and answers with the head; the body is the caller's to read.
+    async fn ask(&self, call: Call) -> Result<Response<Incoming>, NoAnswer> {
         let uri: Uri = call.url.parse().map_err(|_| NoAnswer::Unreachable)?;
         let mut request = Request::new(Full::new(call.body));
         *request.method_mut() = call.method;
         *request.uri_mut() = uri;
         *request.headers_mut() = call.headers;
-        let exchange = async {
-            let answered = match &self.tls {
-                Some(tls) if request.uri().scheme_str() == Some("https") => {
-                    tls.request(request).await
-                }
-                _ => self.plain.request(request).await,
-            };
-            let (head, body) = answered.map_err(|_| NoAnswer::Unreachable)?.into_parts();
-            let body = body
-                .collect()
-                .await
-                .map_err(|_| NoAnswer::Unreachable)?
-                .to_bytes();
-            Ok(Answer {
-                status: head.status,
-                headers: head.headers,
-                body,
-            })
+        let answered = match &self.tls {
+            Some(tls) if request.uri().scheme_str() == Some("https") => tls.request(request).await,
+            _ => self.plain.request(request).await,
         };
-        tokio::time::timeout(within, exchange)
+        answered.map_err(|_| NoAnswer::Unreachable)
+    }
+
+    /// Opens an answer that does not end by itself.
+    pub async fn open(&self, call: Call) -> Result<Opened, NoAnswer> {
+        let opening = async {
+            let response = self.ask(call).await?;
+            if response.status().is_success() {
+                return Ok(Opened::Stream(response.into_body()));
+            }
+            Ok(Opened::Refused(whole(response).await?))
+        };
+        tokio::time::timeout(PATIENCE, opening)
             .await
             .unwrap_or(Err(NoAnswer::Timeout))
     }
@@ -157,18 +163,30 @@ impl Web {
                 "{what}. Is Caracal running there? See `caracal status`, start it with `caracal up`"
             )
         })?;
-        if answer.status == StatusCode::UNAUTHORIZED {
-            bail!(
-                "{what}: 401 {}. Give the admin token of this deployment with --admin-token-file \
-                 or CARACAL_ADMIN_TOKEN",
-                answer.code()
-            );
+        if answer.status.is_success() {
+            return answer.value();
         }
-        if !answer.status.is_success() {
-            bail!("{what}: {} {}", answer.status.as_u16(), answer.said());
-        }
-        answer.value()
+        Err(answer.refusal(&what))
     }
+}
+
+/// The answer to [`Web::open`].
+#[derive(Debug)]
+pub enum Opened {
+    /// A success, to be read.
+    Stream(Incoming),
+    /// Anything else.
+    Refused(Answer),
+}
+
+async fn whole(response: Response<Incoming>) -> Result<Answer, NoAnswer> {
+    let (head, body) = response.into_parts();
+    let body = body.collect().await.map_err(|_| NoAnswer::Unreachable)?;
+    Ok(Answer {
+        status: head.status,
+        headers: head.headers,
+        body: body.to_bytes(),
+    })
 }
 
 impl Answer {
@@ -186,6 +204,18 @@ impl Answer {
         fields
             .iter()
             .find_map(|field| Some(body.get(field)?.as_str()?.to_owned()))
+    }
+
+    /// What a person is told of a refusal of `what`.
+    pub fn refusal(&self, what: &str) -> anyhow::Error {
+        if self.status == StatusCode::UNAUTHORIZED {
+            return anyhow!(
+                "{what}: 401 {}. Give the admin token of this deployment with --admin-token-file \
+                 or CARACAL_ADMIN_TOKEN",
+                self.code()
+            );
+        }
+        anyhow!("{what}: {} {}", self.status.as_u16(), self.said())
     }
 
     /// The refusal's code.

@@ -3,11 +3,15 @@
 //! What each command says to a person is told in the binary's own tests; here, that it works on a
 //! deployment that serves.
 
-use std::process::Output;
+use std::process::{Output, Stdio};
 use std::sync::Arc;
 
 use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 use xtest::{CALLED, DENIED, Deployment, Options, Stack, World, on_both_stacks};
+
+/// How long an event may take to be seen.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 
 #[track_caller]
 fn succeeds(output: &Output) -> String {
@@ -71,6 +75,39 @@ on_both_stacks! {
         let file = file.display();
         succeeds(&stack.caracal(&format!("audit export --out {file}")).await);
         succeeds(&stack.caracal(&format!("audit verify --export {file}")).await);
+
+        let told = succeeds(&stack.caracal(&format!("audit trace {called} {api}")).await);
+        assert!(told.contains("gateway_resource_request") && told.contains("+0 ms"), "{told}");
+        let parquet = directory.path().join("parquet");
+        let line = format!("audit export --parquet --dir {}", parquet.display());
+        succeeds(&stack.caracal(&line).await);
+        let file = std::fs::read(parquet.join(format!("{}.parquet", world.zone))).unwrap();
+        assert!(file.starts_with(b"PAR1") && file.ends_with(b"PAR1"));
+    }
+
+    async fn what_happens_is_followed_while_it_does(stack: Arc<Stack>) {
+        let world = World::new(Arc::clone(&stack)).await;
+        let api = format!("--api-url {} --zone {}", stack.urls.api, world.zone);
+        let mut tail = stack.command(&format!("audit tail --json --lines 0 {api}"));
+        tail.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut tail = tail.spawn().unwrap();
+        let mut told = BufReader::new(tail.stderr.take().unwrap()).lines();
+        let open = tokio::time::timeout(PATIENCE, told.next_line()).await;
+        assert!(open.unwrap().unwrap().unwrap().contains("following"));
+        let agent = world.agent().await;
+        let mandate = world.mandate(&agent).await;
+        let called = world.call(&mandate).await.unwrap().expect(200).request_id();
+        // What happened to the Session is evidence as well.
+        let mut lines = BufReader::new(tail.stdout.take().unwrap()).lines();
+        let (mut started, mut passed) = (false, false);
+        while !(started && passed) {
+            let line = tokio::time::timeout(PATIENCE, lines.next_line()).await;
+            let line = line.expect("an event in time").unwrap().expect("no end");
+            let event: Value = serde_json::from_str(&line).unwrap();
+            started |= event["event_type"] == "session_lifecycle" && event["decision"] == "started";
+            passed |= event["request_id"] == called;
+        }
+        tail.kill().await.unwrap();
     }
 }
 
