@@ -8,7 +8,8 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use caracal_net::metrics::{Access, Registry};
-use caracal_net::{Pattern, RequestIds, health, request_id};
+use caracal_net::{Pattern, RequestId, RequestIds, health, request_id};
+use caracal_store::origin;
 use http::{HeaderValue, header};
 
 use crate::admission::{self, Head};
@@ -295,10 +296,11 @@ async fn unknown(State(api): State<Arc<Api>>, request: Request) -> Response {
     }
 }
 
-/// Answers of the management routes are for the caller alone.
+/// Answers of the management routes are for the caller alone; what they commit is of their request.
 async fn guard_answers(request: Request, next: Next) -> Response {
     let guarded = request.uri().path().starts_with("/v1/");
-    let mut response = next.run(request).await;
+    let id = request.extensions().get::<RequestId>().cloned();
+    let mut response = origin::of_request(id, next.run(request)).await;
     if guarded {
         let headers = response.headers_mut();
         headers.insert(

@@ -20,8 +20,15 @@ impl Witness for IntoEvidence {
         entries: Vec<Entry>,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let events = entries.iter().filter_map(|entry| {
-            let (id, at) = (&entry.id, entry.created_at);
-            lifecycle::lifecycle(&entry.topic, id, &entry.zone, &entry.fields, at)
+            let request = entry.request_id.as_deref();
+            lifecycle::lifecycle(
+                &entry.topic,
+                &entry.id,
+                request,
+                &entry.zone,
+                &entry.fields,
+                entry.created_at,
+            )
         });
         Ok(self.0.record(events.collect()).await?)
     }

@@ -7,7 +7,8 @@ use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, patch, post};
-use caracal_net::{Pattern, Peer, RequestIds, health, request_id};
+use caracal_net::{Pattern, Peer, RequestId, RequestIds, health, request_id};
+use caracal_store::origin;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::json;
 
@@ -73,7 +74,9 @@ async fn not_found() -> Failure {
 /// A request that takes too long is given up, so that its caller learns it from us.
 async fn in_time(State(coordinator): State<Coordinator>, request: Request, next: Next) -> Response {
     let limit = coordinator.config.request_timeout;
-    match tokio::time::timeout(limit, next.run(request)).await {
+    let id = request.extensions().get::<RequestId>().cloned();
+    let work = origin::of_request(id, next.run(request));
+    match tokio::time::timeout(limit, work).await {
         Ok(response) => response,
         Err(_) => Code::Unavailable
             .refuse()

@@ -23,10 +23,12 @@ fn kind(topic: &str) -> Option<&'static str> {
     }
 }
 
-/// The event of an entry of the outbox; `None` for news that is no evidence.
+/// The event of an entry of the outbox; `None` for news that is no evidence. What no request caused
+/// has the id of the entry for its request's.
 pub fn lifecycle(
     topic: &str,
     outbox_id: &str,
+    request_id: Option<&str>,
     zone: &ZoneId,
     fields: &Fields,
     at: Timestamp,
@@ -74,7 +76,8 @@ pub fn lifecycle(
         metadata.insert("delegation_edge_ids".to_owned(), edges);
     }
     let id = EventId::trusted(outbox_id);
-    let mut event = Event::new(id, zone.clone(), kind, outbox_id, decision, "complete", at);
+    let request = request_id.unwrap_or(outbox_id);
+    let mut event = Event::new(id, zone.clone(), kind, request, decision, "complete", at);
     event.policy_set_id = text("policy_set_id").map(Into::into);
     let version = text("policy_set_version_id").map(Into::into);
     Some(event.policy(version, None).metadata(metadata))
@@ -93,8 +96,9 @@ mod tests {
             .collect();
         let at = Timestamp::from_unix_micros(1_779_364_800_123_456);
         let zone = ZoneId::trusted("z1");
-        let event = lifecycle(topic.name(), "o1", &zone, &fields, at)?;
+        let event = lifecycle(topic.name(), "o1", Some("r1"), &zone, &fields, at)?;
         assert_eq!((event.id.as_str(), event.occurred_at), ("o1", at));
+        assert_eq!(event.request_id, "r1");
         let (kind, decision) = (event.event_type.to_string(), event.decision.to_string());
         Some((kind, decision, event.metadata_json))
     }

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use caracal_model::{Change, Outgoing, Topic, ZoneId};
+use caracal_model::{Change, Outgoing, RequestId, Topic, ZoneId};
 
 use crate::testing::Database;
-use crate::{Param, Store, StoreError, on_each_engine, params, statements};
+use crate::{Param, Store, StoreError, on_each_engine, origin, params, statements};
 
 statements! { mod sql {
     ZONE = "INSERT INTO zones (id, name, slug, dcr_enabled, operator_coauthor_badge,
@@ -297,6 +297,21 @@ on_each_engine! {
         assert_eq!(Change::parse(&entries[0].fields), Some(Change::Zone(zone)));
         assert_eq!(entries[1].fields["event"], "first");
         assert_eq!(entries[2].fields["event"], "second");
+    }
+
+    async fn news_remembers_its_request_and_does_not_tell(store: Store) {
+        let zone = ZoneId::trusted("z1");
+        let say = async || {
+            let mut tx = store.begin("announcing").await.unwrap();
+            tx.announce(lifecycle(&zone, "said"));
+            tx.commit().await.unwrap();
+        };
+        origin::of_request(Some(RequestId::trusted("r1")), say()).await;
+        origin::of_request(None, say()).await;
+        let entries = store.outbox().claim(10, LEASE).await.unwrap();
+        let of: Vec<_> = entries.iter().map(|entry| entry.request_id.as_deref()).collect();
+        assert_eq!(of, [Some("r1"), None]);
+        assert_eq!(entries[0].fields, entries[1].fields);
     }
 
     async fn entries_are_sent_pruned_or_die_and_are_counted(store: Store) {

@@ -29,6 +29,7 @@ pub mod connections;
 pub mod delegations;
 pub mod idempotency;
 pub mod live;
+pub mod origin;
 pub mod outbox;
 pub mod platform_settings;
 pub mod policies;

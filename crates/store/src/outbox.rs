@@ -6,12 +6,14 @@
 //! process and one relay, and a claim is a plain read. **Dead** is an entry that has failed so
 //! often that only a person should send it again.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use caracal_model::change::Fields;
 use caracal_model::{Ids, Outgoing, Timestamp, Topic, ZoneId};
 
 use crate::error::StoreError;
+use crate::origin;
 use crate::param::Param;
 use crate::row::Row;
 use crate::store::{Engine, Store};
@@ -71,21 +73,30 @@ statements! { pub(crate) mod sql {
               FROM outbox WHERE zone_id = $1 AND topic = $2 ORDER BY id DESC LIMIT 1";
 } }
 
+/// Beside the fields of an entry, the request that it is of. It stays here: it is not published.
+const REQUEST: &str = "~request_id";
 /// When a dead entry is due.
 const NEVER: i64 = i64::MAX;
 
 /// The rows of these entries, in their order.
 pub(crate) fn rows<'o>(outgoing: &'o [Outgoing], ids: &Ids, now: Timestamp) -> Vec<Vec<Param<'o>>> {
+    let request = origin::request();
     outgoing
         .iter()
         .map(|entry| {
+            let mut fields: BTreeMap<&str, &str> = entry
+                .fields
+                .iter()
+                .map(|(name, value)| (name.as_str(), value.as_str()))
+                .collect();
+            fields.extend(request.as_deref().map(|request| (REQUEST, request)));
             vec![
                 Param::Owned(ids.uuid()),
                 Param::Text(entry.topic.name()),
                 Param::Text(entry.zone.as_str()),
                 Param::Bool(entry.topic.is_urgent()),
                 // A map of text to text always serializes.
-                Param::Owned(serde_json::to_string(&entry.fields).unwrap_or_default()),
+                Param::Owned(serde_json::to_string(&fields).unwrap_or_default()),
                 Param::from(now),
             ]
         })
@@ -116,6 +127,8 @@ pub struct Entry {
     pub urgent: bool,
     /// What it says.
     pub fields: Fields,
+    /// The request that it is of, if any.
+    pub request_id: Option<String>,
     /// When it was committed, roughly.
     pub created_at: Timestamp,
     /// How often it has failed.
@@ -136,12 +149,14 @@ impl Entry {
             None if row.int("available_at")? == NEVER => Standing::Dead,
             None => Standing::Pending,
         };
+        let mut fields: Fields = row.json("fields_json")?;
         Ok(Self {
             id: row.string("id")?,
             topic: row.string("topic")?,
             zone: ZoneId::trusted(row.text("zone_id")?),
             urgent: row.bool("urgent")?,
-            fields: row.json("fields_json")?,
+            request_id: fields.remove(REQUEST),
+            fields,
             created_at: row.time("created_at")?,
             attempts: row.count("attempts")?,
             last_error: row.opt_string("last_error")?,

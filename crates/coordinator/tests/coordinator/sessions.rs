@@ -43,6 +43,8 @@ async fn a_task_is_started_listed_and_ended() {
         let events: Vec<_> = lifecycle.iter().map(|news| news["event"].as_str()).collect();
         assert_eq!(events, ["spawn", "terminate"]);
         assert_eq!(lifecycle[1]["dedupe_key"], format!("terminate:{id}"));
+        let origins = world.origins("caracal.agents.lifecycle").await;
+        assert!(origins.iter().all(Option::is_some), "evidence finds its request: {origins:?}");
     })
     .await;
 }

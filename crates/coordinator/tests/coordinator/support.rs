@@ -458,12 +458,29 @@ impl World {
         lines
     }
 
+    /// The requests that announced something on a topic, oldest first.
+    pub async fn origins(&self, topic: &str) -> Vec<Option<String>> {
+        let rows = self.store.query(&NEWS, &[]).await.unwrap();
+        rows.iter()
+            .filter(|row| row.text("topic").unwrap() == topic)
+            .map(|row| {
+                let mut fields: BTreeMap<String, String> = row.json("fields_json").unwrap();
+                fields.remove("~request_id")
+            })
+            .collect()
+    }
+
     /// What was announced on a topic, oldest first.
     pub async fn news(&self, topic: &str) -> Vec<BTreeMap<String, String>> {
         let rows = self.store.query(&NEWS, &[]).await.unwrap();
         rows.iter()
             .filter(|row| row.text("topic").unwrap() == topic)
-            .map(|row| row.json("fields_json").unwrap())
+            .map(|row| {
+                let mut fields: BTreeMap<String, String> = row.json("fields_json").unwrap();
+                // Kept for evidence, not published.
+                fields.remove("~request_id");
+                fields
+            })
             .collect()
     }
 
