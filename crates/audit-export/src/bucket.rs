@@ -1,6 +1,8 @@
 //! Where objects go: a bucket, or a directory with the same keys below it. An object is created
 //! once and never replaced.
 
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path as FilePath;
 use std::sync::Arc;
 
@@ -52,12 +54,14 @@ impl Bucket {
         }))
     }
 
-    /// A directory, made when it is not there.
+    /// A directory, made for its owner alone when it is not there.
     ///
     /// # Errors
     /// When it cannot be made or used.
     pub fn directory(dir: &FilePath) -> Result<Self, ExportError> {
-        std::fs::create_dir_all(dir).map_err(|source| ExportError::File {
+        let mut making = DirBuilder::new();
+        let made = making.recursive(true).mode(0o700).create(dir);
+        made.map_err(|source| ExportError::File {
             doing: "making AUDIT_EXPORT_DIR",
             source,
         })?;

@@ -1,8 +1,10 @@
 //! `caracal audit`: evidence as an operator reads, keeps and proves it.
 
+use std::process::ExitCode;
+
 use anyhow::{Context as _, bail};
 use caracal_model::Secret;
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use crate::cli::Api;
@@ -130,6 +132,40 @@ impl Reader {
                 bail!("there are several zones; say which:\n{}", list.join("\n"))
             }
         }
+    }
+}
+
+/// A request on record, for the commands that show one.
+#[derive(Debug, Args)]
+pub struct OfRequest {
+    #[command(flatten)]
+    api: Api,
+    /// Id of the request, as its answer and its evidence have it
+    request_id: String,
+    /// Zone to read [default: the only one]
+    #[arg(long)]
+    zone: Option<String>,
+    /// The whole answer, as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl OfRequest {
+    /// Shows what is known of it: `which` is the read below it, `text` tells it to a person.
+    pub fn show(&self, which: &str, text: impl FnOnce(&Value) -> String) -> Outcome {
+        crate::up::small_runtime()?.block_on(async {
+            let reader = Reader::open(&self.api)?;
+            let zone = reader.zone(self.zone.as_deref()).await?;
+            let id = &self.request_id;
+            let path = format!("/v1/zones/{zone}/audit/by-request/{id}{which}");
+            let told = reader.get(&path).await?;
+            if self.json {
+                println!("{told}");
+            } else {
+                print!("{}", text(&told));
+            }
+            Ok(ExitCode::SUCCESS)
+        })
     }
 }
 

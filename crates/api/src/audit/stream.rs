@@ -124,6 +124,7 @@ pub async fn stream(
         live_from,
         began,
         checked: began,
+        spoke: began,
         lost_track: false,
         phase: Phase::Hello,
     };
@@ -188,6 +189,8 @@ struct Stream {
     began: Ticks,
     /// When the token was looked at last.
     checked: Ticks,
+    /// When something was sent last.
+    spoke: Ticks,
     /// The listener has missed something.
     lost_track: bool,
     phase: Phase,
@@ -212,7 +215,10 @@ impl Stream {
             };
             match step {
                 Ok(text) if text.is_empty() => {}
-                Ok(text) => break text,
+                Ok(text) => {
+                    self.spoke = self.api.clock.ticks();
+                    break text;
+                }
                 Err(end) => {
                     self.phase = Phase::Ended;
                     break self.goodbye(end);
@@ -258,15 +264,16 @@ impl Stream {
             return Err(End::SlowConsumer);
         }
         self.may_go_on().await?;
+        let silent = self.api.clock.ticks().since(self.spoke);
+        let Some(patience) = HEARTBEAT.checked_sub(silent) else {
+            // Much may be heard of which nothing is wanted: the id moves on all the same.
+            return Ok(format!(": still here\nid: {}\n\n", self.cursor()));
+        };
         let draining = self.api.draining.clone();
         let heard = tokio::select! {
             () = draining.cancelled() => return Err(End::Draining),
             heard = self.listener.events.recv() => heard,
-            () = tokio::time::sleep(HEARTBEAT) => {
-                self.may_go_on().await?;
-                // The id moves on even when no event was wanted.
-                return Ok(format!(": still here\nid: {}\n\n", self.cursor()));
-            }
+            () = tokio::time::sleep(patience) => return Ok(String::new()),
         };
         let mut text = String::new();
         match heard {

@@ -1,12 +1,9 @@
 //! `caracal audit explain`: why a request was decided as it was, for a person.
 
-use std::process::ExitCode;
-
 use clap::Args;
 use serde_json::Value;
 
-use super::Reader;
-use crate::cli::Api;
+use super::OfRequest;
 use crate::exit::Outcome;
 use crate::term;
 
@@ -16,32 +13,12 @@ use crate::term;
 )]
 pub struct Explain {
     #[command(flatten)]
-    api: Api,
-    /// Id of the request, as its answer and its evidence have it
-    request_id: String,
-    /// Zone to read [default: the only one]
-    #[arg(long)]
-    zone: Option<String>,
-    /// The whole answer, as JSON
-    #[arg(long)]
-    json: bool,
+    of: OfRequest,
 }
 
 impl Explain {
     pub fn run(&self) -> Outcome {
-        crate::up::small_runtime()?.block_on(async {
-            let reader = Reader::open(&self.api)?;
-            let zone = reader.zone(self.zone.as_deref()).await?;
-            let id = &self.request_id;
-            let path = format!("/v1/zones/{zone}/audit/by-request/{id}/explain");
-            let told = reader.get(&path).await?;
-            if self.json {
-                println!("{told}");
-            } else {
-                print!("{}", text(&told));
-            }
-            Ok(ExitCode::SUCCESS)
-        })
+        self.of.show("/explain", text)
     }
 }
 

@@ -1,14 +1,10 @@
 //! `caracal audit trace`: what all services recorded of a request, as a timeline.
 
-use std::process::ExitCode;
-
-use anyhow::Context as _;
 use caracal_model::Timestamp;
 use clap::Args;
 use serde_json::Value;
 
-use super::Reader;
-use crate::cli::Api;
+use super::OfRequest;
 use crate::exit::Outcome;
 use crate::term;
 
@@ -36,38 +32,22 @@ const SHOWN: [&str; 14] = [
 )]
 pub struct Trace {
     #[command(flatten)]
-    api: Api,
-    /// Id of the request
-    request_id: String,
-    /// Zone to read [default: the only one]
-    #[arg(long)]
-    zone: Option<String>,
-    /// The events as they are, as a JSON array
-    #[arg(long)]
-    json: bool,
+    of: OfRequest,
 }
 
 impl Trace {
     pub fn run(&self) -> Outcome {
-        crate::up::small_runtime()?.block_on(async {
-            let reader = Reader::open(&self.api)?;
-            let zone = reader.zone(self.zone.as_deref()).await?;
-            let id = &self.request_id;
-            let told = reader
-                .get(&format!("/v1/zones/{zone}/audit/by-request/{id}"))
-                .await?;
-            if self.json {
-                println!("{told}");
-                return Ok(ExitCode::SUCCESS);
-            }
-            let events = told.as_array().context("the answer is no list")?;
-            print!("{}", timeline(id, events));
-            Ok(ExitCode::SUCCESS)
+        self.of.show("", |told| {
+            let events = told.as_array().map(Vec::as_slice).unwrap_or_default();
+            timeline(events)
         })
     }
 }
 
-fn timeline(id: &str, events: &[Value]) -> String {
+fn timeline(events: &[Value]) -> String {
+    let id = events
+        .first()
+        .map_or("-", |event| field(event, "request_id"));
     let times: Vec<Option<Timestamp>> = events
         .iter()
         .map(|event| Timestamp::parse_rfc3339(field(event, "occurred_at")).ok())
@@ -154,7 +134,7 @@ mod tests {
     fn a_timeline_has_every_event_and_how_long_after_the_first() {
         let events = [
             json!({
-                "event_type": "token_exchange", "decision": "allow", "evaluation_status": "complete",
+                "request_id": "r1", "event_type": "token_exchange", "decision": "allow", "evaluation_status": "complete",
                 "occurred_at": "2026-05-21T12:00:00.100Z",
                 "determining_policies_json": [{"policy": "grants"}],
                 "metadata_json": {"resource": "resource://crm", "requested_scopes": ["a", "b"], "session_id": "x"},
@@ -177,6 +157,6 @@ request r1  2 events, 42 ms
     method               GET
     upstream_status      200
 ";
-        assert_eq!(timeline("r1", &events), expected);
+        assert_eq!(timeline(&events), expected);
     }
 }
