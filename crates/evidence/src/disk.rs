@@ -3,9 +3,10 @@
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use caracal_model::{EventId, Timestamp};
-use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
+use rusqlite::{Connection, OpenFlags, params};
 
 use crate::backlog::{Batch, Entry, Recovered};
 use crate::error::OpenError;
@@ -14,6 +15,9 @@ use crate::sink::Pending;
 
 /// A file that has grown past this in an outage is given back when it is next opened empty.
 const SHRINK_ABOVE_PAGES: i64 = 16_384;
+
+/// How long to begin the log anew may wait for readers, which are done in milliseconds.
+const READERS_WAIT: Duration = Duration::from_millis(50);
 
 const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS pending (
     seq INTEGER PRIMARY KEY,
@@ -68,7 +72,9 @@ impl Disk {
             connection.pragma_update(None, "journal_mode", "WAL")?;
             // Every open begins with what must not be lost: recovery and the import of old files.
             connection.pragma_update(None, "synchronous", "FULL")?;
-            connection.pragma_update(None, "wal_autocheckpoint", 4_000)?;
+            // Folding takes milliseconds, in which no caller would be answered: the folder does it.
+            connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+            connection.busy_timeout(READERS_WAIT)?;
             connection.execute_batch(SCHEMA)?;
             Ok(connection)
         };
@@ -186,19 +192,26 @@ impl Disk {
         self.connection.pragma_update(None, "user_version", 1)
     }
 
+    /// Folds what is left of the write-ahead log, which then begins anew.
+    pub fn restart(&self) -> rusqlite::Result<()> {
+        checkpoint(&self.connection, "RESTART").map(drop)
+    }
+
     /// Folds the write-ahead log into the file, at the end.
     pub fn finish(&self) -> rusqlite::Result<()> {
-        let sql = "PRAGMA wal_checkpoint(TRUNCATE)";
-        self.connection
-            .query_row(sql, [], |_| Ok(()))
-            .optional()
-            .map(drop)
+        checkpoint(&self.connection, "TRUNCATE").map(drop)
     }
 
     #[cfg(test)]
     pub fn execute(&self, sql: &str) -> rusqlite::Result<()> {
         self.connection.execute_batch(sql)
     }
+}
+
+/// Folds the write-ahead log into the file; answers with the pages that it has.
+pub fn checkpoint(connection: &Connection, mode: &str) -> rusqlite::Result<i64> {
+    let sql = format!("PRAGMA wal_checkpoint({mode})");
+    connection.query_row(&sql, [], |row| row.get(1))
 }
 
 /// The write-ahead log beside a file.
@@ -232,7 +245,7 @@ impl Reader {
     pub fn open(path: &Path) -> rusqlite::Result<Self> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags)?;
-        connection.busy_timeout(std::time::Duration::from_secs(1))?;
+        connection.busy_timeout(Duration::from_secs(1))?;
         Ok(Self(connection))
     }
 

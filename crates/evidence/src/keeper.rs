@@ -1,10 +1,11 @@
-//! The keeper thread: shortly after something was written it syncs the write-ahead log, and has
-//! deleted what was acknowledged meanwhile. Asleep otherwise.
+//! The keeper thread: shortly after something was written it syncs the write-ahead log, has deleted
+//! what was acknowledged meanwhile, and now and then has the log folded. Asleep otherwise.
 
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::SyncSender;
 use std::thread::{self, Thread};
 use std::time::Duration;
 
@@ -13,12 +14,15 @@ use tokio::sync::mpsc;
 
 use crate::backlog::Backlog;
 use crate::disk;
+use crate::error::OpenError;
 use crate::log::Durability;
 use crate::writer::Command;
 
 /// From the first write to the sync of everything written until then. With the sync itself this
 /// stays below the 20 ms that `AUDIT_DURABILITY=process` promises.
 const SYNC_AFTER: Duration = Duration::from_millis(10);
+/// Events after which the write-ahead log is folded into its file.
+const FOLD_AFTER: u64 = 1_000;
 
 /// Wakes the keeper. Raising it again before the keeper has looked costs nothing.
 #[derive(Debug, Default)]
@@ -58,6 +62,9 @@ pub struct Keeper {
     writer: mpsc::WeakSender<Command>,
     /// The write-ahead log, when syncing it is left to us.
     wal: Option<File>,
+    folder: SyncSender<()>,
+    /// How many events had been written at the last fold.
+    folded: u64,
 }
 
 impl Keeper {
@@ -67,9 +74,14 @@ impl Keeper {
         alarm: Arc<Alarm>,
         backlog: Arc<Backlog>,
         writer: mpsc::WeakSender<Command>,
-    ) -> std::io::Result<Self> {
+        folder: SyncSender<()>,
+    ) -> Result<Self, OpenError> {
         let wal = match durability {
-            Durability::Process => Some(File::open(disk::wal(path))?),
+            Durability::Process => {
+                let wal = disk::wal(path);
+                let open = File::open(&wal);
+                Some(open.map_err(|source| OpenError::Directory { path: wal, source })?)
+            }
             Durability::Machine => None,
         };
         Ok(Self {
@@ -77,11 +89,13 @@ impl Keeper {
             backlog,
             writer,
             wal,
+            folder,
+            folded: 0,
         })
     }
 
     /// The body of the thread; ends with the writer.
-    pub fn run(self) {
+    pub fn run(mut self) {
         *self.alarm.keeper.lock() = Some(thread::current());
         while !self.alarm.has_ended() {
             if !self.alarm.raised.load(Ordering::Acquire) {
@@ -92,6 +106,7 @@ impl Keeper {
             self.alarm.raised.store(false, Ordering::Release);
             self.sync();
             self.settle();
+            self.fold();
         }
         self.sync();
     }
@@ -109,6 +124,17 @@ impl Keeper {
                 .counters
                 .sync_errors
                 .fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn fold(&mut self) {
+        let written = self.backlog.counters.persisted.load(Ordering::Relaxed);
+        if written.saturating_sub(self.folded) < FOLD_AFTER {
+            return;
+        }
+        // While it is still at it, it is asked again later.
+        if self.folder.try_send(()).is_ok() {
+            self.folded = written;
         }
     }
 

@@ -21,6 +21,7 @@ mod backlog;
 mod disk;
 mod error;
 mod flood;
+mod folder;
 mod keeper;
 pub mod lifecycle;
 mod log;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::sync_channel;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::backlog::Backlog;
 use crate::disk::{self, Disk};
 use crate::error::{EvidenceError, OpenError};
+use crate::folder::Folder;
 use crate::keeper::{Alarm, Keeper};
 use crate::relay::Drain;
 use crate::sink::Pending;
@@ -115,17 +117,16 @@ impl EvidenceLog {
         let backlog = Arc::new(Backlog::new(&recovered));
         let alarm = Arc::new(Alarm::default());
         let (sender, commands) = mpsc::channel(queue);
+        let (ask_to_fold, asked_to_fold) = sync_channel(1);
         let keeper = Keeper::new(
             &path,
             durability,
             alarm.clone(),
             backlog.clone(),
             sender.downgrade(),
-        )
-        .map_err(|source| OpenError::Directory {
-            path: disk::wal(&path),
-            source,
-        })?;
+            ask_to_fold,
+        )?;
+        let folder = Folder::new(&path, asked_to_fold, sender.downgrade())?;
         let writer = Writer {
             disk,
             commands,
@@ -139,6 +140,7 @@ impl EvidenceLog {
         let threads = [
             named("writer").spawn(move || writer.run()),
             named("keeper").spawn(move || keeper.run()),
+            named("folder").spawn(move || folder.run()),
         ];
         let threads = threads.into_iter().collect::<std::io::Result<Vec<_>>>();
         let threads = threads.map_err(|source| OpenError::Directory {

@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::SyncSender;
 
 use caracal_model::Clock;
 use tokio::sync::{mpsc, oneshot};
@@ -38,6 +39,8 @@ pub enum Command {
     Append(Append),
     /// Delete what was acknowledged.
     Settle,
+    /// Begin the write-ahead log anew, and say so.
+    Restart(SyncSender<()>),
     /// Write what is queued and end.
     Close,
     #[cfg(test)]
@@ -73,11 +76,13 @@ impl Writer {
     }
 
     fn serve(&mut self, group: &mut Vec<Command>) {
-        let (mut appends, mut settle) = (Vec::with_capacity(group.len()), false);
+        let mut appends = Vec::with_capacity(group.len());
+        let (mut settle, mut restart) = (false, None);
         for command in group.drain(..) {
             match command {
                 Command::Append(append) => appends.push(append),
                 Command::Settle => settle = true,
+                Command::Restart(done) => restart = Some(done),
                 Command::Close => self.commands.close(),
                 #[cfg(test)]
                 Command::Execute(sql) => self.disk.execute(sql).unwrap(),
@@ -87,6 +92,12 @@ impl Writer {
             self.append(appends);
         } else if settle {
             self.settle();
+        }
+        if let Some(done) = restart {
+            if let Err(error) = self.disk.restart() {
+                tracing::warn!(%error, "evidence log not begun anew; it grows until it is");
+            }
+            drop(done);
         }
     }
 

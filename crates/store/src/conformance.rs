@@ -13,6 +13,11 @@ statements! { mod sql {
                 operator_governed, created_via_operator, updated_via_operator, created_at,
                 updated_at)
             VALUES ($1, $2, $3, FALSE, TRUE, FALSE, FALSE, FALSE, $4, $4)";
+    ZONE_ONCE = "INSERT INTO zones (id, name, slug, dcr_enabled, operator_coauthor_badge,
+                operator_governed, created_via_operator, updated_via_operator, created_at,
+                updated_at)
+            VALUES ($1, $2, $3, FALSE, TRUE, FALSE, FALSE, FALSE, $4, $4)
+            ON CONFLICT DO NOTHING";
     NAMES = "SELECT id, name, dcr_enabled, created_at, archived_at FROM zones ORDER BY id";
     SWAPPED = "SELECT CAST($2 AS TEXT) AS second, CAST($1 AS TEXT) AS first,
                    CAST($2 AS TEXT) AS again";
@@ -109,6 +114,23 @@ on_each_engine! {
         drop(tx);
         add_zone(&store, "z3").await;
         assert_eq!(ids(&store).await, ["z3"]);
+    }
+
+    async fn whoever_is_beaten_and_rolls_back_finds_what_beat_it(store: Store) {
+        let attempt = async |id: &str| {
+            let mut tx = store.begin("first or none").await.unwrap();
+            if tx.execute(&sql::ZONE_ONCE, &zone(id)).await.unwrap() == 1 {
+                tx.commit().await.unwrap();
+            } else {
+                tx.rollback().await;
+                assert!(ids(&store).await.iter().any(|known| known == id), "{id}");
+            }
+        };
+        for round in 0..50 {
+            let id = format!("z{round}");
+            futures_util::future::join_all((0..6).map(|_| attempt(&id))).await;
+        }
+        assert_eq!(ids(&store).await.len(), 50);
     }
 
     async fn a_transaction_whose_caller_went_away_leaves_nothing(store: Store) {

@@ -207,9 +207,16 @@ impl Tx {
         }
     }
 
-    /// Gives up. Dropping the transaction does the same.
-    pub async fn rollback(self) {
-        drop(self);
+    /// Gives up. Dropping the transaction does the same, but does not wait: after this, whatever
+    /// the transaction saw of others is committed, or taken back, for every reader.
+    pub async fn rollback(mut self) {
+        if self.abandoned || !matches!(self.engine, Running::Lite(Some(_))) {
+            return;
+        }
+        let doing = self.doing;
+        if let Err(error) = self.ask(Command::Rollback).await {
+            tracing::debug!(%error, doing, "what a transaction saw was taken back as well");
+        }
     }
 
     fn enter(&mut self, sql: &Sql, params: &[Param<'_>]) -> Result<(), StoreError> {

@@ -35,6 +35,10 @@ const GROUP_AGE: Duration = Duration::from_millis(2);
 /// How long an open transaction may leave the writer without a word.
 const STALL: Duration = Duration::from_secs(3);
 
+/// How the savepoint of a transaction ends.
+const KEEP: &str = "RELEASE tx";
+const TAKE_BACK: &str = "ROLLBACK TO tx; RELEASE tx";
+
 type Params = Vec<LiteValue>;
 type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
@@ -45,6 +49,9 @@ pub(crate) enum Command {
     /// One statement for each row.
     ExecuteRows(Sql, Vec<Params>, Reply<u64>),
     Commit(Reply<()>),
+    /// Answered after the outer COMMIT, as [`Command::Commit`] is: until then the owner may have
+    /// seen of its neighbours what no reader sees.
+    Rollback(Reply<()>),
 }
 
 type Exclusive = Box<dyn FnOnce(&mut Connection) + Send>;
@@ -242,27 +249,23 @@ impl Loop {
             );
             return;
         }
-        let kept = loop {
+        let (end, reply) = loop {
             match commands.recv_timeout(STALL) {
-                Ok(Command::Commit(reply)) => break Some(reply),
+                Ok(Command::Commit(reply)) => break (KEEP, Some(reply)),
+                Ok(Command::Rollback(reply)) => break (TAKE_BACK, Some(reply)),
                 Ok(command) => self.answer(command),
-                Err(RecvTimeoutError::Disconnected) => break None,
+                Err(RecvTimeoutError::Disconnected) => break (TAKE_BACK, None),
                 Err(RecvTimeoutError::Timeout) => {
                     tracing::error!(doing, "a transaction stalled and was rolled back");
-                    break None;
+                    break (TAKE_BACK, None);
                 }
             }
             if self.connection.is_autocommit() {
                 return; // SQLite took back the outer transaction; the owner has been told
             }
         };
-        let end = if kept.is_some() {
-            "RELEASE tx"
-        } else {
-            "ROLLBACK TO tx; RELEASE tx"
-        };
         let ended = self.connection.execute_batch(end);
-        match (kept, ended) {
+        match (reply, ended) {
             (Some(reply), Ok(())) => waiters.push(Waiter { doing, reply }),
             (Some(reply), Err(error)) => {
                 let error = statement::error(&self.connection, error, doing);
@@ -276,10 +279,7 @@ impl Loop {
 
     /// The savepoint did not end as it should: the outer transaction must not carry it along.
     fn roll_back_savepoint(&self) {
-        let gone = self
-            .connection
-            .execute_batch("ROLLBACK TO tx; RELEASE tx")
-            .is_ok();
+        let gone = self.connection.execute_batch(TAKE_BACK).is_ok();
         if !gone && self.connection.execute_batch("ROLLBACK").is_err() {
             tracing::error!("the store could not roll back a transaction");
         }
@@ -301,7 +301,7 @@ impl Loop {
                 });
                 let _ = reply.send(all);
             }
-            Command::Commit(reply) => drop(reply),
+            Command::Commit(reply) | Command::Rollback(reply) => drop(reply),
         }
     }
 }
@@ -313,7 +313,7 @@ fn refuse(commands: &Receiver<Command>, error: StoreError, doing: &'static str) 
         Ok(Command::Execute(_, _, reply) | Command::ExecuteRows(_, _, reply)) => {
             drop(reply.send(Err(error)));
         }
-        Ok(Command::Commit(reply)) => drop(reply.send(Err(error))),
+        Ok(Command::Commit(reply) | Command::Rollback(reply)) => drop(reply.send(Err(error))),
         Err(_) => tracing::warn!(%error, doing, "a transaction could not begin"),
     }
 }
