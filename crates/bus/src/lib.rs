@@ -25,6 +25,7 @@ mod error;
 mod memory;
 mod position;
 mod redis;
+mod server;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +37,7 @@ pub use crate::error::BusError;
 pub use crate::memory::MemoryOptions;
 pub use crate::position::{Position, PositionError};
 pub use crate::redis::RedisOptions;
+pub use crate::server::ServerFacts;
 
 /// Topics that start so hold evidence: they are trimmed by acknowledgement only, never by length
 /// (spec README, decision 18).
@@ -380,6 +382,14 @@ impl Bus {
     /// [`BusError`].
     pub async fn posts(&self, board: &str) -> Result<Vec<(String, String)>, BusError> {
         backend!(self.posts(board))
+    }
+
+    /// The server behind the bus; none when it is memory.
+    ///
+    /// # Errors
+    /// [`BusError`].
+    pub async fn server(&self) -> Result<Option<ServerFacts>, BusError> {
+        backend!(self.server())
     }
 
     /// Whether the bus answers.

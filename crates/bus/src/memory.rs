@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 use self::keys::Keys;
 use self::streams::Stream;
-use crate::{BusError, EVIDENCE_TOPICS, Entry, Lag, Position, RETENTION};
+use crate::{BusError, EVIDENCE_TOPICS, Entry, Lag, Position, RETENTION, ServerFacts};
 
 /// Bounds of the memory backend.
 #[derive(Clone, Copy, Debug)]
@@ -268,6 +268,10 @@ impl Memory {
 
     pub async fn ping(&self) -> Result<(), BusError> {
         Ok(())
+    }
+
+    pub async fn server(&self) -> Result<Option<ServerFacts>, BusError> {
+        Ok(None)
     }
 }
 

@@ -23,7 +23,7 @@ use redis::FromRedisValue;
 
 use self::connection::{Dedicated, Lent, Shared, breaks};
 use self::scripts::Scripts;
-use crate::{BusError, RETENTION};
+use crate::{BusError, RETENTION, ServerFacts};
 
 /// How to talk to Redis.
 #[derive(Clone, Debug)]
@@ -211,6 +211,15 @@ impl Redis {
 
     pub async fn ping(&self) -> Result<(), BusError> {
         self.ask("pinging", &redis::cmd("PING")).await
+    }
+
+    pub async fn server(&self) -> Result<Option<ServerFacts>, BusError> {
+        let doing = "asking what answers";
+        let info: String = self.ask(doing, &redis::cmd("INFO")).await?;
+        let (seconds, micros): (i64, i64) = self.ask(doing, &redis::cmd("TIME")).await?;
+        let now = seconds.saturating_mul(1_000_000).saturating_add(micros);
+        let now = Timestamp::from_unix_micros(now);
+        Ok(Some(ServerFacts::read(&info, now)))
     }
 
     pub async fn incarnation(&self) -> Result<String, BusError> {

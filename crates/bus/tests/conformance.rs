@@ -114,6 +114,17 @@ async fn eventually<F: Future<Output = bool>>(what: &str, mut ask: impl FnMut() 
 }
 
 on_both! {
+    /// An operator is told what answers; memory is no server.
+    async fn the_server_describes_itself(bus: Bus) {
+        if let Some(server) = bus.server().await.unwrap() {
+            assert!(server.major() >= 6, "{server:?}");
+            assert!(!server.maxmemory_policy.is_empty() && server.used_memory > 0, "{server:?}");
+            assert!(server.now.unix_micros() > 1_600_000_000_000_000, "{server:?}");
+        }
+    }
+}
+
+on_both! {
     /// Positions rise, in the order of the batch, and `last` is the newest of them.
     async fn entries_keep_their_order(bus: Bus) {
         assert_eq!(bus.last(TOPIC).await.unwrap(), Position::START);

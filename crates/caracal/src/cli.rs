@@ -9,7 +9,9 @@ use clap_complete::Shell;
 
 use crate::exit::Outcome;
 use crate::home::Home;
-use crate::{audit, config, demo, down, keys, migrate, policy, run, serve, status, up, version};
+use crate::{
+    audit, config, demo, doctor, down, keys, migrate, policy, run, serve, status, up, version,
+};
 
 const TEACH: &str = "\
 START
@@ -19,6 +21,7 @@ START
   caracal down               stop them
 
 OPERATE
+  caracal doctor             look at everything, and say what to fix
   caracal migrate            prepare a Postgres database (DATABASE_URL)
   caracal serve sts gateway  run some of the services, on Postgres and Redis
   caracal audit explain ID   why a request was decided so, and what would have to change
@@ -50,6 +53,8 @@ enum Command {
     Down(Data),
     /// Ask the five services how they are
     Status(status::Status),
+    /// Look at settings, machine, backends, services and zones, and say what to fix
+    Doctor(doctor::Doctor),
     /// Run the named services in this process, on Postgres and Redis
     Serve(serve::Serve),
     /// Bring a database's schema up to date
@@ -118,6 +123,7 @@ impl Cli {
             Command::Up(up) => up.run(),
             Command::Down(data) => down::run(&data),
             Command::Status(status) => status.run(),
+            Command::Doctor(doctor) => doctor.run(),
             Command::Serve(serve) => serve.run(),
             Command::Migrate(migrate) => migrate.run(),
             Command::Audit(audit) => audit.run(),

@@ -64,7 +64,7 @@ pub fn run(mut environment: Environment, home: &Home, listen: Listen) -> Outcome
 }
 
 /// What the data directory and the ports give; whatever is set wins.
-fn offer_defaults(environment: &mut Environment, home: &Home, urls: &Urls) {
+pub fn offer_defaults(environment: &mut Environment, home: &Home, urls: &Urls) {
     for secret in SECRETS {
         let by_file = format!("{}_FILE", secret.setting);
         if environment.get(secret.setting).is_none() {

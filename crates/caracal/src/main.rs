@@ -12,6 +12,7 @@ mod cli;
 mod config;
 mod database;
 mod demo;
+mod doctor;
 mod down;
 mod embedded;
 mod exit;

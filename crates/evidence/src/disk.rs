@@ -115,18 +115,7 @@ impl Disk {
     }
 
     fn count(&self) -> rusqlite::Result<Recovered> {
-        let sql = "SELECT count(*), coalesce(min(seq), 1), coalesce(max(seq), 0),
-            coalesce(sum(length(CAST(event AS BLOB))), 0), min(at) FROM pending";
-        self.connection.query_row(sql, [], |row| {
-            let oldest: Option<i64> = row.get(4)?;
-            Ok(Recovered {
-                count: unsigned(row.get(0)?),
-                before_first: unsigned(row.get(1)?).saturating_sub(1),
-                last: unsigned(row.get(2)?),
-                bytes: unsigned(row.get(3)?),
-                oldest: oldest.map(Timestamp::from_unix_micros),
-            })
-        })
+        count(&self.connection)
     }
 
     /// The place of the last entry; 0 when there is none.
@@ -214,6 +203,21 @@ pub fn checkpoint(connection: &Connection, mode: &str) -> rusqlite::Result<i64> 
     connection.query_row(&sql, [], |row| row.get(1))
 }
 
+fn count(connection: &Connection) -> rusqlite::Result<Recovered> {
+    let sql = "SELECT count(*), coalesce(min(seq), 1), coalesce(max(seq), 0),
+        coalesce(sum(length(CAST(event AS BLOB))), 0), min(at) FROM pending";
+    connection.query_row(sql, [], |row| {
+        let oldest: Option<i64> = row.get(4)?;
+        Ok(Recovered {
+            count: unsigned(row.get(0)?),
+            before_first: unsigned(row.get(1)?).saturating_sub(1),
+            last: unsigned(row.get(2)?),
+            bytes: unsigned(row.get(3)?),
+            oldest: oldest.map(Timestamp::from_unix_micros),
+        })
+    })
+}
+
 /// The write-ahead log beside a file.
 pub fn wal(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
@@ -247,6 +251,11 @@ impl Reader {
         let connection = Connection::open_with_flags(path, flags)?;
         connection.busy_timeout(Duration::from_secs(1))?;
         Ok(Self(connection))
+    }
+
+    /// How much there is.
+    pub fn count(&self) -> rusqlite::Result<Recovered> {
+        count(&self.0)
     }
 
     /// Up to `limit` entries after `after`.

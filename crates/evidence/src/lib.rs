@@ -28,6 +28,7 @@ mod log;
 mod relay;
 mod sink;
 mod spool;
+mod waiting;
 mod writer;
 
 pub use error::{EvidenceError, OpenError};
@@ -35,6 +36,7 @@ pub use flood::Flood;
 pub use log::{Durability, EvidenceLog, Stats};
 pub use relay::{Drain, Relay};
 pub use sink::{BusSink, Pending, Sink, SinkError};
+pub use waiting::{Waiting, waiting};
 
 #[cfg(test)]
 mod tests;

@@ -266,3 +266,23 @@ async fn the_stream_carries_id_text_and_signature() {
     }
     drop(dir);
 }
+
+#[tokio::test]
+async fn what_waits_is_counted_beside_a_running_process() {
+    let directory = tempfile::tempdir().unwrap();
+    let absent = directory.path().join("absent");
+    assert_eq!(crate::waiting(&absent).unwrap(), []);
+    let (log, _drain) = open(directory.path());
+    record(&log, 0..3).await;
+    let [found] = crate::waiting(directory.path())
+        .unwrap()
+        .try_into()
+        .unwrap();
+    assert_eq!(
+        (found.events, found.path.ends_with("evidence-test.db")),
+        (3, true)
+    );
+    assert!(found.bytes > 0 && found.oldest.is_some(), "{found:?}");
+    std::fs::write(directory.path().join("evidence-bad.db"), "not a database").unwrap();
+    assert!(crate::waiting(directory.path()).is_err());
+}

@@ -20,4 +20,4 @@ pub use forwarder::{ForwardBody, ForwardError, Forwarder, PoolSettings};
 pub use guard::{AddressGuard, Blocked};
 pub use resolve::{Addresses, Egress, EgressError, Resolver, SystemResolver};
 pub use secure::{Secure, Trust, trusted_pem};
-pub use tls::{TlsError, client_config, server_config};
+pub use tls::{TlsError, client_config, expiry, server_config};

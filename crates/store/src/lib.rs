@@ -25,6 +25,7 @@ pub mod approvals;
 pub mod audit_events;
 pub mod audit_exports;
 pub mod authority_records;
+pub mod checkup;
 pub mod connections;
 pub mod delegations;
 pub mod idempotency;
@@ -62,6 +63,7 @@ pub use tx::{Tx, ZoneTx};
 const REGISTRY: &[&[&Sql]] = &[
     store::sql::ALL,
     migrate::sql::ALL,
+    checkup::sql::ALL,
     outbox::sql::ALL,
     authority_records::sql::ALL,
     service_state::sql::ALL,

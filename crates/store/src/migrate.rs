@@ -3,6 +3,8 @@
 //! A released file never changes: its hash is recorded, and another text under the same version is
 //! refused rather than guessed at.
 
+use std::collections::BTreeMap;
+
 use caracal_crypto::digest::sha256_hex;
 use rusqlite::Connection;
 
@@ -97,6 +99,15 @@ crate::statements! { pub(crate) mod sql {
     RECORD = "INSERT INTO schema_migrations (version, name, sha256, applied_at)
               VALUES ($1, $2, $3, $4)";
 } }
+
+/// The hash of every migration that this program has, by version.
+pub(crate) fn texts() -> BTreeMap<u32, String> {
+    let hashed = |migration: &Migration| sha256_hex(migration.text.as_bytes());
+    let texts = MIGRATIONS.iter();
+    texts
+        .map(|migration| (migration.version, hashed(migration)))
+        .collect()
+}
 
 pub(crate) async fn run(store: &Store) -> Result<Vec<u32>, StoreError> {
     let applied = apply_all(store, MIGRATIONS).await?;

@@ -88,6 +88,18 @@ impl Database {
         databases
     }
 
+    /// What a process of its own opens it by; only of Postgres.
+    pub fn url(&self) -> Option<Secret<String>> {
+        match &self.place {
+            Place::Lite(_) => None,
+            Place::Pg { server, name } => {
+                let (base, _) = server.rsplit_once('/').expect("a URL with a database");
+                let role = "options=-c%20role%3Dcaracal_test";
+                Some(Secret::new(format!("{base}/{name}?{role}")))
+            }
+        }
+    }
+
     /// Opens it, not yet migrated.
     pub async fn open(&self) -> Store {
         self.open_with(Arc::new(SystemClock::default())).await
@@ -95,18 +107,16 @@ impl Database {
 
     /// Opens it with this clock, not yet migrated.
     pub async fn open_with(&self, clock: Arc<dyn Clock>) -> Store {
-        let url = match &self.place {
-            Place::Lite(file) => StoreUrl::Lite(file.clone()),
-            Place::Pg { server, name } => {
-                let (base, _) = server.rsplit_once('/').expect("a URL with a database");
-                StoreUrl::Pg {
-                    url: Secret::new(format!("{base}/{name}?options=-c%20role%3Dcaracal_test")),
-                    max_conns: 16,
-                    connect_timeout: Duration::from_secs(10),
-                    statement_timeout: Duration::from_secs(30),
-                    tls: None,
-                }
-            }
+        let url = match (&self.place, self.url()) {
+            (_, Some(url)) => StoreUrl::Pg {
+                url,
+                max_conns: 16,
+                connect_timeout: Duration::from_secs(10),
+                statement_timeout: Duration::from_secs(30),
+                tls: None,
+            },
+            (Place::Lite(file), _) => StoreUrl::Lite(file.clone()),
+            (Place::Pg { .. }, None) => unreachable!("Postgres has a URL"),
         };
         let config = StoreConfig {
             url,

@@ -176,6 +176,36 @@ fn a_distributed_deployment_is_migrated_once_and_names_every_setting_that_it_lac
     );
 }
 
+on_both_stacks! {
+    /// A deployment that runs is well, and one without its STS is told so.
+    async fn doctor_finds_what_is_wrong_with_a_deployment(stack: Arc<Stack>) {
+        let asked = async |line: &str| {
+            let output = stack.caracal(line).await;
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            let report: serde_json::Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {output:?}"));
+            let failed: Vec<String> = report["checks"].as_array().unwrap().iter()
+                .filter(|check| check["status"] == "fail")
+                .map(|check| check["check"].as_str().unwrap().to_owned())
+                .collect();
+            (output.status.success(), report["ready"].as_bool(), failed, text)
+        };
+        succeeds(&stack.caracal("demo --keep").await);
+        let (ended_well, ready, failed, report) = asked("doctor --json").await;
+        assert_eq!((ended_well, ready, failed), (true, Some(true), Vec::new()), "{report}");
+        for check in ["schema", "stored credentials", "sts is ready", "outbox drains", "ledger is unchanged", ": policy"] {
+            assert!(report.contains(check), "no {check} in {report}");
+        }
+        for secret in ["CARACAL_ADMIN_TOKEN", "SECRET_STORE_KEK", "AUDIT_HMAC_KEY"] {
+            let set = stack.environment().iter().rev().find(|(name, _)| name == secret);
+            assert!(set.is_none_or(|(_, value)| !report.contains(value.as_str())), "{secret} is shown");
+        }
+        stack.kill9(&[Part::Sts]);
+        let (ended_well, ready, failed, report) = asked("doctor --json").await;
+        assert_eq!((ended_well, ready), (false, Some(false)), "{report}");
+        assert!(failed.iter().any(|check| check == "sts is ready"), "{report}");
+    }
+}
+
 #[test]
 fn completions_know_every_command() {
     for shell in ["bash", "zsh", "fish"] {
@@ -186,7 +216,7 @@ fn completions_know_every_command() {
             .unwrap();
         let script = succeeds(&output);
         for command in [
-            "up", "down", "status", "serve", "migrate", "audit", "run", "demo",
+            "up", "down", "status", "doctor", "serve", "migrate", "audit", "run", "demo",
         ] {
             assert!(
                 script.contains(command),

@@ -3,11 +3,18 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+use caracal_model::Timestamp;
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::CryptoProvider;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+
+/// The year 9999: no certificate is valid for longer.
+const END_OF_TIME: Duration = Duration::from_secs(253_402_300_799);
 
 /// Why there is no TLS configuration.
 #[derive(Debug, thiserror::Error)]
@@ -112,6 +119,40 @@ pub fn server_config(chain: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsE
     Ok(Arc::new(config))
 }
 
+/// When the certificate of a chain, the first in the PEM file, ceases to be valid.
+///
+/// # Errors
+/// [`TlsError`].
+pub fn expiry(chain: &Path) -> Result<Timestamp, TlsError> {
+    let unreadable = || TlsError::Pem {
+        path: chain.to_owned(),
+        what: "certificates",
+    };
+    let chained = certificates(chain)?;
+    let first = chained.first().ok_or_else(unreadable)?;
+    let parsed = ParsedCertificate::try_from(first)?;
+    // Asked whether it holds at the end of time, the library says until when it does; it looks at
+    // that before it looks for whom to trust.
+    let judged = verify_server_cert_signed_by_trust_anchor(
+        &parsed,
+        &RootCertStore::empty(),
+        &[],
+        UnixTime::since_unix_epoch(END_OF_TIME),
+        provider().signature_verification_algorithms.all,
+    );
+    match judged {
+        Err(rustls::Error::InvalidCertificate(CertificateError::ExpiredContext {
+            not_after,
+            ..
+        })) => {
+            let seconds = i64::try_from(not_after.as_secs()).unwrap_or(i64::MAX);
+            Ok(Timestamp::from_unix_seconds(seconds))
+        }
+        Err(error) => Err(error.into()),
+        Ok(()) => Err(unreadable()),
+    }
+}
+
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let pem = read(path)?;
     let bundle: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
@@ -134,6 +175,24 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "openssl made it by the real clock"
+    )]
+    fn a_certificate_says_until_when_it_holds() {
+        let dir = tempfile::tempdir().unwrap();
+        crate::testing::authority(dir.path(), "own");
+        let path = dir.path().join("own.pem");
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let now = i64::try_from(now.unwrap().as_secs()).unwrap();
+        let left = expiry(&path).unwrap().unix_seconds() - now;
+        // Made for two days.
+        assert!((86_400..=2 * 86_400).contains(&left), "{left}");
+        std::fs::write(&path, "nothing").unwrap();
+        assert!(matches!(expiry(&path), Err(TlsError::Pem { .. })));
+    }
 
     #[test]
     fn an_absent_extra_bundle_changes_nothing_and_a_bad_one_is_an_error() {

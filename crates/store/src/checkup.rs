@@ -1,0 +1,146 @@
+//! What an operator wants to know of a store before trusting it: its version, its clock, its schema,
+//! and whether row security holds for whom we log in as.
+
+use std::collections::BTreeMap;
+
+use caracal_model::Timestamp;
+
+use crate::error::StoreError;
+use crate::migrate;
+use crate::statements;
+use crate::store::{Engine, Store};
+
+statements! { pub(crate) mod sql {
+    ENGINE = pg: "SELECT current_setting('server_version') AS version,
+                      CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT) AS now,
+                      CAST((SELECT COUNT(*) FROM pg_roles WHERE rolname = current_user
+                          AND (rolsuper OR rolbypassrls)) AS BIGINT) AS unbound",
+             lite: "SELECT sqlite_version() AS version,
+                      CAST(unixepoch('subsec') * 1000000 AS INTEGER) AS now, 0 AS unbound";
+    IS_MIGRATED = pg: "SELECT COUNT(*) AS tables FROM pg_class
+                          WHERE oid = to_regclass('schema_migrations')",
+                  lite: "SELECT COUNT(*) AS tables FROM sqlite_master
+                          WHERE type = 'table' AND name = 'schema_migrations'";
+    RECORDED = "SELECT version, sha256 FROM schema_migrations ORDER BY version";
+} }
+
+/// What answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineFacts {
+    /// `Postgres` or `SQLite`.
+    pub name: &'static str,
+    /// As it tells it.
+    pub version: String,
+    /// Its clock when it answered.
+    pub now: Timestamp,
+    /// Whether row security holds for whom we log in as; SQLite has none and is one file anyway.
+    pub is_row_security_bound: bool,
+}
+
+/// How the schema stands to this program.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Schema {
+    /// The newest migration that was applied.
+    pub version: u32,
+    /// Migrations of this program that were not applied.
+    pub missing: Vec<u32>,
+    /// Applied by a newer program.
+    pub unknown: Vec<u32>,
+    /// Applied with another text than this program has.
+    pub changed: Vec<u32>,
+}
+
+impl Store {
+    /// What answers, and what its clock says.
+    pub async fn engine_facts(&self) -> Result<EngineFacts, StoreError> {
+        let row = self.query_opt(&sql::ENGINE, &[]).await?;
+        let row = row.ok_or_else(|| StoreError::Corrupt {
+            what: "the engine tells nothing about itself".to_owned(),
+        })?;
+        Ok(EngineFacts {
+            name: match self.engine() {
+                Engine::Pg(_) => "Postgres",
+                Engine::Lite(_) => "SQLite",
+            },
+            version: row.string("version")?,
+            now: Timestamp::from_unix_micros(row.int("now")?),
+            is_row_security_bound: row.int("unbound")? == 0,
+        })
+    }
+
+    /// How the schema stands to this program; nothing is changed.
+    pub async fn schema(&self) -> Result<Schema, StoreError> {
+        let tables = self.query_opt(&sql::IS_MIGRATED, &[]).await?;
+        let tables = tables.map(|row| row.int("tables")).transpose()?;
+        let mut recorded = BTreeMap::new();
+        if tables.is_some_and(|tables| tables > 0) {
+            for row in self.query(&sql::RECORDED, &[]).await? {
+                let version = u32::try_from(row.int("version")?).unwrap_or(u32::MAX);
+                recorded.insert(version, row.string("sha256")?);
+            }
+        }
+        Ok(compare(&recorded, &migrate::texts()))
+    }
+}
+
+fn compare(recorded: &BTreeMap<u32, String>, ours: &BTreeMap<u32, String>) -> Schema {
+    let known = |version: &&u32| ours.contains_key(version);
+    Schema {
+        version: recorded.keys().last().copied().unwrap_or(0),
+        missing: ours
+            .keys()
+            .filter(|version| !recorded.contains_key(version))
+            .copied()
+            .collect(),
+        unknown: recorded
+            .keys()
+            .filter(|version| !known(version))
+            .copied()
+            .collect(),
+        changed: recorded
+            .iter()
+            .filter(|(version, text)| ours.get(version).is_some_and(|own| own != *text))
+            .map(|(version, _)| *version)
+            .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    crate::on_each_engine! {
+        async fn a_migrated_store_is_up_to_date_and_tells_its_clock(store: Store) {
+            let schema = store.schema().await.unwrap();
+            assert!(schema.version > 0);
+            assert_eq!(schema, Schema { version: schema.version, ..Schema::default() });
+            let facts = store.engine_facts().await.unwrap();
+            assert!(!facts.version.is_empty());
+            // A test server shares our clock; minutes apart would be a wrong unit.
+            let apart = facts.now.unix_micros() - store.clock().now().unix_micros();
+            assert!(apart.abs() < 600_000_000, "{apart}");
+        }
+    }
+
+    #[test]
+    fn a_schema_may_be_behind_ahead_or_another() {
+        let texts = |pairs: &[(u32, &str)]| {
+            let owned = pairs.iter().map(|(at, text)| (*at, (*text).to_owned()));
+            owned.collect::<BTreeMap<_, _>>()
+        };
+        let ours = texts(&[(1, "a"), (2, "b")]);
+        assert_eq!(
+            compare(&ours, &ours),
+            Schema {
+                version: 2,
+                ..Schema::default()
+            }
+        );
+        let behind = compare(&texts(&[(1, "a")]), &ours);
+        assert_eq!((behind.version, behind.missing), (1, vec![2]));
+        let ahead = compare(&texts(&[(1, "a"), (2, "b"), (3, "c")]), &ours);
+        assert_eq!((ahead.version, ahead.unknown), (3, vec![3]));
+        let other = compare(&texts(&[(1, "x"), (2, "b")]), &ours);
+        assert_eq!(other.changed, vec![1]);
+    }
+}
