@@ -84,12 +84,13 @@ pub async fn overview(State(api): State<Arc<Api>>, at: At, RawQuery(raw): RawQue
     let found = subjects().get(id, api.clock.now()).await?;
     let subject = found.ok_or_else(no_subject)?;
     let governed = subjects().governed(id).await?;
+    let approvals = subjects().approvals(id, api.clock.now()).await?;
     let connections = connections(&api, &at.zone, id).await?;
     let recent: Vec<Value> = governed.recent.iter().map(render_session).collect();
     wire::ok(json!({
         "subject": render(&subject),
         "governed": { "active": governed.active, "total": governed.total, "recent": recent },
-        "approvals": { "pending": 0, "total": 0 },
+        "approvals": { "pending": approvals.pending, "total": approvals.total },
         "connections": connections,
     }))
 }

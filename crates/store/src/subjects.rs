@@ -60,6 +60,15 @@ statements! { pub(crate) mod sql {
         LEFT JOIN applications a ON a.zone_id = $1 AND a.id = s.application_id
         WHERE s.zone_id = $1 AND r.zone_id = $1 AND r.subject_id = $2
         ORDER BY s.started_at DESC, s.id DESC LIMIT 5";
+    /// What it asked for, what its Sessions asked for, and what it alone may decide.
+    APPROVALS = "SELECT COUNT(*) AS total, CAST(COALESCE(SUM(CASE
+                WHEN h.consumed_at IS NULL AND h.rejected_at IS NULL AND h.satisfied_at IS NULL
+                    AND h.expires_at > $3 THEN 1 ELSE 0 END), 0) AS BIGINT) AS pending
+        FROM approvals h
+        WHERE h.zone_id = $1 AND (h.principal_id = $2 OR h.subject_anchor = $2
+            OR h.agent_session_id IN (
+                SELECT s.id FROM sessions s JOIN authority_records r ON r.id = s.subject_record_id
+                WHERE s.zone_id = $1 AND r.zone_id = $1 AND r.subject_id = $2))";
     KNOWN = "SELECT 1 AS one FROM authority_records WHERE zone_id = $1 AND subject_id = $2
         UNION ALL SELECT 1 FROM subject_cutoffs WHERE zone_id = $1 AND subject_id = $2
         UNION ALL SELECT 1 FROM applications
@@ -213,6 +222,20 @@ impl Subjects<'_> {
         row.as_ref().map(Subject::read).transpose()
     }
 
+    /// The approvals that concern it: how many wait for a decision at `now`, and how many there are.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn approvals(&self, subject: &str, now: Timestamp) -> Result<Concerns, StoreError> {
+        let params = params![self.0.id(), subject, now];
+        let counts = self.0.query_opt(&sql::APPROVALS, &params).await?;
+        let count = |name| counts.as_ref().map_or(Ok(0), |row| row.count(name));
+        Ok(Concerns {
+            pending: count("pending")?,
+            total: count("total")?,
+        })
+    }
+
     /// The Sessions that hang on it.
     ///
     /// # Errors
@@ -238,6 +261,15 @@ impl Subjects<'_> {
             recent: recent.collect::<Result<_, StoreError>>()?,
         })
     }
+}
+
+/// Approvals that concern a subject.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Concerns {
+    /// Those that nobody has decided, and that have not expired.
+    pub pending: u64,
+    /// All of them that are kept.
+    pub total: u64,
 }
 
 /// A pattern of what contains this text, letter case aside.

@@ -37,6 +37,38 @@ async fn hold(stack: &Stack, zone: &ZoneId, id: &str, change: impl FnOnce(&mut A
 }
 
 on_stack! {
+    async fn the_overview_of_a_subject_counts_the_approvals_that_concern_it(stack: Stack) {
+        let zone = stack.zone("Concerned").await;
+        let mut tx = stack.store.begin("a test's record").await.unwrap();
+        let now = stack.api.clock.now();
+        let record = caracal_store::authority_records::AuthorityRecord {
+            id: caracal_model::RecordId::trusted("r-anchored"),
+            record_type: "user".to_owned(),
+            subject_id: "user_123".to_owned(),
+            client_id: "app-1".to_owned(),
+            parent_id: None,
+            status: "active".to_owned(),
+            expires_at: now.plus(Duration::from_secs(600)),
+            created_at: now,
+            revoked_at: None,
+            revoked_reason: None,
+            issuer: None,
+        };
+        tx.zone(&zone).add_authority_records(&[record]).await.unwrap();
+        tx.commit().await.unwrap();
+        let path = format!("/v1/zones/{zone}/subjects/overview?subject_id=user_123");
+        let seen = async || stack.get(&path).await.is(200)["approvals"].clone();
+        assert_eq!(seen().await, json!({"pending": 0, "total": 0}));
+        let past = Timestamp::from_unix_seconds(1);
+        hold(&stack, &zone, "c1", |hold| hold.approver_class = "any".to_owned()).await;
+        hold(&stack, &zone, "c2", |hold| hold.expires_at = past).await;
+        hold(&stack, &zone, "c3", |hold| hold.subject_anchor = None).await;
+        assert_eq!(seen().await, json!({"pending": 1, "total": 2}));
+        let reject = format!("/v1/zones/{zone}/approvals/c1/reject");
+        stack.send("POST", &reject, json!({})).await.is(200);
+        assert_eq!(seen().await, json!({"pending": 0, "total": 2}));
+    }
+
     async fn an_operator_decides_once_and_only_what_is_for_an_operator(stack: Stack) {
         let zone = stack.zone("Approvals").await;
         let other = stack.zone("Others").await;

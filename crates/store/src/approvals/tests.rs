@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use caracal_model::{ApplicationId, ApprovalId, RecordId, Timestamp, ZoneId};
+use caracal_model::{ApplicationId, ApprovalId, RecordId, SessionId, Timestamp, ZoneId};
 use futures_util::future::join_all;
 use serde_json::json;
 
@@ -155,7 +155,57 @@ async fn live(store: &Store) -> Option<String> {
     found.map(|hold| hold.id.to_string())
 }
 
+const RECORD: Sql = raw(
+    "INSERT INTO authority_records (id, zone_id, record_type, subject_id, client_id, status,
+    expires_at, created_at) VALUES ($1, 'z', 'user', $2, 'app', 'active', $3, 0)",
+);
+const APPLICATION: Sql = raw(
+    "INSERT INTO applications (id, zone_id, name, name_key, registration_method, traits,
+    created_via_operator, updated_via_operator, created_at, updated_at)
+    VALUES ('app', 'z', 'app', 'app', 'managed', '[]', FALSE, FALSE, 0, 0)",
+);
+const SESSION: Sql = raw(
+    "INSERT INTO sessions (id, zone_id, application_id, subject_record_id, subject_type, lifecycle,
+    labels, metadata_json, status, depth, live_children, started_at, ends_at, last_active_at,
+    lease_generation, updated_at)
+    VALUES ($1, 'z', 'app', $2, 'user', 'task', '[]', '{}', 'active', 0, 0, 0, $3, 0, 0, 0)",
+);
+
 on_each_engine! {
+    async fn approvals_concern_who_asked_who_is_behind_it_and_who_decides(store: Store) {
+        prepare(&store).await;
+        let mut tx = store.begin("a user and an agent").await.unwrap();
+        tx.execute(&APPLICATION, &[]).await.unwrap();
+        tx.execute(&RECORD, &params!["r-user", "user_2", later(60)]).await.unwrap();
+        tx.execute(&SESSION, &params!["s1", "r-user", later(60)]).await.unwrap();
+        tx.commit().await.unwrap();
+        let bound = |id: &str| Approval { binding: id.to_owned(), ..hold(id) };
+        let by_its_agent = Approval {
+            principal_id: "app-2".to_owned(),
+            subject_anchor: None,
+            agent_session_id: Some(SessionId::trusted("s1")),
+            ..bound("h3")
+        };
+        let expired = Approval { expires_at: now(), ..bound("h2") };
+        for one in [bound("h1"), expired, by_its_agent] {
+            assert!(issue(&store, &one).await);
+        }
+        let zone = zone();
+        let concerns = async |subject: &str| {
+            let found = store.zone(&zone).subjects().approvals(subject, now()).await.unwrap();
+            (found.pending, found.total)
+        };
+        assert_eq!(concerns("app").await, (1, 2), "who asked; one has expired");
+        assert_eq!(concerns("user_1").await, (1, 2), "who alone may decide");
+        assert_eq!(concerns("user_2").await, (1, 1), "whose agent asked");
+        assert_eq!(concerns("nobody").await, (0, 0));
+        let other = ZoneId::trusted("other");
+        let elsewhere = store.zone(&other).subjects().approvals("app", now()).await.unwrap();
+        assert_eq!(elsewhere.total, 0);
+        assert!(decide(&store, "h1", verdict(true), now()).await);
+        assert_eq!(concerns("app").await, (0, 2), "decided");
+    }
+
     async fn a_slot_has_one_live_hold_however_many_ask_at_once(store: Store) {
         prepare(&store).await;
         let holds: Vec<_> = (0..12).map(|n| hold(&format!("a{n}"))).collect();
