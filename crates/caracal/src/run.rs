@@ -8,7 +8,9 @@
 //! **Choice.** Two lives of one process. The first has the secret: it asks for the credentials,
 //! then replaces itself by a second run of this binary whose environment is exactly that of the
 //! command. The second starts the command, forwards signals to it and ends as it ended; there is
-//! nothing left in it to read.
+//! nothing left in it to read. Where the system can end a process with its parent (Linux), the
+//! command is started so, by a third run of this binary that becomes the command: it cannot outlive
+//! a launcher that is killed.
 //!
 //! **Rejected.** Replacing ourselves by the command: simpler, but an end by a signal would not be
 //! told as an exit code. Forbidding others to read our memory: root may anyway, and containers often
@@ -17,6 +19,7 @@
 mod environment;
 mod identity;
 mod launch;
+mod leash;
 mod supervise;
 
 use std::ffi::OsString;
@@ -76,6 +79,9 @@ pub struct Run {
     /// The second life: the environment is that of the command already
     #[arg(long, hide = true)]
     supervise: bool,
+    /// The third life: becomes the command, which ends with the process of this id
+    #[arg(long, hide = true, value_name = "PID")]
+    leash: Option<i32>,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -83,6 +89,9 @@ pub struct Run {
 
 impl Run {
     pub fn run(&self) -> Outcome {
+        if let Some(launcher) = self.leash {
+            return leash::become_the_command(launcher, &self.command);
+        }
         if self.supervise {
             return supervise::run(&self.command);
         }

@@ -32,6 +32,8 @@ statements! { pub(crate) mod sql {
     UPDATE = "UPDATE workloads SET name = $3, name_key = $4, secret_verifier = $5, bindings = $6, \
         updated_by = $7, updated_via_operator = $8, updated_at = $9 \
         WHERE zone_id = $1 AND id = $2";
+    ANY_SLOW = "SELECT COUNT(*) AS slow FROM (
+        SELECT 1 AS one FROM workloads WHERE secret_verifier LIKE 'argon2id$%' LIMIT 1) found";
     DELETE = "DELETE FROM workloads WHERE zone_id = $1 AND id = $2";
 } }
 
@@ -94,6 +96,16 @@ impl Store {
     pub async fn find_workload(&self, id: &WorkloadId) -> Result<Option<Workload>, StoreError> {
         let row = self.query_opt(&sql::FIND, &params![id]).await?;
         row.as_ref().map(Workload::read).transpose()
+    }
+
+    /// Whether any workload has a secret that takes a slow comparison: one that was imported.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn has_slow_workload_secret(&self) -> Result<bool, StoreError> {
+        let row = self.query_opt(&sql::ANY_SLOW, &[]).await?;
+        let slow = row.map(|row| row.int("slow")).transpose()?;
+        Ok(slow.is_some_and(|slow| slow > 0))
     }
 }
 

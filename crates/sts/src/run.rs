@@ -3,16 +3,17 @@
 //!
 //! **Forces.** A launcher proves itself with an id and a secret, and gets credentials that cannot be
 //! taken back. So a secret that was rotated, or a workload that was deleted, must stop working at
-//! once; and an answer must not tell whether an id exists.
+//! once; and an answer must not tell whether an id exists, not even by the time that it takes.
 //!
 //! **Choice.** A launch is rare, so the workload is read from the store for each request and nothing
 //! is remembered of it: there is no memory that could be behind. An id that does not exist costs
-//! what a wrong secret costs: one read, one count, one comparison. Everything else (resources,
-//! providers, policy) comes from the zone's view, as for any exchange.
+//! what a wrong secret costs: the same reads, one count, and a slow comparison where this deployment
+//! has a workload whose secret takes one, which are those that were imported. Everything else
+//! (resources, providers, policy) comes from the zone's view, as for any exchange.
 //!
 //! **Rejected.** Workloads in the zone's view: every change of one would reload the zone for all.
-//! An Argon2id comparison for ids that do not exist, as the reference has it: our secrets are
-//! random, so a slow hash protects nothing and lets strangers exhaust us.
+//! An Argon2id comparison for every id that does not exist, as the reference has it: our secrets are
+//! random, so where none was imported a slow hash protects nothing and lets strangers exhaust us.
 
 mod credential;
 mod form;

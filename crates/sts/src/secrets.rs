@@ -9,6 +9,7 @@
 //! the stored verifier, so that a rotated secret is forgotten with its verifier.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use caracal_crypto::mac::HmacKey;
@@ -19,6 +20,9 @@ use tokio::sync::Semaphore;
 
 /// How long a verified secret is remembered.
 const REMEMBERED: Duration = Duration::from_secs(3600);
+/// What a secret is compared with that has nothing to be compared with: the example of the
+/// specification. What comes of it is thrown away.
+const DECOY: &str = "argon2id$AAECAwQFBgcICQoLDA0ODw$uH5/Nrj7C0VGYxLjj0XODcSA1OcWXAQ3EnCORE1W/Cg";
 /// How many verified secrets are remembered.
 const MAX_REMEMBERED: usize = 8192;
 
@@ -42,6 +46,7 @@ pub struct Secrets {
     memory_key: HmacKey,
     verified: HashMap<[u8; 32], Ticks>,
     slow: Arc<Semaphore>,
+    slowly: AtomicU64,
     clock: Arc<dyn Clock>,
 }
 
@@ -63,6 +68,7 @@ impl Secrets {
             memory_key: HmacKey::from_bytes(Secret::new(key)),
             verified: HashMap::new(),
             slow: Arc::new(Semaphore::new(concurrency.max(1))),
+            slowly: AtomicU64::new(0),
             clock,
         }
     }
@@ -106,7 +112,30 @@ impl Secrets {
         }
     }
 
+    /// Takes as long as a slow comparison, in vain: so that nobody learns from the time that an answer
+    /// takes what there was to compare with.
+    pub async fn compare_in_vain(&self, secret: &Secret<String>) {
+        if let Ok(decoy) = SecretVerifier::parse(DECOY) {
+            self.compare_slowly(&decoy, secret).await;
+        }
+    }
+
+    /// How many slow comparisons were made.
+    #[cfg(test)]
+    pub fn slow_comparisons(&self) -> u64 {
+        self.slowly.load(Ordering::SeqCst)
+    }
+
     async fn verify_slowly(&self, verifier: &SecretVerifier, secret: &Secret<String>) -> bool {
+        let right = self.compare_slowly(verifier, secret).await;
+        if right {
+            self.remember(verifier, secret.expose());
+        }
+        right
+    }
+
+    async fn compare_slowly(&self, verifier: &SecretVerifier, secret: &Secret<String>) -> bool {
+        self.slowly.fetch_add(1, Ordering::SeqCst);
         let Ok(turn) = Arc::clone(&self.slow).acquire_owned().await else {
             return false;
         };
@@ -118,11 +147,7 @@ impl Secrets {
             drop(turn);
             right
         });
-        let right = work.await.unwrap_or(false);
-        if right {
-            self.remember(verifier, secret.expose());
-        }
-        right
+        work.await.unwrap_or(false)
     }
 
     fn remember(&self, verifier: &SecretVerifier, secret: &str) {

@@ -10,7 +10,7 @@
 
 use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt as _;
-use std::process::{Child, Command, ExitCode, ExitStatus};
+use std::process::{Child, ExitCode, ExitStatus};
 
 use anyhow::Context as _;
 use rustix::process::{Pid, Signal, kill_process};
@@ -20,8 +20,8 @@ use signal_hook::iterator::exfiltrator::WithOrigin;
 use signal_hook::iterator::exfiltrator::origin::Origin;
 use signal_hook::low_level::siginfo::Cause;
 
+use super::leash;
 use crate::exit::Outcome;
-use crate::term;
 
 const FORWARDED: [(i32, Signal); 4] = [
     (SIGHUP, Signal::HUP),
@@ -29,11 +29,7 @@ const FORWARDED: [(i32, Signal); 4] = [
     (SIGQUIT, Signal::QUIT),
     (SIGTERM, Signal::TERM),
 ];
-/// The command cannot be started.
-const NOT_STARTED: u8 = 127;
-
 pub fn run(command: &[OsString]) -> Outcome {
-    let (program, arguments) = command.split_first().context("which command?")?;
     let ignored = ignored_signals();
     let heard = FORWARDED
         .iter()
@@ -42,16 +38,9 @@ pub fn run(command: &[OsString]) -> Outcome {
     // Before the command is there: whatever comes from now on is for it.
     let mut signals = SignalsInfo::<WithOrigin>::new(heard.chain([SIGCHLD]))
         .context("signals cannot be handled")?;
-    let mut child = match Command::new(program).args(arguments).spawn() {
+    let mut child = match leash::command(command)?.spawn() {
         Ok(child) => child,
-        Err(error) => {
-            let program = program.display();
-            eprintln!(
-                "{} {program} cannot be started: {error}",
-                term::red("error:")
-            );
-            return Ok(ExitCode::from(NOT_STARTED));
-        }
+        Err(error) => return Ok(leash::not_started(command, &error)),
     };
     loop {
         // Looked at first: it may have ended before anything was heard.

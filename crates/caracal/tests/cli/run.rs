@@ -292,6 +292,40 @@ fn signals_reach_the_command_once() {
 
 #[cfg(target_os = "linux")]
 #[test]
+fn a_launcher_that_is_killed_takes_its_command_with_it() {
+    let sts = Sts::binding(json!([{"env": "A", "resource": "r"}]));
+    // The pipe is open for as long as the command, or anybody that it started, lives.
+    let mut caracal = sts
+        .command(&["sh", "-c", "trap '' TERM HUP; echo ready; exec sleep 1000"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut pipe = BufReader::new(caracal.stdout.take().unwrap());
+    let mut line = String::new();
+    pipe.read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    let launcher = Pid::from_child(&caracal);
+    kill_process(launcher, Signal::KILL).unwrap();
+    caracal.wait().unwrap();
+    let (told, ended) = std::sync::mpsc::channel();
+    let reading = std::thread::Builder::new().name("rest of the pipe".to_owned());
+    let waiting = reading
+        .spawn(move || {
+            let mut rest = String::new();
+            let _ = told.send(pipe.read_to_string(&mut rest).map(|_| rest));
+        })
+        .unwrap();
+    let rest = ended.recv_timeout(std::time::Duration::from_secs(30));
+    assert_eq!(
+        rest.expect("the command goes on without its launcher")
+            .unwrap(),
+        ""
+    );
+    waiting.join().unwrap();
+}
+
+#[cfg(target_os = "linux")]
+#[test]
 fn what_was_ignored_stays_ignored() {
     let sts = Sts::binding(json!([{"env": "A", "resource": "r"}]));
     let look = "grep SigIgn /proc/self/status";

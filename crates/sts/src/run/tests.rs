@@ -181,6 +181,11 @@ impl Stage {
 
     /// Puts one document into force.
     async fn policy(&self, body: &str) {
+        self.put_in_force(body, true).await;
+    }
+
+    /// The same; with no announcement, this replica does not know of it.
+    async fn put_in_force(&self, body: &str, is_announced: bool) {
         let content =
             format!("# caracal:data-document\npackage caracal.authz\nimport rego.v1\n{body}");
         let id = |what: &str| format!("{what}-{}", self.at.sts.ids.uuid());
@@ -234,7 +239,11 @@ impl Stage {
             .bind(&set, &bound, now)
             .await
             .unwrap();
-        self.commit(tx).await;
+        if is_announced {
+            self.commit(tx).await;
+        } else {
+            tx.commit().await.unwrap();
+        }
     }
 
     async fn workload(&self, id: &str, bindings: Vec<Binding>) {
@@ -432,6 +441,69 @@ caracal_store::on_each_engine! {
         no secret stored           | 401 access_denied: invalid workload credentials
             run_launch deny workload_auth_failed
         "); }
+    }
+
+    async fn an_id_that_does_not_exist_costs_what_a_wrong_secret_costs(store: Store) {
+        let stage = Stage::set(store).await;
+        let slow = async |id: &str, secret: &str| {
+            let before = stage.at.sts.secrets.slow_comparisons();
+            assert_eq!(stage.at.send(manifest(id, secret)).await.0, 401, "{id} {secret}");
+            stage.at.sts.secrets.slow_comparisons() - before
+        };
+        let wrong = [("w9", "ws_of_w1"), ("w 9", "x"), ("w1", "wrong"), ("w2", "wrong")];
+        for (id, secret) in wrong {
+            assert_eq!(slow(id, secret).await, 0, "{id}: nothing here takes a slow comparison");
+        }
+        let chosen = SecretVerifier::argon2id(&OsRng, "imported with a slow hash").unwrap();
+        stage.rotate(Some(chosen.to_string())).await;
+        for (id, secret) in wrong {
+            assert_eq!(slow(id, secret).await, 1, "{id}: as w1, whose secret was imported");
+        }
+        // Whoever knows a secret waits for nobody else's.
+        let before = stage.at.sts.secrets.slow_comparisons();
+        assert_eq!(stage.at.send(manifest("w2", "ws_of_w2")).await.0, 404);
+        assert_eq!(stage.at.sts.secrets.slow_comparisons(), before);
+    }
+
+    async fn a_policy_that_changes_before_an_approval_is_spent_is_a_conflict(store: Store) {
+        let stage = Stage::set(store).await;
+        let (_, _, body) = stage.at.send(credential("PURGE", &[])).await;
+        let id = body["approval_id"].as_str().unwrap().to_owned();
+        stage.decide(&id, true).await;
+        // Committed, and not known here yet: what this replica decides by is what was approved.
+        stage.put_in_force(GATED, false).await;
+        for more in [&[("approval_id", &*id)][..], &[]] {
+            let refused = stage.refusal("policy changed", credential("PURGE", more), 1).await;
+            assert_eq!(refused, "policy changed             | 409 access_denied: the policy changed since it was \
+                approved: launch again\n    token_exchange deny approval_policy_changed");
+        }
+        // Nothing was spent for it.
+        let hold = stage.store.find_approval(&ApprovalId::trusted(&*id)).await.unwrap().unwrap();
+        assert_eq!(hold.consumed_at, None);
+    }
+
+    async fn a_policy_that_changes_while_approvals_are_spent_releases_nothing_after_it(store: Store) {
+        let stage = Stage::set(store).await;
+        for _ in 0..6 {
+            let (_, _, body) = stage.at.send(credential("PURGE", &[])).await;
+            let id = body["approval_id"].as_str().unwrap().to_owned();
+            stage.decide(&id, true).await;
+            let with = [("approval_id", &*id)];
+            let all = (0..6).map(|_| stage.at.send(credential("PURGE", &with)));
+            let all = futures_util::future::join_all(all);
+            let (answers, ()) = tokio::join!(all, stage.policy(GATED));
+            let released = answers.iter().filter(|(status, _, _)| *status == 200).count();
+            assert!(released <= 1, "one approval, one release");
+            for (status, _, body) in answers.iter().filter(|(status, _, _)| *status != 200) {
+                let error = body["error"].as_str().unwrap();
+                let told = [(409, "approval_consumed"), (409, "access_denied"), (401, "access_denied")];
+                assert!(told.contains(&(status.as_u16(), error)), "{status} {body}");
+                assert!(!body.to_string().contains(CANARY));
+            }
+            // The change is in force: what was approved before it opens nothing any more.
+            let (status, _, body) = stage.at.send(credential("PURGE", &with)).await;
+            assert_eq!((status.as_u16(), body.get("credential")), (401, None), "{body}");
+        }
     }
 
     async fn a_credential_is_released_once_policy_allows_it(store: Store) {
