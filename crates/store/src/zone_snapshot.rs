@@ -1,5 +1,7 @@
 //! Everything about a zone that the hot path holds in memory, read as one state of the store.
 
+use std::collections::HashMap;
+
 use caracal_model::{ApplicationId, Kid, ProviderId, ResourceId, Timestamp, ZoneId};
 use serde::Deserialize;
 use serde_json::Value;
@@ -38,6 +40,7 @@ statements! { pub(crate) mod sql {
     ZONE_OF_APPLICATION = "SELECT zone_id FROM applications WHERE id = $1 AND archived_at IS NULL";
     BOUND_ZONES = "SELECT z.id AS id FROM zones z JOIN policy_bindings b ON b.zone_id = z.id
                    WHERE z.archived_at IS NULL ORDER BY z.id";
+    IN_FORCE = "SELECT zone_id, version_id FROM policy_bindings";
 } }
 
 /// One state of one zone.
@@ -220,6 +223,18 @@ impl Store {
         rows.iter()
             .map(|row| Ok(ZoneId::trusted(row.text("id")?)))
             .collect()
+    }
+
+    /// The policy-set version that is in force in each zone that has one.
+    pub async fn policies_in_force(&self) -> Result<HashMap<ZoneId, String>, StoreError> {
+        let rows = self.query(&sql::IN_FORCE, &[]).await?;
+        let bound = |row: &Row| {
+            let version = row.opt_string("version_id")?;
+            let zone = ZoneId::trusted(row.text("zone_id")?);
+            Ok(version.map(|version| (zone, version)))
+        };
+        let bound: Result<Vec<_>, StoreError> = rows.iter().map(bound).collect();
+        Ok(bound?.into_iter().flatten().collect())
     }
 }
 

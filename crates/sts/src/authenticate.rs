@@ -64,29 +64,27 @@ pub async fn authenticate(
     let now = sts.clock.ticks();
     let locked = sts.lockout.locked_for(&request.application_id, source, now);
     let attempt = find(sts, request).await?;
-    let (right, tried) = match (&attempt, &request.client_secret) {
-        (Attempt::Known(caller), Some(secret)) => {
+    let (Attempt::Known(caller) | Attempt::OtherZone(caller)) = &attempt else {
+        return Err(failed(sts, request, source, locked, None));
+    };
+    // On record at home, whatever zone was named: guesses must not go unseen by a detour. No secret
+    // at all is a guess as well.
+    let tried = Some((caller.zone.id.clone(), caller.application.id.clone()));
+    let right = match &request.client_secret {
+        Some(secret) => {
             let verifier = caller.application.verifier.as_ref();
-            let right = settles(sts, verifier, secret, locked.is_some()).await;
-            let tried = (caller.zone.id.clone(), caller.application.id.clone());
-            (right, Some(tried))
+            settles(sts, verifier, secret, locked.is_some()).await
         }
-        (Attempt::OtherZone(caller), Some(secret)) => {
-            let verifier = caller.application.verifier.as_ref();
-            // On record at home, whatever zone was named: guesses must not go unseen by a detour.
-            let tried = Some((caller.zone.id.clone(), caller.application.id.clone()));
-            if settles(sts, verifier, secret, locked.is_some()).await {
-                let refused = zone_invalid(request, &caller.zone.id);
-                return Err(AuthFailure { refused, tried });
-            }
-            (false, tried)
-        }
-        _ => (false, None),
+        None => false,
     };
     match (right, attempt) {
         (true, Attempt::Known(caller)) => {
             upgrade(sts, &caller, request.client_secret.as_ref()).await;
             Ok(caller)
+        }
+        (true, Attempt::OtherZone(caller)) => {
+            let refused = zone_invalid(request, &caller.zone.id);
+            Err(AuthFailure { refused, tried })
         }
         _ => Err(failed(sts, request, source, locked, tried)),
     }

@@ -17,6 +17,8 @@ caracal_net::settings! {
         /// Argon2id verifications at a time; each takes 64 MiB.
         pub secret_verify_concurrency: usize =
             var("STS_SECRET_VERIFY_CONCURRENCY").or("2").within("1", "64"),
+        /// Seconds between two looks at which policies are in force, beside the change feed.
+        pub policy_poll_seconds: u64 = var("OPA_POLL_SECONDS").or("60").within("1", "300"),
         /// Enables key rotation at `/internal/zones/{zone}/signing-key/rotate`; unset answers 404.
         pub admin_token: Option<Secret<String>> = var("STS_ADMIN_TOKEN").secret(),
         /// What `/metrics` must be asked with.

@@ -27,7 +27,7 @@ use crate::events::{self, Trail};
 use crate::form::{SubjectTokenType, TokenRequest};
 use crate::gateway::verified;
 use crate::known::{Gathered, Presented};
-use crate::{Sts, actor, control, federation, guesses, sign};
+use crate::{Sts, actor, control, federation, guesses, late, sign};
 
 /// The window of the mint rate.
 const RATE_WINDOW: Duration = Duration::from_secs(60);
@@ -303,6 +303,7 @@ async fn denied(sts: &Sts, trail: &Trail<'_>, decision: &Decision) -> Early {
 /// # Errors
 /// 503 `sts_unavailable`.
 pub async fn record(sts: &Sts, events: Vec<Event>) -> Result<(), Refused> {
+    late::records(&events);
     sts.evidence.record(events).await.map_err(|error| {
         tracing::error!(%error, "denied: evidence cannot be written");
         error.into()

@@ -23,12 +23,10 @@ use crate::authenticate::{invalid, unavailable};
 use crate::exchange::{Issued, client_exchange};
 use crate::form::{ACCESS_TOKEN_TYPE, MAX_BODY, TokenRequest};
 use crate::gateway::{claims_gateway, exchange, proven, same_request, verified};
-use crate::{Sts, actor};
+use crate::{Sts, actor, late};
 
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a whole exchange may take, whatever it waits for (spec: sts §1).
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// The success answer.
 #[derive(Serialize)]
@@ -51,11 +49,11 @@ pub async fn token(
     Extension(request_id): Extension<RequestId>,
     request: Request,
 ) -> Response {
-    let answering = Box::pin(answer(&sts, &request_id, request));
-    let outcome = match tokio::time::timeout(ANSWER_WITHIN, answering).await {
+    let answering = late::in_time(answer(&sts, &request_id, request));
+    let outcome = match Box::pin(answering).await {
         Ok(outcome) => outcome,
-        Err(_) => {
-            tracing::warn!(request = %request_id, "denied: the exchange did not end in time");
+        Err(late) => {
+            late.tell(&sts, &request_id).await;
             Err(Refusal::Unavailable
                 .because("the exchange took too long, try again shortly")
                 .into())

@@ -21,8 +21,10 @@ mod internal;
 mod issuers;
 mod jwks;
 mod known;
+mod late;
 mod lockout;
 mod metrics;
+mod poll;
 mod rate;
 mod rotate;
 mod run;
@@ -126,7 +128,9 @@ impl Sts {
         let concurrency = config.secret_verify_concurrency;
         let rng = deps.rng.as_ref();
         let secrets = secrets::Secrets::new(pepper, previous, concurrency, clock, rng);
-        let metrics = metrics::Metrics::new(&registry, &deps.evidence, &deps.store, &deps.views);
+        let poll = Duration::from_secs(config.policy_poll_seconds);
+        let (evidence, store, views) = (&deps.evidence, &deps.store, &deps.views);
+        let metrics = metrics::Metrics::new(&registry, evidence, store, views, poll);
         Arc::new(Self {
             store: deps.store,
             bus: deps.bus,
@@ -185,6 +189,7 @@ pub fn tasks(sts: &Arc<Sts>, tasks: &Tasks, draining: &CancellationToken) {
         "sts guesses",
         guesses::settle(Arc::clone(sts), tasks.stop()),
     );
+    tasks.spawn("policy poll", poll::follow(Arc::clone(sts), tasks.stop()));
     tasks.spawn("sts mint rate", rate::follow(Arc::clone(sts), tasks.stop()));
 }
 

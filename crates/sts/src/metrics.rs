@@ -59,11 +59,18 @@ pub struct Metrics {
     mints: Family<Outcome, Counter>,
     launches: Family<Launch, Counter>,
     jwks_invalid_keys: Counter,
+    policies_missed: Counter,
 }
 
 impl Metrics {
     /// Registers everything.
-    pub fn new(registry: &Registry, evidence: &EvidenceLog, store: &Store, views: &Views) -> Self {
+    pub fn new(
+        registry: &Registry,
+        evidence: &EvidenceLog,
+        store: &Store,
+        views: &Views,
+        policy_poll: Duration,
+    ) -> Self {
         let mints = registry.register(
             "mints",
             "Token exchanges by outcome and wire code",
@@ -79,8 +86,14 @@ impl Metrics {
             "Keys left out of an answer because they cannot be used",
         );
         let invalid = jwks_invalid_keys.clone();
-        audit(registry, evidence, views, move || invalid.get());
-        policy(registry, views);
+        audit(registry, evidence, views, policy_poll, move || {
+            invalid.get()
+        });
+        policy(registry, views, policy_poll);
+        let policies_missed = registry.counter(
+            "opa_poll_corrections",
+            "Policies that changed without an announcement",
+        );
         pool(registry, store);
         let (applied, views) = (
             registry.gauge("view_entries_applied", "Feed entries"),
@@ -97,7 +110,13 @@ impl Metrics {
             mints,
             launches,
             jwks_invalid_keys,
+            policies_missed,
         }
+    }
+
+    /// The poll found so many zones with another policy than the one in force.
+    pub fn policies_missed(&self, zones: usize) {
+        self.policies_missed.inc_by(zones as u64);
     }
 
     /// A request of a workload was answered; `reason` is empty when it was granted.
@@ -140,6 +159,7 @@ fn audit(
     registry: &Registry,
     evidence: &EvidenceLog,
     views: &Views,
+    policy_poll: Duration,
     invalid_keys: impl Fn() -> u64 + Send + Sync + 'static,
 ) {
     let gauge = |name, help| registry.gauge(name, help);
@@ -186,7 +206,7 @@ fn audit(
                 "audit_sink_errors": stats.sink_errors,
                 "jwks_invalid_keys": invalid_keys(),
             },
-            "opa": policy_json(&views),
+            "opa": policy_json(&views, policy_poll),
             "audit_dropped": stats.dropped,
         })
     });
@@ -194,8 +214,8 @@ fn audit(
 
 /// What policy costs, and how old the policy in memory may be: that is the time since the feed was
 /// last confirmed, for a zone's policy is read again when the feed names it, and at once when the
-/// feed is not confirmed within `FEED_MAX_LAG`, which stands for the poll interval.
-fn policy(registry: &Registry, views: &Views) {
+/// feed is not confirmed within `FEED_MAX_LAG`. The poll is for what was never announced.
+fn policy(registry: &Registry, views: &Views, poll: Duration) {
     let count = |name, help| registry.counter(name, help);
     let evaluations = count("opa_eval", "Questions to policy");
     let failed = count("opa_eval_errors", "Questions that policy could not answer");
@@ -214,7 +234,7 @@ fn policy(registry: &Registry, views: &Views) {
     );
     let interval = registry.float_gauge(
         "opa_poll_interval_seconds",
-        "Longest time that a policy in memory is used without such a check",
+        "Between two looks at which policies are in force, beside the feed",
     );
     let views = views.clone();
     registry.on_scrape(move || {
@@ -236,7 +256,7 @@ fn policy(registry: &Registry, views: &Views) {
             counter.inner().store(bits, Ordering::Relaxed);
         }
         age.set(policy_age(&views));
-        interval.set(views.feed_max_lag().as_secs_f64());
+        interval.set(poll.as_secs_f64());
         async {}
     });
 }
@@ -245,7 +265,7 @@ fn policy_age(views: &Views) -> f64 {
     views.lag().map_or(f64::INFINITY, |lag| lag.as_secs_f64())
 }
 
-fn policy_json(views: &Views) -> serde_json::Value {
+fn policy_json(views: &Views, poll: Duration) -> serde_json::Value {
     let meter = caracal_policy::meter();
     let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
     json!({
@@ -257,7 +277,7 @@ fn policy_json(views: &Views) -> serde_json::Value {
         "compile_errors": meter.compilation_errors,
         "compile_duration_ns": nanos(meter.compilation_time),
         "max_policy_age_seconds": policy_age(views),
-        "poll_interval_seconds": views.feed_max_lag().as_secs_f64(),
+        "poll_interval_seconds": poll.as_secs_f64(),
         "decision_contract_version": caracal_policy::CONTRACT_VERSION,
         "decision_contract_sha256": caracal_policy::contract_sha256(),
     })

@@ -39,6 +39,8 @@ mod federation;
 mod gated;
 mod keys;
 mod limits;
+mod poll;
+mod rows;
 mod scene;
 
 const ISSUER: &str = "https://sts.example";
@@ -55,6 +57,11 @@ impl Idp {
     fn publishes(&self, keys: &[&SigningKey]) {
         let keys: Vec<_> = keys.iter().map(|key| key.public()).collect();
         *self.answer.lock() = Ok(serde_json::json!({ "keys": keys }).to_string().into());
+    }
+
+    /// Answers with this, whatever it is.
+    fn says(&self, body: &str) {
+        *self.answer.lock() = Ok(Bytes::from(body.to_owned()));
     }
 
     fn is_out(&self) {
@@ -200,14 +207,31 @@ impl TestSts {
 
     /// As [`TestSts::start`], asking token endpoints in this way.
     pub async fn start_with(store: Store, fetch: Fetcher) -> Self {
+        let bus = Bus::memory(Arc::new(SystemClock::new()));
+        Self::start_on(store, bus, fetch).await
+    }
+
+    /// On a bus, asking whoever this lets it ask.
+    pub async fn start_on(store: Store, bus: Bus, fetch: Fetcher) -> Self {
         let keyring = keyring();
         provision(&store, &keyring, &keyring.derive(crate::CLIENT_SECRETS)).await;
-        let bus = Bus::memory(Arc::new(SystemClock::new()));
-        let (sts, drain) = Self::with(store, bus, fetch, ViewConfig::default(), |_| {}).await;
+        // A lease that no busy machine loses.
+        let views = ViewConfig {
+            feed_max_lag: std::time::Duration::from_secs(30),
+            ..ViewConfig::default()
+        };
+        let (sts, drain) = Self::with(store, bus, fetch, views, |_| {}).await;
         let sink = sts.recorded.clone();
         let relay = caracal_evidence::Relay::new(drain, sink, Arc::new(OsRng));
         caracal_net::Tasks::new().spawn("evidence", relay.run(sts.stop.clone()));
         sts
+    }
+
+    /// Another on the same store, asking whoever this lets it ask.
+    pub async fn replica_with(store: Store, bus: Bus, fetch: Fetcher) -> Self {
+        Self::with(store, bus, fetch, ViewConfig::default(), |_| {})
+            .await
+            .0
     }
 
     /// One of several on a store that is provisioned.

@@ -179,6 +179,17 @@ impl Views {
         Ok(zones.len())
     }
 
+    /// Asks the store which policies are in force, and drops every zone that is held with another:
+    /// what stands behind a feed that missed something, such as a database that was restored. Answers
+    /// which zones.
+    ///
+    /// # Errors
+    /// When the store cannot be reached; what is held stays.
+    pub async fn check_policies(&self) -> Result<Vec<ZoneId>, ViewError> {
+        let in_force = self.0.store.policies_in_force().await?;
+        Ok(self.0.zones.invalidate_policies(&in_force))
+    }
+
     /// The zone of an application. An archived application may still be found here, but not in its
     /// zone.
     ///

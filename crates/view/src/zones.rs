@@ -18,6 +18,7 @@
 //! read (`FEED_MAX_LAG`): the same bound, at the price of one load per zone in that time instead of
 //! one per request.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -155,6 +156,25 @@ impl Zones {
         for slot in self.slots.pin().values() {
             slot.generation.fetch_add(1, Ordering::SeqCst);
         }
+    }
+
+    /// Applies the changes of policy that these say were missed: a zone whose policy in memory is
+    /// another than the one in force is loaded again by whoever asks next. Answers which.
+    pub fn invalidate_policies(&self, in_force: &HashMap<ZoneId, String>) -> Vec<ZoneId> {
+        let mut missed = Vec::new();
+        for (zone, slot) in &self.slots.pin() {
+            let loaded = slot.loaded.load();
+            let Some(loaded) = loaded.as_ref() else {
+                continue;
+            };
+            let held = loaded.view.policy.version_id.as_deref();
+            let current = loaded.generation == slot.generation.load(Ordering::SeqCst);
+            if current && held != in_force.get(zone).map(String::as_str) {
+                slot.generation.fetch_add(1, Ordering::SeqCst);
+                missed.push(zone.clone());
+            }
+        }
+        missed
     }
 
     pub fn len(&self) -> usize {

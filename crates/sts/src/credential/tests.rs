@@ -13,7 +13,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Redirect, Response};
-use axum::routing::post;
+use axum::routing::{get, post};
+use caracal_bus::Bus;
 use caracal_crypto::os::{OsRng, SystemClock};
 use caracal_model::{Clock as _, ProviderId, Secret, Timestamp, ZoneId};
 use caracal_net::egress::{Fetcher, Resolver, server_config};
@@ -31,6 +32,8 @@ use tokio::net::TcpListener;
 
 use super::{AtHand, CredentialFault, at_hand, obtain, without_user};
 use crate::tests::TestSts;
+
+mod faults;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -57,17 +60,16 @@ async fn token(State(endpoint): State<Arc<Endpoint>>, form: String) -> Response 
     let n = endpoint.count();
     let answer = |body: Value| axum::Json(body).into_response();
     let mode = *endpoint.mode.lock();
+    if let Some(lie) = lie(mode).await {
+        return lie;
+    }
     match mode {
-        "down" => (StatusCode::SERVICE_UNAVAILABLE, "down").into_response(),
         "once down" if n == 1 => (StatusCode::BAD_GATEWAY, "down").into_response(),
         "denies" => (
             StatusCode::BAD_REQUEST,
             axum::Json(json!({"error": "invalid_grant"})),
         )
             .into_response(),
-        "moved" => Redirect::temporary("https://elsewhere.example/").into_response(),
-        "huge" => "x".repeat(70_000).into_response(),
-        "garbage" => "access_token=t".into_response(),
         "other type" => answer(json!({"access_token": "t", "token_type": "mac"})),
         "rotating" => {
             let mut good = endpoint.refresh.lock();
@@ -87,6 +89,31 @@ async fn token(State(endpoint): State<Arc<Endpoint>>, form: String) -> Response 
             json!({"access_token": format!("t{n}"), "token_type": "Bearer", "expires_in": 600}),
         ),
     }
+}
+
+/// What neither a token endpoint nor an issuer should answer.
+async fn lie(mode: &str) -> Option<Response> {
+    Some(match mode {
+        "slow" => std::future::pending().await,
+        "slow body" => {
+            let first = futures_util::stream::iter([Ok::<_, io::Error>("{")]);
+            let never = futures_util::stream::pending();
+            let body = futures_util::StreamExt::chain(first, never);
+            axum::body::Body::from_stream(body).into_response()
+        }
+        "down" => (StatusCode::SERVICE_UNAVAILABLE, "down").into_response(),
+        "moved" => Redirect::temporary("https://elsewhere.example/").into_response(),
+        "huge" => "x".repeat(300_000).into_response(),
+        "garbage" => "access_token=t".into_response(),
+        "page" => axum::response::Html("<h1>Sign in</h1>").into_response(),
+        _ => return None,
+    })
+}
+
+async fn keys(State(endpoint): State<Arc<Endpoint>>) -> Response {
+    let mode = *endpoint.mode.lock();
+    let lie = lie(mode).await;
+    lie.unwrap_or_else(|| axum::Json(json!({"keys": []})).into_response())
 }
 
 /// Every name is this machine.
@@ -112,14 +139,21 @@ struct World {
     endpoint: Arc<Endpoint>,
     url: String,
     zone: ZoneId,
+    fetch: Fetcher,
     _tasks: Tasks,
 }
 
 impl World {
     async fn start(store: Store) -> Self {
+        let clock = Arc::new(SystemClock::new());
+        Self::on(store, Bus::memory(clock)).await
+    }
+
+    async fn on(store: Store, bus: Bus) -> Self {
         let endpoint = Arc::new(Endpoint::default());
         let router = Router::new()
             .route("/token", post(token))
+            .route("/keys", get(keys))
             .with_state(endpoint.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!(
@@ -133,7 +167,8 @@ impl World {
         let clock = Arc::new(SystemClock::new());
         let fetch = Fetcher::for_tests(Arc::new(Here), &testdata("test-only.pem"), clock).unwrap();
         Self {
-            sts: TestSts::start_with(store, fetch).await,
+            sts: TestSts::start_on(store, bus, fetch.clone()).await,
+            fetch,
             endpoint,
             url,
             zone: ZoneId::trusted("z1"),
@@ -222,23 +257,25 @@ impl World {
         sts.announce.announce().await;
     }
 
-    /// As an exchange gets it: what is at hand, else what is obtained.
     async fn credential(&self, provider: &Provider, subject: &str) -> String {
-        let sts = &self.sts.sts;
-        let mut found = at_hand(sts, &self.zone, provider, subject, None)
+        credential(&self.sts, &self.zone, provider, subject).await
+    }
+}
+
+/// As an exchange gets it: what is at hand, else what is obtained.
+async fn credential(sts: &TestSts, zone: &ZoneId, provider: &Provider, subject: &str) -> String {
+    let sts = &sts.sts;
+    let mut found = at_hand(sts, zone, provider, subject, None).await.unwrap();
+    if matches!(found, AtHand::Due | AtHand::Fetch) {
+        let obtained = obtain(sts, zone, provider, subject).await;
+        found = at_hand(sts, zone, provider, subject, Some(obtained))
             .await
             .unwrap();
-        if matches!(found, AtHand::Due | AtHand::Fetch) {
-            let obtained = obtain(sts, &self.zone, provider, subject).await;
-            found = at_hand(sts, &self.zone, provider, subject, Some(obtained))
-                .await
-                .unwrap();
-        }
-        match found {
-            AtHand::Ready(credential) => credential.token.expose().clone(),
-            AtHand::Fault(fault) => format!("{fault:?}"),
-            other => format!("{other:?}"),
-        }
+    }
+    match found {
+        AtHand::Ready(credential) => credential.token.expose().clone(),
+        AtHand::Fault(fault) => format!("{fault:?}"),
+        other => format!("{other:?}"),
     }
 }
 

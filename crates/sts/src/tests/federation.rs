@@ -153,6 +153,22 @@ caracal_store::on_each_engine! {
         }
     }
 
+    async fn an_issuer_that_lies_is_an_outage_and_nobody_is_let_in(store: Store) {
+        let scene = Scene::start(store).await;
+        let token = scene.id_token(|_| ());
+        for lie in ["", "x", "<h1>Sign in</h1>", "null", "[]", "{}", r#"{"keys":7}"#, r#"{"keys":{"kid":"idp-1"}}"#] {
+            scene.sts.idp.says(lie);
+            let row = scene.row(lie, &with_id(&token, &[])).await;
+            let told = row.split_once(" | ").unwrap().1;
+            assert!(told.starts_with("503 sts_unavailable: ") && told.ends_with("| deny exchange_denied"), "{row}");
+        }
+        // Keys, but none that anything could be verified with.
+        scene.sts.idp.says(r#"{"keys":[7,null,{},{"kid":"idp-1","kty":"oct","k":"c2VjcmV0"},
+            {"kid":"idp-1","kty":"EC","crv":"P-256","x":"AAAA","y":"AAAA"}]}"#);
+        let row = scene.row("no usable key", &with_id(&token, &[])).await;
+        assert!(row.contains("| 401 invalid_token: invalid subject_token: its issuer publishes no such key"), "{row}");
+    }
+
     async fn an_issuer_that_does_not_answer_is_an_outage(store: Store) {
         let scene = Scene::start(store).await;
         scene.sts.idp.is_out();

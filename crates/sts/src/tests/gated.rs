@@ -111,6 +111,11 @@ pub async fn change(store: &Store, sql: &Sql, params: &[caracal_store::Param<'_>
     tx.commit().await.unwrap();
 }
 
+/// Puts a version into force without an announcement.
+pub async fn bind_silently(store: &Store, version: &str) {
+    change(store, &BIND, &params![version]).await;
+}
+
 /// The zone, before anybody serves it.
 pub async fn provision_gated(store: &Store) {
     let keyring = keyring();

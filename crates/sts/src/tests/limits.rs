@@ -42,7 +42,7 @@ fn told(code: u16, error: &str, retry: bool) -> (u16, String, bool) {
     (code, error.to_owned(), retry)
 }
 
-async fn furnished(store: &Store, bus: &Bus, set: impl FnOnce(&mut Config)) -> TestSts {
+pub async fn furnished(store: &Store, bus: &Bus, set: impl FnOnce(&mut Config)) -> TestSts {
     provision_gated(store).await;
     // A lease that no busy machine loses.
     let views = ViewConfig {
@@ -52,7 +52,7 @@ async fn furnished(store: &Store, bus: &Bus, set: impl FnOnce(&mut Config)) -> T
     TestSts::replica(store.clone(), bus.clone(), views, set).await
 }
 
-fn bus() -> Bus {
+pub fn bus() -> Bus {
     Bus::memory(Arc::new(SystemClock::new()))
 }
 

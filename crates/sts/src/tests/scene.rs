@@ -58,7 +58,7 @@ pub struct Scene {
     ledger: Arc<Ledger>,
 }
 
-fn application(sts: &TestSts, id: &str, traits: &[&str], made: &Provenance) -> Application {
+pub fn application(sts: &TestSts, id: &str, traits: &[&str], made: &Provenance) -> Application {
     let pepper = sts.sts.keyring.derive(crate::CLIENT_SECRETS);
     Application {
         id: ApplicationId::trusted(id),
