@@ -83,6 +83,16 @@ pub fn measure(api: &Arc<Api>, registry: &Registry) {
         "reseal_left",
         "Envelopes that need SECRET_STORE_KEK_PREVIOUS; below zero until the first sweep has ended",
     );
+    registry.register(
+        "audit_streams",
+        "Streams of the ledger that are open",
+        api.tails.open.clone(),
+    );
+    registry.register(
+        "audit_streams_cut",
+        "Streams of the ledger whose reader was too slow",
+        api.tails.cut.clone(),
+    );
     let api = Arc::downgrade(api);
     registry.on_scrape(move || {
         let gauges = (

@@ -25,6 +25,11 @@ statements! { pub(crate) mod sql {
     RANGES = "SELECT zone_id, after_seq, after_hash, to_seq, to_hash FROM audit_export_ranges
               WHERE object = $1 ORDER BY zone_id";
     POSITIONS = "SELECT zone_id, chain_seq, chain_hash FROM audit_export_positions";
+    /// The stretches that are kept are those of the object that is not there yet.
+    EXPORTED = "SELECT position.zone_id AS zone_id,
+                    COALESCE(pending.after_seq, position.chain_seq) AS chain_seq
+                FROM audit_export_positions position
+                LEFT JOIN audit_export_ranges pending ON pending.zone_id = position.zone_id";
     PLAN = "INSERT INTO audit_exports (object, hour, part, ends_hour, events, planned_at,
                 exported_at)
             VALUES ($1, $2, $3, $4, $5, $6, $7)";
@@ -138,6 +143,18 @@ impl Store {
     pub async fn audit_export_positions(&self) -> Result<Vec<AuditHead>, StoreError> {
         let rows = self.query(&sql::POSITIONS, &[]).await?;
         rows.iter().map(AuditHead::read).collect()
+    }
+
+    /// How far each zone is exported; what is planned and not there yet does not count. What is older
+    /// than the first export counts, because it will not be exported.
+    pub async fn audit_exported(&self) -> Result<BTreeMap<ZoneId, u64>, StoreError> {
+        let rows = self.query(&sql::EXPORTED, &[]).await?;
+        rows.iter()
+            .map(|row| {
+                let zone = ZoneId::trusted(row.text("zone_id")?);
+                Ok((zone, row.count("chain_seq")?))
+            })
+            .collect()
     }
 
     /// Plans an object: it is to hold these stretches, and the next one starts behind them. `starts`
@@ -265,7 +282,10 @@ mod tests {
             positions.sort_by(|a, b| a.zone.cmp(&b.zone));
             assert_eq!(positions, [head("y", 7), head("z", 5)]);
 
+            let exported = |y, z| BTreeMap::from([(ZoneId::trusted("y"), y), (ZoneId::trusted("z"), z)]);
+            assert_eq!(store.audit_exported().await.unwrap(), exported(7, 2));
             store.audit_export_done("hour-1", "ab").await.unwrap();
+            assert_eq!(store.audit_exported().await.unwrap(), exported(7, 5));
             let done = store.last_audit_export().await.unwrap().unwrap();
             assert_eq!(done.sha256.as_deref(), Some("ab"));
             assert!(done.exported_at.is_some());

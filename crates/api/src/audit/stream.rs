@@ -220,6 +220,9 @@ impl Stream {
                     break text;
                 }
                 Err(end) => {
+                    if end == End::SlowConsumer {
+                        self.api.tails.cut.inc();
+                    }
                     self.phase = Phase::Ended;
                     break self.goodbye(end);
                 }

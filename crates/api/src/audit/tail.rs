@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use caracal_model::ZoneId;
+use caracal_net::metrics::{Counter, Gauge};
 use caracal_store::audit_events::{AuditEvent, AuditHead};
 use caracal_store::{Store, StoreError};
 use parking_lot::Mutex;
@@ -35,6 +36,10 @@ const MOST_OF_ZONE: usize = 64;
 /// The zones that are followed.
 #[derive(Debug, Default)]
 pub struct Tails {
+    /// Streams that are open.
+    pub open: Gauge,
+    /// Streams that were ended because their reader was too slow.
+    pub cut: Counter,
     zones: Mutex<HashMap<ZoneId, Tail>>,
     joined: Notify,
 }
@@ -59,6 +64,7 @@ impl Drop for Listener {
     fn drop(&mut self) {
         let mut zones = self.tails.zones.lock();
         if let Some(tail) = zones.get_mut(&self.zone) {
+            self.tails.open.dec();
             tail.listeners = tail.listeners.saturating_sub(1);
             if tail.listeners == 0 {
                 zones.remove(&self.zone);
@@ -92,6 +98,7 @@ impl Tails {
             return Ok(None);
         }
         tail.listeners += 1;
+        self.open.inc();
         let listener = Listener {
             events: tail.events.subscribe(),
             tails: Arc::clone(self),

@@ -161,6 +161,9 @@ on_stack! {
         assert_eq!((end.kind.as_str(), &end.data["reason"]), ("end", &json!("slow_consumer")));
         assert_eq!(end.data["cursor"], json!(end.id));
         assert_eq!(slow.next().await, None);
+        let metrics = stack.get("/metrics").await.text;
+        assert!(metrics.contains("caracal_api_audit_streams_cut_total 1\n"), "{metrics}");
+        assert!(metrics.contains("caracal_api_audit_streams 1\n"), "{metrics}");
         // It has lost nothing.
         assert_eq!(Reader::open(&stack, &path, Some(&end.id)).await.events(2).await.0, ["evt-0", "evt-1"]);
         stack.drain();
