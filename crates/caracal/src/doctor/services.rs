@@ -198,13 +198,14 @@ const STS: [Sign; 5] = [
     warns("evidence of the STS is delivered", "/sts/audit_replay_oldest_age_seconds", 300.0, "Redis does not take evidence; see its memory and log"),
 ];
 #[rustfmt::skip] // one line a sign
-const AUDIT: [Sign; 7] = [
+const AUDIT: [Sign; 8] = [
     fails("ledger is unchanged", "/tamper_mismatch_total", TAMPERED),
     fails("ledger is whole", "/tamper_chain_breaks", TAMPERED),
     fails("ledger has its key", "/tamper_hmac_failures", "links were made without AUDIT_HMAC_KEY: is it the same in every process?"),
     fails("no event came twice, changed", "/tamper_replay_total", TAMPERED),
     warns("evidence is signed", "/hmac_failures_total", 0.0, "a producer has another AUDIT_HMAC_KEY, or somebody else writes to the stream"),
     warns("no dead letters", "/dlq_size", 0.0, "look at caracal.audit.events.dlq, mend the cause, replay"),
+    warns("evidence is exported", "/export_backlog_hours", 2.0, "complete hours wait: the log of Audit says why, AUDIT_EXPORT_… where to"),
     warns("evidence is ingested", "/consumer_lag", MUCH_LAG, "Audit does not keep up: see its store, or add a replica"),
 ];
 #[rustfmt::skip] // one line a sign
@@ -323,10 +324,10 @@ mod tests {
                 json!({
                     "tamper_mismatch_total": 1, "tamper_chain_breaks": 1, "tamper_hmac_failures": 1,
                     "tamper_replay_total": 0, "hmac_failures_total": 1, "dlq_size": 1,
-                    "consumer_lag": 1001,
+                    "export_backlog_hours": 3, "consumer_lag": 1001,
                 })
             ),
-            [Fail, Fail, Fail, Ok, Warn, Warn, Warn]
+            [Fail, Fail, Fail, Ok, Warn, Warn, Warn, Warn]
         );
         let outbox =
             |dead: u64, pending: u64| json!({"outbox": {"dead": dead, "pending": pending}});
