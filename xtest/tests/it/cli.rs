@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
-use xtest::{CALLED, DENIED, Deployment, Options, Stack, World, on_both_stacks};
+use xtest::{CALLED, DENIED, Deployment, Options, Part, Stack, World, on_both_stacks};
 
 /// How long an event may take to be seen.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
