@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::admission::Actor;
 use crate::application_secrets as secrets;
+use crate::custody;
 use crate::failure::Failure;
 use crate::fields::{Fields, Text};
 use crate::names::Namespace;
@@ -151,12 +152,17 @@ pub async fn create(State(api): State<Arc<Api>>, caller: Caller, at: At, input: 
     };
     let place = application_secret_ref(&at.zone, application.id.as_str());
     let sealed = api.seal(&place, secret.expose().as_bytes())?;
-    let mut tx = api.store.begin("create an application").await?;
-    in_open_zone(&mut tx, &at.zone).await?;
-    let inserted = tx.applications(&at.zone).insert(&application).await;
-    inserted.map_err(unless_taken(NAME_INDEX, name_taken))?;
-    tx.secrets(&at.zone).put(&place, &sealed, author.at).await?;
-    api.commit(tx, &at.zone).await?;
+    let change = custody::Change::begin(&api, &at.zone, place, Some(sealed)).await?;
+    let inserting = async {
+        let mut tx = api.store.begin("create an application").await?;
+        in_open_zone(&mut tx, &at.zone).await?;
+        let inserted = tx.applications(&at.zone).insert(&application).await;
+        inserted.map_err(unless_taken(NAME_INDEX, name_taken))?;
+        change.write(&mut tx, author.at).await?;
+        Ok::<_, Failure>(api.commit(tx, &at.zone).await?)
+    };
+    let inserted = Box::pin(inserting).await;
+    change.end(inserted).await?;
     wire::created(render_with_secret(
         &application,
         at.zone.as_str(),
@@ -192,50 +198,89 @@ pub async fn patch(State(api): State<Arc<Api>>, caller: Caller, at: At, input: I
     };
 
     let author = caller.author(&api);
-    let mut tx = api.store.begin("change an application").await?;
-    let found = tx.applications(&at.zone).lock(&at.id).await?;
-    let mut application = found.ok_or_else(|| no_application(&at.id))?;
-    may_touch(&caller.actor, &application)?;
-    application.name = name.unwrap_or(application.name);
-    application.traits = traits.unwrap_or(application.traits);
-    application.provenance.change(&author);
-    if let Some((secret, verifier)) = chosen {
-        if application.secret_verifier.is_none() {
-            return Err(Failure::bad(
-                "client_secret_not_configured",
-                "this application authenticates without a secret",
-            ));
+    let change = match &chosen {
+        Some((secret, _)) => secret_change(&api, &caller, &at, secret).await?,
+        None => None,
+    };
+    let verifier = chosen.map(|(_, verifier)| verifier);
+    let changing = async {
+        let mut tx = api.store.begin("change an application").await?;
+        let found = tx.applications(&at.zone).lock(&at.id).await?;
+        let mut application = found.ok_or_else(|| no_application(&at.id))?;
+        may_touch(&caller.actor, &application)?;
+        application.name = name.unwrap_or(application.name);
+        application.traits = traits.unwrap_or(application.traits);
+        application.provenance.change(&author);
+        if let Some(verifier) = verifier {
+            has_secret(&application)?;
+            application.secret_verifier = Some(verifier);
         }
-        application.secret_verifier = Some(verifier);
-        if application.is_managed() {
-            let place = application_secret_ref(&at.zone, &at.id);
-            let sealed = api.seal(&place, secret.expose().as_bytes())?;
-            tx.secrets(&at.zone).put(&place, &sealed, author.at).await?;
+        if let Some(change) = &change {
+            change.write(&mut tx, author.at).await?;
         }
-    }
-    let updated = tx.applications(&at.zone).update(&application).await;
-    updated.map_err(unless_taken(NAME_INDEX, name_taken))?;
-    api.commit(tx, &at.zone).await?;
+        let updated = tx.applications(&at.zone).update(&application).await;
+        updated.map_err(unless_taken(NAME_INDEX, name_taken))?;
+        api.commit(tx, &at.zone).await?;
+        Ok::<_, Failure>(application)
+    };
+    let changed = Box::pin(changing).await;
+    let application = custody::end(change, changed).await?;
     wire::ok(render(&application, at.zone.as_str(), &caller.actor))
+}
+
+fn has_secret(application: &Application) -> Result<(), Failure> {
+    if application.secret_verifier.is_some() {
+        return Ok(());
+    }
+    Err(Failure::bad(
+        "client_secret_not_configured",
+        "this application authenticates without a secret",
+    ))
+}
+
+/// The change of an application's secret in custody; only managed ones have it there, and what an
+/// application is never changes.
+async fn secret_change<'a>(
+    api: &'a Api,
+    caller: &Caller,
+    at: &'a At,
+    secret: &Secret<String>,
+) -> Result<Option<custody::Change<'a>>, Failure> {
+    // Whoever may not change it, or names none, is told so before anything is staged.
+    let found = api.store.zone(&at.zone).applications().get(&at.id).await?;
+    let found = found.filter(|application| application.archived_at.is_none());
+    let application = found.ok_or_else(|| no_application(&at.id))?;
+    may_touch(&caller.actor, &application)?;
+    if !application.is_managed() {
+        return Ok(None);
+    }
+    let place = application_secret_ref(&at.zone, &at.id);
+    let sealed = api.seal(&place, secret.expose().as_bytes())?;
+    let change = custody::Change::begin(api, &at.zone, place, Some(sealed)).await?;
+    Ok(Some(change))
 }
 
 /// `POST /v1/zones/{zone}/applications/{id}/rotate-secret`: the old one stops working at once.
 pub async fn rotate_secret(State(api): State<Arc<Api>>, caller: Caller, at: At) -> Answer {
     let author = caller.author(&api);
     let secret = secrets::generate(&api);
-    let place = application_secret_ref(&at.zone, &at.id);
-    let sealed = api.seal(&place, secret.expose().as_bytes())?;
-    let mut tx = api.store.begin("rotate a client secret").await?;
-    let found = tx.applications(&at.zone).lock(&at.id).await?;
-    let mut application = found.ok_or_else(|| no_application(&at.id))?;
-    may_touch(&caller.actor, &application)?;
-    application.secret_verifier = Some(secrets::verifier_of_generated(&api, &secret));
-    application.provenance.change(&author);
-    tx.applications(&at.zone).update(&application).await?;
-    if application.is_managed() {
-        tx.secrets(&at.zone).put(&place, &sealed, author.at).await?;
-    }
-    api.commit(tx, &at.zone).await?;
+    let change = secret_change(&api, &caller, &at, &secret).await?;
+    let rotating = async {
+        let mut tx = api.store.begin("rotate a client secret").await?;
+        let found = tx.applications(&at.zone).lock(&at.id).await?;
+        let mut application = found.ok_or_else(|| no_application(&at.id))?;
+        may_touch(&caller.actor, &application)?;
+        application.secret_verifier = Some(secrets::verifier_of_generated(&api, &secret));
+        application.provenance.change(&author);
+        tx.applications(&at.zone).update(&application).await?;
+        if let Some(change) = &change {
+            change.write(&mut tx, author.at).await?;
+        }
+        api.commit(tx, &at.zone).await?;
+        Ok::<_, Failure>(application)
+    };
+    let rotated = Box::pin(rotating).await;
+    let application = custody::end(change, rotated).await?;
     wire::ok(render_with_secret(
         &application,
         at.zone.as_str(),
@@ -247,15 +292,19 @@ pub async fn rotate_secret(State(api): State<Arc<Api>>, caller: Caller, at: At) 
 /// `DELETE /v1/zones/{zone}/applications/{id}`: archives it and forgets its secret.
 pub async fn delete(State(api): State<Arc<Api>>, caller: Caller, at: At) -> Answer {
     let author = caller.author(&api);
-    let mut tx = api.store.begin("archive an application").await?;
-    let found = tx.applications(&at.zone).lock(&at.id).await?;
-    let application = found.ok_or_else(|| no_application(&at.id))?;
-    may_touch(&caller.actor, &application)?;
-    tx.applications(&at.zone).archive(&at.id, &author).await?;
-    tx.secrets(&at.zone)
-        .delete(&application_secret_ref(&at.zone, &at.id))
-        .await?;
-    api.commit(tx, &at.zone).await?;
+    let place = application_secret_ref(&at.zone, &at.id);
+    let change = custody::Change::begin(&api, &at.zone, place, None).await?;
+    let archiving = async {
+        let mut tx = api.store.begin("archive an application").await?;
+        let found = tx.applications(&at.zone).lock(&at.id).await?;
+        let application = found.ok_or_else(|| no_application(&at.id))?;
+        may_touch(&caller.actor, &application)?;
+        tx.applications(&at.zone).archive(&at.id, &author).await?;
+        change.write(&mut tx, author.at).await?;
+        Ok::<_, Failure>(api.commit(tx, &at.zone).await?)
+    };
+    let archived = Box::pin(archiving).await;
+    change.end(archived).await?;
     wire::no_content()
 }
 

@@ -50,6 +50,7 @@ mod zones;
 
 pub use audit::follow;
 pub use config::Config;
+pub use custody::sweep as keep_secrets;
 pub use reseal::run as reseal;
 pub use router::router;
 pub use seed::{derived as derived_token, run as seed};

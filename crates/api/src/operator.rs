@@ -1,12 +1,13 @@
 //! What probes and scrapers ask (spec: admin-api §3).
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use caracal_net::metrics::Registry;
+use caracal_net::metrics::{Counter, Gauge, Registry};
 use http::{StatusCode, header};
 use serde_json::{Value, json};
 
@@ -93,6 +94,7 @@ pub fn measure(api: &Arc<Api>, registry: &Registry) {
         "Streams of the ledger whose reader was too slow",
         api.tails.cut.clone(),
     );
+    custody(api, registry);
     let api = Arc::downgrade(api);
     registry.on_scrape(move || {
         let gauges = (
@@ -118,6 +120,38 @@ pub fn measure(api: &Arc<Api>, registry: &Registry) {
                     gauges.3.set(age(counts.oldest_dead));
                 }
                 Err(error) => tracing::warn!(%error, "outbox not measured"),
+            }
+        }
+    });
+}
+
+/// Where secrets are kept outside of our own database.
+fn custody(api: &Arc<Api>, registry: &Registry) {
+    let counter = |name, help| registry.register_as::<Counter>(name, help, Counter::default());
+    let operations = counter(
+        "caracal_secret_backend_operations",
+        "Reads, writes and deletions at the secret backend",
+    );
+    let errors = counter("caracal_secret_backend_errors", "Those that failed");
+    let waiting = registry.register_as::<Gauge>(
+        "caracal_secret_backend_waiting",
+        "Secrets that have yet to be moved to the backend, or to be deleted there",
+        Gauge::default(),
+    );
+    let custody = api.custody.clone();
+    registry.on_scrape(move || {
+        let stats = custody.stats();
+        operations
+            .inner()
+            .store(stats.operations, Ordering::Relaxed);
+        errors.inner().store(stats.errors, Ordering::Relaxed);
+        let (custody, waiting) = (custody.clone(), waiting.clone());
+        async move {
+            match custody.waiting().await {
+                Ok(count) => {
+                    waiting.set(i64::try_from(count).unwrap_or(i64::MAX));
+                }
+                Err(error) => tracing::warn!(%error, "secrets on their way are not counted"),
             }
         }
     });

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use axum::extract::{RawQuery, State};
 use caracal_model::{ProviderId, ZoneId};
-use caracal_store::Tx;
 use caracal_store::providers::{IDENTIFIER_INDEX, Provider};
 use caracal_store::secrets::provider_secret_ref;
-use caracal_store::zones::{Author, Provenance};
+use caracal_store::zones::Provenance;
 use serde_json::{Value, json};
 
+use crate::custody::{self, Change};
 use crate::failure::Failure;
 use crate::fields::{Body, Fields, Text};
 use crate::names::{self, Namespace};
@@ -23,6 +23,8 @@ use crate::wire::{self, Answer, At, Caller, Input};
 const NAME: Text = Text::trimmed(1..=200);
 const IDENTIFIER: Text = Text::trimmed(1..=512);
 const INVALID: &str = "invalid_provider";
+/// How often a change is tried that others get in the way of.
+const ATTEMPTS: usize = 3;
 
 /// No such provider.
 pub fn no_provider(id: &str) -> Failure {
@@ -154,39 +156,35 @@ pub async fn create(State(api): State<Arc<Api>>, caller: Caller, at: At, input: 
         provenance: Provenance::created(&author),
         archived_at: None,
     };
-    let mut tx = api.store.begin("create a provider").await?;
-    in_open_zone(&mut tx, &at.zone).await?;
-    let inserted = tx.providers(&at.zone).insert(&provider).await;
-    inserted.map_err(unless_taken(IDENTIFIER_INDEX, identifier_taken))?;
-    keep(
-        &api,
-        &mut tx,
-        &at.zone,
-        &provider.id,
-        &config.secrets,
-        &author,
-    )
-    .await?;
-    api.commit(tx, &at.zone).await?;
+    let change = change(&api, &at.zone, &provider.id, &config.secrets).await?;
+    let inserting = async {
+        let mut tx = api.store.begin("create a provider").await?;
+        in_open_zone(&mut tx, &at.zone).await?;
+        let inserted = tx.providers(&at.zone).insert(&provider).await;
+        inserted.map_err(unless_taken(IDENTIFIER_INDEX, identifier_taken))?;
+        change.write(&mut tx, author.at).await?;
+        Ok::<_, Failure>(api.commit(tx, &at.zone).await?)
+    };
+    let inserted = Box::pin(inserting).await;
+    change.end(inserted).await?;
     wire::created(render(&provider, at.zone.as_str()))
 }
 
-async fn keep(
-    api: &Api,
-    tx: &mut Tx,
-    zone: &ZoneId,
+/// The change that puts these secrets into custody, or forgets what is there when there are none.
+async fn change<'a>(
+    api: &'a Api,
+    zone: &'a ZoneId,
     id: &ProviderId,
     secrets: &Secrets,
-    author: &Author,
-) -> Result<(), Failure> {
+) -> Result<Change<'a>, Failure> {
     let place = provider_secret_ref(zone, id.as_str());
     if secrets.is_empty() {
-        return Ok(tx.secrets(zone).delete(&place).await?);
+        return Change::begin(api, zone, place, None).await;
     }
     // A map of texts always serializes.
     let plain = caracal_model::Secret::new(serde_json::to_vec(secrets).unwrap_or_default());
     let sealed = api.seal(&place, plain.expose())?;
-    Ok(tx.secrets(zone).put(&place, &sealed, author.at).await?)
+    Change::begin(api, zone, place, Some(sealed)).await
 }
 
 /// `PATCH /v1/zones/{zone}/providers/{id}`: a new kind replaces everything; without one the public
@@ -209,60 +207,113 @@ pub async fn patch(State(api): State<Arc<Api>>, caller: Caller, at: At, input: I
         check_identifier(&caller, identifier)?;
     }
 
-    let author = caller.author(&api);
-    let mut tx = api.store.begin("change a provider").await?;
-    let found = tx.providers(&at.zone).lock(&at.id).await?;
-    let mut provider = found.ok_or_else(|| no_provider(&at.id))?;
-    Namespace::Provider.admit(&caller.actor, &provider.identifier)?;
-    provider.name = wish.name.unwrap_or(provider.name);
-    provider.identifier = wish.identifier.unwrap_or(provider.identifier);
-    if let Some(sent) = wish.config {
-        let kind = Kind::parse(wish.kind.unwrap_or(&provider.kind))?;
-        let keeps = wish.kind.is_none() && !provider.secret_config_keys.is_empty();
-        let stored = if keeps {
-            let place = provider_secret_ref(&at.zone, &at.id);
-            let sealed = tx.secrets(&at.zone).envelope(&place).await?;
-            opened(&api, &place, sealed.as_deref())?
-        } else {
-            Secrets::new()
-        };
-        let config = config::check(kind, sent, &stored)?;
-        provider.kind = kind.name().to_owned();
-        provider.config = config.public;
-        if !keeps || !config.secrets.is_empty() {
-            provider.secret_config_keys = config.secrets.keys().cloned().collect();
-            keep(
-                &api,
-                &mut tx,
-                &at.zone,
-                &provider.id,
-                &config.secrets,
-                &author,
-            )
-            .await?;
+    for _ in 0..ATTEMPTS {
+        if let Some(provider) = Box::pin(attempt(&api, &caller, &at, &wish)).await? {
+            return wire::ok(render(&provider, at.zone.as_str()));
         }
     }
+    Err(Failure::conflict(
+        "provider_changed",
+        "the provider was changed by others meanwhile, again and again; try again",
+    ))
+}
+
+/// Changes the provider as it is now. Secrets may have to be read and staged outside, which no
+/// transaction can wait for; none when somebody else has changed the provider meanwhile.
+async fn attempt(
+    api: &Api,
+    caller: &Caller,
+    at: &At,
+    wish: &Wish<'_>,
+) -> Result<Option<Provider>, Failure> {
+    let author = caller.author(api);
+    let found = api.store.zone(&at.zone).providers().get(&at.id).await?;
+    let found = found.filter(|provider| provider.archived_at.is_none());
+    let before = found.ok_or_else(|| no_provider(&at.id))?;
+    Namespace::Provider.admit(&caller.actor, &before.identifier)?;
+    let mut provider = before.clone();
+    let secrets = changed(api, at, wish, &mut provider).await?;
     provider.provenance.change(&author);
-    let updated = tx.providers(&at.zone).update(&provider).await;
-    updated.map_err(unless_taken(IDENTIFIER_INDEX, identifier_taken))?;
-    api.commit(tx, &at.zone).await?;
-    wire::ok(render(&provider, at.zone.as_str()))
+    let change = match &secrets {
+        Some(secrets) => Some(change(api, &at.zone, &provider.id, secrets).await?),
+        None => None,
+    };
+    let updating = async {
+        let mut tx = api.store.begin("change a provider").await?;
+        let found = tx.providers(&at.zone).lock(&at.id).await?;
+        if found.ok_or_else(|| no_provider(&at.id))? != before {
+            return Ok(None);
+        }
+        if let Some(change) = &change {
+            change.write(&mut tx, author.at).await?;
+        }
+        let updated = tx.providers(&at.zone).update(&provider).await;
+        updated.map_err(unless_taken(IDENTIFIER_INDEX, identifier_taken))?;
+        api.commit(tx, &at.zone).await?;
+        Ok::<_, Failure>(Some(provider))
+    };
+    let updated = Box::pin(updating).await;
+    match (change, updated) {
+        // Nothing was committed: what was staged is to be undone.
+        (Some(change), Ok(None)) => {
+            change.undo().await;
+            Ok(None)
+        }
+        (change, updated) => custody::end(change, updated).await,
+    }
+}
+
+/// Applies a wish to a provider; answers with the secrets that custody is to have, if they change.
+async fn changed(
+    api: &Api,
+    at: &At,
+    wish: &Wish<'_>,
+    provider: &mut Provider,
+) -> Result<Option<Secrets>, Failure> {
+    if let Some(name) = &wish.name {
+        provider.name.clone_from(name);
+    }
+    if let Some(identifier) = &wish.identifier {
+        provider.identifier.clone_from(identifier);
+    }
+    let Some(sent) = wish.config else {
+        return Ok(None);
+    };
+    let kind = Kind::parse(wish.kind.unwrap_or(&provider.kind))?;
+    let keeps = wish.kind.is_none() && !provider.secret_config_keys.is_empty();
+    let stored = if keeps {
+        secrets_of(api, &at.zone, &at.id).await?
+    } else {
+        Secrets::new()
+    };
+    let config = config::check(kind, sent, &stored)?;
+    provider.kind = kind.name().to_owned();
+    provider.config = config.public;
+    if keeps && config.secrets.is_empty() {
+        return Ok(None);
+    }
+    provider.secret_config_keys = config.secrets.keys().cloned().collect();
+    Ok(Some(config.secrets))
 }
 
 /// `DELETE /v1/zones/{zone}/providers/{id}`: archives it and forgets its secrets.
 pub async fn delete(State(api): State<Arc<Api>>, caller: Caller, at: At) -> Answer {
     let author = caller.author(&api);
-    let mut tx = api.store.begin("archive a provider").await?;
-    let found = tx.providers(&at.zone).lock(&at.id).await?;
-    let provider = found.ok_or_else(|| no_provider(&at.id))?;
-    Namespace::Provider.admit(&caller.actor, &provider.identifier)?;
-    tx.providers(&at.zone).archive(&at.id, &author).await?;
-    let mut connections = tx.connections(&at.zone);
-    connections.revoke_provider(&at.id, author.at).await?;
-    tx.secrets(&at.zone)
-        .delete(&provider_secret_ref(&at.zone, &at.id))
-        .await?;
-    api.commit(tx, &at.zone).await?;
+    let place = provider_secret_ref(&at.zone, &at.id);
+    let change = Change::begin(&api, &at.zone, place, None).await?;
+    let archiving = async {
+        let mut tx = api.store.begin("archive a provider").await?;
+        let found = tx.providers(&at.zone).lock(&at.id).await?;
+        let provider = found.ok_or_else(|| no_provider(&at.id))?;
+        Namespace::Provider.admit(&caller.actor, &provider.identifier)?;
+        tx.providers(&at.zone).archive(&at.id, &author).await?;
+        let mut connections = tx.connections(&at.zone);
+        connections.revoke_provider(&at.id, author.at).await?;
+        change.write(&mut tx, author.at).await?;
+        Ok::<_, Failure>(api.commit(tx, &at.zone).await?)
+    };
+    let archived = Box::pin(archiving).await;
+    change.end(archived).await?;
     wire::no_content()
 }
 
@@ -272,7 +323,7 @@ pub async fn delete(State(api): State<Arc<Api>>, caller: Caller, at: At) -> Answ
 /// 502 `secret_backend_unavailable` when they cannot be opened.
 pub async fn secrets_of(api: &Api, zone: &ZoneId, id: &str) -> Result<Secrets, Failure> {
     let place = provider_secret_ref(zone, id);
-    let sealed = api.store.zone(zone).secrets().envelope(&place).await?;
+    let sealed = api.custody.read(zone, &place).await?;
     opened(api, &place, sealed.as_deref())
 }
 
@@ -289,11 +340,7 @@ fn opened(api: &Api, place: &str, sealed: Option<&[u8]>) -> Result<Secrets, Fail
 
 /// 502: a stored secret cannot be had.
 pub fn custody_unavailable() -> Failure {
-    Failure::new(
-        http::StatusCode::BAD_GATEWAY,
-        "secret_backend_unavailable",
-        "the stored secret of the provider cannot be read",
-    )
+    custody::unavailable("the stored secret of the provider cannot be read")
 }
 
 /// `POST /v1/zones/{zone}/providers/{id}/test`: asks the token endpoint for real, and notes whether

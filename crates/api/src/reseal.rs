@@ -8,6 +8,7 @@
 //! read. A client secret in custody is opened anyway, so its verifier is made anew with it; what is
 //! in nobody's custody is made anew when it is used.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use caracal_crypto::envelope::Keyring;
 use caracal_crypto::verifier::SecretVerifier;
 use caracal_model::{Rng, Secret};
+use caracal_store::custody::{Custody, CustodyError};
 use caracal_store::reseal::{Place, Sealed};
 use caracal_store::{Store, StoreError};
 use tokio_util::sync::CancellationToken;
@@ -81,12 +83,20 @@ pub async fn run(api: Arc<Api>, stop: CancellationToken) {
 }
 
 async fn turn(api: &Api) -> Duration {
-    match Box::pin(sweep(&api.store, &api.keyring, api.rng.as_ref())).await {
+    match Box::pin(sweep(
+        &api.store,
+        &api.custody,
+        &api.keyring,
+        api.rng.as_ref(),
+    ))
+    .await
+    {
         Ok(swept) => {
             let left = i64::try_from(swept.unopened).unwrap_or(i64::MAX);
             api.reseal_left.0.store(left, Ordering::Relaxed);
-            if swept.rehashed > 0 {
+            if swept.rehashed > 0 || (swept.resealed > 0 && api.custody.is_outside()) {
                 api.announce().await;
+                api.custody.is_due();
             }
             match swept {
                 Swept {
@@ -112,8 +122,13 @@ async fn turn(api: &Api) -> Duration {
 /// One sweep over everything that is sealed.
 ///
 /// # Errors
-/// When the store does not answer; what was sealed again until then stays so.
-pub async fn sweep(store: &Store, keyring: &Keyring, rng: &dyn Rng) -> Result<Swept, StoreError> {
+/// When store or backend do not answer; what was sealed again until then stays so.
+pub async fn sweep(
+    store: &Store,
+    custody: &Custody,
+    keyring: &Keyring,
+    rng: &dyn Rng,
+) -> Result<Swept, CustodyError> {
     let mut swept = Swept::default();
     let current = keyring.prefix();
     for place in Place::ALL {
@@ -125,21 +140,53 @@ pub async fn sweep(store: &Store, keyring: &Keyring, rng: &dyn Rng) -> Result<Sw
             let Some(last) = batch.last() else { break };
             after.clone_from(&last.id);
             for sealed in &batch {
-                one(store, keyring, rng, sealed, &mut swept).await?;
+                match whole(custody, sealed).await? {
+                    Whole::Envelope(whole) => {
+                        one(store, keyring, rng, (sealed, &whole), &mut swept).await?;
+                    }
+                    Whole::Forgotten => {}
+                    Whole::Lost => swept.unopened += 1,
+                }
             }
         }
     }
     Ok(swept)
 }
 
+/// The whole envelope, from the backend if that has it.
+async fn whole<'s>(custody: &Custody, sealed: &'s Sealed) -> Result<Whole<'s>, CustodyError> {
+    if sealed.outside.is_none() {
+        return Ok(Whole::Envelope(Cow::Borrowed(&sealed.envelope)));
+    }
+    match custody.read(&sealed.zone, &sealed.id).await {
+        Ok(Some(envelope)) => Ok(Whole::Envelope(Cow::Owned(envelope))),
+        Ok(None) => Ok(Whole::Forgotten),
+        Err(CustodyError::Astray { .. }) => {
+            tracing::error!(
+                ?sealed,
+                "re-seal: the secret backend does not hold an envelope"
+            );
+            Ok(Whole::Lost)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// What there is of an envelope.
+enum Whole<'s> {
+    Envelope(Cow<'s, [u8]>),
+    Forgotten,
+    Lost,
+}
+
 async fn one(
     store: &Store,
     keyring: &Keyring,
     rng: &dyn Rng,
-    sealed: &Sealed,
+    (sealed, whole): (&Sealed, &[u8]),
     swept: &mut Swept,
 ) -> Result<(), StoreError> {
-    let opened = keyring.open(sealed.aad(), &sealed.envelope);
+    let opened = keyring.open(sealed.aad(), whole);
     let renewed = opened.and_then(|plain| {
         let envelope = keyring.seal(rng, sealed.aad(), plain.expose())?;
         Ok((plain, envelope))

@@ -8,8 +8,8 @@ use caracal_crypto::envelope::Keyring;
 use caracal_evidence::EvidenceLog;
 use caracal_model::{Change, Clock, Ids, Rng, ZoneId};
 use caracal_net::egress::Fetcher;
-use caracal_store::Store;
-use caracal_store::{StoreError, Tx};
+use caracal_store::custody::Custody;
+use caracal_store::{Store, StoreError, Tx};
 use caracal_view::{Announce, ReplicaStatus, Views};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -39,6 +39,8 @@ pub struct Deps {
     pub bus: Bus,
     /// Seals secrets and signing keys, and derives the peppers.
     pub keyring: Arc<Keyring>,
+    /// Where sealed secrets are kept.
+    pub custody: Custody,
     /// Asks token endpoints and issuers.
     pub fetch: Fetcher,
     /// Where the revealing of a secret is recorded before it happens.
@@ -60,6 +62,7 @@ pub struct Api {
     pub(crate) views: Views,
     pub(crate) bus: Bus,
     pub(crate) keyring: Arc<Keyring>,
+    pub(crate) custody: Custody,
     pub(crate) fetch: Fetcher,
     pub(crate) evidence: EvidenceLog,
     pub(crate) clock: Arc<dyn Clock>,
@@ -120,6 +123,7 @@ impl Api {
             views: deps.views,
             bus: deps.bus,
             keyring: deps.keyring,
+            custody: deps.custody,
             fetch: deps.fetch,
             evidence: deps.evidence,
             clock: deps.clock,

@@ -93,12 +93,17 @@ pub async fn create(State(api): State<Arc<Api>>, caller: Caller, at: At, input: 
     };
     let place = workload_secret_ref(&at.zone, workload.id.as_str());
     let sealed = api.seal(&place, secret.expose().as_bytes())?;
-    let mut tx = api.store.begin("create a workload").await?;
-    in_open_zone(&mut tx, &at.zone).await?;
-    let inserted = tx.workloads(&at.zone).insert(&workload).await;
-    inserted.map_err(unless_taken(NAME_INDEX, name_taken))?;
-    tx.secrets(&at.zone).put(&place, &sealed, author.at).await?;
-    tx.commit().await?;
+    let change = custody::Change::begin(&api, &at.zone, place, Some(sealed)).await?;
+    let inserting = async {
+        let mut tx = api.store.begin("create a workload").await?;
+        in_open_zone(&mut tx, &at.zone).await?;
+        let inserted = tx.workloads(&at.zone).insert(&workload).await;
+        inserted.map_err(unless_taken(NAME_INDEX, name_taken))?;
+        change.write(&mut tx, author.at).await?;
+        Ok::<_, Failure>(tx.commit().await?)
+    };
+    let inserted = Box::pin(inserting).await;
+    change.end(inserted).await?;
     wire::created(render_with_secret(&workload, &secret))
 }
 
@@ -131,17 +136,25 @@ pub async fn put(State(api): State<Arc<Api>>, caller: Caller, at: At, input: Inp
 /// `POST /v1/zones/{zone}/workloads/{id}/rotate-secret`: the old one stops working at once.
 pub async fn rotate_secret(State(api): State<Arc<Api>>, caller: Caller, at: At) -> Answer {
     let author = caller.author(&api);
+    // Before anything is staged for what does not exist.
+    existing(&api, &at).await?;
     let secret = custody::generate(&api, "ws_");
     let place = workload_secret_ref(&at.zone, &at.id);
     let sealed = api.seal(&place, secret.expose().as_bytes())?;
-    let mut tx = api.store.begin("rotate a workload's secret").await?;
-    let found = tx.workloads(&at.zone).lock(&at.id).await?;
-    let mut workload = found.ok_or_else(|| no_workload(&at.id))?;
-    workload.secret_verifier = Some(custody::verifier_of_generated(&api, &secret));
-    workload.provenance.change(&author);
-    tx.workloads(&at.zone).update(&workload).await?;
-    tx.secrets(&at.zone).put(&place, &sealed, author.at).await?;
-    tx.commit().await?;
+    let change = custody::Change::begin(&api, &at.zone, place, Some(sealed)).await?;
+    let rotating = async {
+        let mut tx = api.store.begin("rotate a workload's secret").await?;
+        let found = tx.workloads(&at.zone).lock(&at.id).await?;
+        let mut workload = found.ok_or_else(|| no_workload(&at.id))?;
+        workload.secret_verifier = Some(custody::verifier_of_generated(&api, &secret));
+        workload.provenance.change(&author);
+        tx.workloads(&at.zone).update(&workload).await?;
+        change.write(&mut tx, author.at).await?;
+        tx.commit().await?;
+        Ok::<_, Failure>(workload)
+    };
+    let rotated = Box::pin(rotating).await;
+    let workload = change.end(rotated).await?;
     wire::ok(render_with_secret(&workload, &secret))
 }
 
@@ -161,12 +174,17 @@ pub async fn reveal(State(api): State<Arc<Api>>, caller: Caller, at: At) -> Answ
 
 /// `DELETE /v1/zones/{zone}/workloads/{id}`: for good, and its secret with it.
 pub async fn delete(State(api): State<Arc<Api>>, at: At) -> Answer {
-    let mut tx = api.store.begin("delete a workload").await?;
-    if !tx.workloads(&at.zone).delete(&at.id).await? {
-        return Err(no_workload(&at.id));
-    }
     let place = workload_secret_ref(&at.zone, &at.id);
-    tx.secrets(&at.zone).delete(&place).await?;
-    tx.commit().await?;
+    let change = custody::Change::begin(&api, &at.zone, place, None).await?;
+    let deleting = async {
+        let mut tx = api.store.begin("delete a workload").await?;
+        if !tx.workloads(&at.zone).delete(&at.id).await? {
+            return Err(no_workload(&at.id));
+        }
+        change.write(&mut tx, api.clock.now()).await?;
+        Ok::<_, Failure>(tx.commit().await?)
+    };
+    let deleted = Box::pin(deleting).await;
+    change.end(deleted).await?;
     wire::no_content()
 }

@@ -12,7 +12,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use caracal_audit::{Consumer, ConsumerOptions, Health, Ingest};
 use caracal_bus::{Bus, RedisOptions};
 use caracal_crypto::envelope::Keyring;
@@ -22,13 +22,15 @@ use caracal_model::{Clock, Ids, Rng};
 use caracal_net::Tasks;
 use caracal_net::egress::{Fetcher, trusted_pem};
 use caracal_store::Store;
+use caracal_store::custody::{Custody, SecretBackend};
+use caracal_vaults::Chosen;
 use caracal_view::{Announce, Distributed, Local, Relay, RelayOptions, ViewConfig, Views};
 
 use crate::config::Environment;
 use crate::database::{self, DatabaseConfig};
 use crate::floor::Floor;
 use crate::home::Home;
-use crate::platform::Settings;
+use crate::platform::{Settings, holds_secrets};
 use crate::roles::Role;
 use crate::witness::IntoEvidence;
 use crate::{config, term};
@@ -54,6 +56,8 @@ pub struct Adapters {
     pub evidence: EvidenceLog,
     /// Only for roles that hold secrets.
     pub keyring: Option<Arc<Keyring>>,
+    /// Where sealed secrets are kept.
+    pub custody: Custody,
     /// Asks what tenants configure: token endpoints, issuers.
     pub fetch: Fetcher,
     pub ingest: Arc<Ingest>,
@@ -91,6 +95,7 @@ impl Adapters {
             stream: mirror.clone(),
             mirror,
             log: "caracal".to_owned(),
+            backend: backend(environment, settings, &Role::ALL, &clock)?,
             store,
             clock,
             settings,
@@ -124,6 +129,7 @@ impl Adapters {
             bus,
             mirror: None,
             log: names.join("-"),
+            backend: backend(environment, settings, roles, &clock)?,
             store,
             clock,
             settings,
@@ -170,6 +176,8 @@ struct Base<'s> {
     stream: Option<Bus>,
     /// Names the evidence log of this process.
     log: String,
+    /// Keeps sealed secrets, where the database does not.
+    backend: Option<Arc<dyn SecretBackend>>,
 }
 
 impl Base<'_> {
@@ -184,6 +192,7 @@ impl Base<'_> {
             floor_ms.unwrap_or(0),
         ));
         let keyring = self.settings.keyring()?;
+        let custody = self.custody(roles).await?;
         let key = self.settings.audit_key.clone();
         let ingest = Arc::new(Ingest::new(self.store.clone(), key, self.clock.clone()));
         let evidence = self.evidence(&ingest, &rng, &flush)?;
@@ -219,12 +228,31 @@ impl Base<'_> {
             announce,
             evidence,
             keyring,
+            custody,
             ingest,
             stream,
             floor_ms,
             loops,
             flush,
         })
+    }
+
+    /// The secrets, wherever they are; none may be where this process does not look.
+    async fn custody(&self, roles: &[Role]) -> anyhow::Result<Custody> {
+        let custody = Custody::new(self.store.clone(), self.backend.clone());
+        if !holds_secrets(roles) {
+            return Ok(custody);
+        }
+        let elsewhere = custody.elsewhere().await;
+        let elsewhere = elsewhere.context("the secrets of this deployment cannot be counted")?;
+        if let Some((backend, count)) = elsewhere.first() {
+            bail!(
+                "CARACAL_SECRET_BACKEND: {count} secrets are kept in {backend}, and this process is \
+                 set to {}: set it as it was",
+                custody.backend()
+            );
+        }
+        Ok(custody)
     }
 
     /// The memory of the process, what keeps it true, and what tells the others.
@@ -240,6 +268,7 @@ impl Base<'_> {
             feed_max_lag: settings.feed_max_lag,
             streams_key: settings.streams_key.clone(),
             replica: settings.replica(),
+            backend: self.backend.clone(),
             ..ViewConfig::default()
         };
         let (store, bus, clock) = (self.store.clone(), self.bus.clone(), self.clock.clone());
@@ -285,6 +314,21 @@ impl Base<'_> {
         flush.spawn("evidence relay", relay.run(flush.stop()));
         Ok(log)
     }
+}
+
+/// What keeps sealed secrets outside of the database, if these roles open any.
+fn backend(
+    environment: &Environment,
+    settings: &Settings,
+    roles: &[Role],
+    clock: &Arc<dyn Clock>,
+) -> anyhow::Result<Option<Arc<dyn SecretBackend>>> {
+    if !holds_secrets(roles) {
+        return Ok(None);
+    }
+    let chosen = config::load(environment, Chosen::load)?;
+    let fetch = Fetcher::operator(settings.extra_ca.as_deref(), clock.clone());
+    Ok(chosen.open(fetch, clock.clone(), Arc::new(OsRng)))
 }
 
 async fn redis(settings: &Settings) -> anyhow::Result<Bus> {

@@ -10,6 +10,7 @@ use caracal_crypto::mac::HmacKey;
 use caracal_evidence::Durability;
 use caracal_model::Secret;
 use caracal_net::settings::{Mistakes, Mode, Strings};
+use caracal_vaults::Chosen;
 
 use crate::roles::Role;
 use crate::telemetry;
@@ -31,8 +32,6 @@ caracal_net::settings! {
         pub kek: Option<Secret<String>> = var("SECRET_STORE_KEK").secret(),
         /// The one before, while secrets are sealed again.
         pub kek_previous: Option<Secret<String>> = var("SECRET_STORE_KEK_PREVIOUS").secret(),
-        /// Where sealed secrets are kept; this version keeps them in its own database only.
-        pub secret_backend: String = var("CARACAL_SECRET_BACKEND").or("builtin"),
         /// How long a replica answers from memory after the feed was last confirmed.
         pub feed_max_lag: Duration = var("FEED_MAX_LAG").or("1s").within("100ms", "10s"),
         /// Where evidence waits until the ledger has it.
@@ -58,10 +57,22 @@ caracal_net::settings! {
     }
 }
 
+/// Whether any of these roles opens sealed secrets.
+pub fn holds_secrets(roles: &[Role]) -> bool {
+    roles
+        .iter()
+        .any(|role| matches!(role, Role::Api | Role::Sts))
+}
+
 impl Settings {
     /// Reads the settings, and checks what these roles require of them.
     pub fn read(from: &dyn Strings, roles: &[Role], mistakes: &mut Mistakes) -> Option<Self> {
-        let settings = Self::load(from, mistakes)?;
+        let settings = Self::load(from, mistakes);
+        if holds_secrets(roles) {
+            // Opened later: here it is only told what is wrong with it.
+            Chosen::load(from, mistakes);
+        }
+        let settings = settings?;
         settings.check(roles, mistakes);
         Some(settings)
     }
@@ -69,16 +80,10 @@ impl Settings {
     fn check(&self, roles: &[Role], mistakes: &mut Mistakes) {
         let any = |of: &[Role]| roles.iter().any(|role| of.contains(role));
         let key = "is required: 64 hex digits or more, the same in every process";
-        if any(&[Role::Api, Role::Sts]) && self.kek.is_none() {
+        if holds_secrets(roles) && self.kek.is_none() {
             mistakes.add(
                 "SECRET_STORE_KEK",
                 "is required: exactly 64 hex digits, kept safe",
-            );
-        }
-        if self.secret_backend != "builtin" {
-            mistakes.add(
-                "CARACAL_SECRET_BACKEND",
-                "only builtin is available in this version; leave it unset",
             );
         }
         if self.durability().is_none() {
@@ -178,14 +183,23 @@ mod tests {
     }
 
     #[test]
+    fn who_opens_secrets_needs_their_backend_whole() {
+        let kek = "8f3d9a712c45e6b0d18f2a4c6e9b3d57a1c4f8020e6a9c3d5b7f1a2c4e6d8b90";
+        let backend = [
+            ("CARACAL_SECRET_BACKEND", "vault"),
+            ("CARACAL_MODE", "dev"),
+            ("SECRET_STORE_KEK", kek),
+        ];
+        let missing = ["CARACAL_VAULT_ADDR", "CARACAL_VAULT_TOKEN"];
+        assert_eq!(mistakes(&[Role::Sts], &backend), missing);
+        assert_eq!(mistakes(&[Role::Api], &backend), missing);
+        assert_eq!(mistakes(&[Role::Gateway], &backend), Vec::<String>::new());
+    }
+
+    #[test]
     fn insecurity_is_for_development() {
         let insecure = [("INSECURE_HTTP", "1"), ("AUDIT_HMAC_KEY", &"ab".repeat(32))];
         assert_eq!(mistakes(&[Role::Audit], &insecure), ["INSECURE_HTTP"]);
-        let backend = [("CARACAL_SECRET_BACKEND", "vault"), ("CARACAL_MODE", "dev")];
-        assert_eq!(
-            mistakes(&[Role::Audit], &backend),
-            ["CARACAL_SECRET_BACKEND"]
-        );
         let durability = [("AUDIT_DURABILITY", "perhaps"), ("CARACAL_MODE", "dev")];
         assert_eq!(mistakes(&[Role::Audit], &durability), ["AUDIT_DURABILITY"]);
     }

@@ -216,6 +216,7 @@ impl On<'_> {
                 announce: at.announce.clone(),
                 bus: at.bus.clone(),
                 keyring: self.keyring()?,
+                custody: at.custody.clone(),
                 fetch: at.fetch.clone(),
                 evidence: at.evidence.clone(),
                 clock: at.clock.clone(),
@@ -233,6 +234,8 @@ impl On<'_> {
             "audit tail",
             caracal_api::follow(api.clone(), at.loops.stop()),
         );
+        let keeping = caracal_api::keep_secrets(api.clone(), at.loops.stop());
+        at.loops.spawn("secrets", keeping);
         let registry = Registry::new("caracal_api");
         Ok(plain(
             caracal_api::router(&api, &registry, self.open_metrics),

@@ -27,6 +27,7 @@ pub mod audit_exports;
 pub mod authority_records;
 pub mod checkup;
 pub mod connections;
+pub mod custody;
 pub mod delegations;
 pub mod idempotency;
 pub mod live;
@@ -84,6 +85,7 @@ const REGISTRY: &[&[&Sql]] = &[
     reseal::sql::ALL,
     resources::sql::ALL,
     secrets::sql::ALL,
+    custody::moving::sql::ALL,
     subject_issuers::sql::ALL,
     subjects::sql::ALL,
     zones::sql::ALL,

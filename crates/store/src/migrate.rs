@@ -51,6 +51,11 @@ const MIGRATIONS: &[Migration] = &[
         text: include_str!("../migrations/0006_keys_and_row_security.sql"),
     },
     Migration {
+        version: 7,
+        name: "outside secrets",
+        text: include_str!("../migrations/0007_outside_secrets.sql"),
+    },
+    Migration {
         version: 12,
         name: "audit exports",
         text: include_str!("../migrations/0012_audit_exports.sql"),

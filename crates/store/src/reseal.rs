@@ -13,10 +13,16 @@ use crate::row::Row;
 use crate::{Sql, Store, Tx, params, statements};
 
 statements! { pub(crate) mod sql {
-    SECRETS = "SELECT zone_id, ref AS id, envelope AS sealed FROM secret_store \
-        WHERE substr(envelope, 1, 12) <> $1 AND ref > $2 ORDER BY ref LIMIT $3";
+    /// Of an envelope outside, its first bytes are here: they name its key.
+    SECRETS = "SELECT zone_id, ref AS id, envelope AS sealed, outside_sha256 FROM secret_store \
+        WHERE length(envelope) > 0 AND substr(envelope, 1, 12) <> $1 AND ref > $2 \
+        ORDER BY ref LIMIT $3";
     SWAP_SECRET = "UPDATE secret_store SET envelope = $4, version = version + 1 \
-        WHERE zone_id = $1 AND ref = $2 AND envelope = $3";
+        WHERE zone_id = $1 AND ref = $2 AND envelope = $3 AND outside_sha256 IS NULL";
+    /// The new envelope is moved out as any other that is here.
+    SWAP_OUTSIDE = "UPDATE secret_store SET envelope = $4, outside_sha256 = NULL, \
+            version = version + 1 \
+        WHERE zone_id = $1 AND ref = $2 AND outside_sha256 = $3";
     KEYS = "SELECT zone_id, id, sealed_private AS sealed FROM zone_keys \
         WHERE substr(sealed_private, 1, 12) <> $1 AND id > $2 ORDER BY id LIMIT $3";
     SWAP_KEY = "UPDATE zone_keys SET sealed_private = $4 \
@@ -89,8 +95,10 @@ pub struct Sealed {
     pub zone: ZoneId,
     /// Its reference, or the id of its row.
     pub id: String,
-    /// The envelope.
+    /// The envelope; of one that is outside, only what names its key.
     pub envelope: Vec<u8>,
+    /// SHA-256 of the envelope, when a backend outside keeps it.
+    pub outside: Option<String>,
 }
 
 impl std::fmt::Debug for Sealed {
@@ -138,6 +146,10 @@ impl Store {
                 zone: ZoneId::trusted(row.text("zone_id")?),
                 id: row.string("id")?,
                 envelope: row.bytes("sealed")?.to_vec(),
+                outside: match place {
+                    Place::Secrets => row.opt_string("outside_sha256")?,
+                    _ => None,
+                },
             })
         };
         let rows = self.query(place.list(), &params).await?;
@@ -151,8 +163,17 @@ impl Tx {
     /// # Errors
     /// When the store does not answer.
     pub async fn reseal(&mut self, read: &Sealed, envelope: &[u8]) -> Result<bool, StoreError> {
-        let params = params![&read.zone, &read.id, &read.envelope, envelope];
-        Ok(self.execute(read.place.swap(), &params).await? == 1)
+        let Some(sha256) = &read.outside else {
+            let params = params![&read.zone, &read.id, &read.envelope, envelope];
+            return Ok(self.execute(read.place.swap(), &params).await? == 1);
+        };
+        let params = params![&read.zone, &read.id, sha256, envelope];
+        let swapped = self.execute(&sql::SWAP_OUTSIDE, &params).await? == 1;
+        if swapped {
+            // Replicas that hold it have to know it by its new name before it is moved out.
+            self.change(&Change::Zone(read.zone.clone()));
+        }
+        Ok(swapped)
     }
 
     /// Puts the verifier of the same secret in the place of one under another pepper.

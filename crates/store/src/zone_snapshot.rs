@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::error::StoreError;
 use crate::row::Row;
+use crate::secrets::Kept;
 use crate::store::{Snapshot, Store, ZoneScope};
 use crate::{params, statements};
 
@@ -22,7 +23,8 @@ statements! { pub(crate) mod sql {
                  FROM resources WHERE zone_id = $1 AND archived_at IS NULL";
     /// The place of a provider's secret is `secrets::provider_secret_ref`.
     PROVIDERS = "SELECT p.id AS id, p.identifier AS identifier, p.kind AS kind,
-                     p.config_json AS config_json, s.envelope AS envelope
+                     p.config_json AS config_json, s.envelope AS envelope,
+                     s.outside_sha256 AS outside_sha256, s.backend AS backend
                  FROM providers p
                  LEFT JOIN secret_store s ON s.zone_id = p.zone_id
                      AND s.ref = 'zones/' || p.zone_id || '/providers/' || p.id || '/secretConfig'
@@ -141,8 +143,8 @@ pub struct ProviderRow {
     pub kind: String,
     /// Its configuration without secrets.
     pub config_json: Value,
-    /// The secret part, in its envelope.
-    pub sealed_secret: Option<Vec<u8>>,
+    /// Where the envelope of the secret part is.
+    pub secret: Option<Kept>,
 }
 
 /// An issuer whose ID tokens a zone trusts.
@@ -335,7 +337,7 @@ impl ProviderRow {
             identifier: row.string("identifier")?,
             kind: row.string("kind")?,
             config_json: row.json("config_json")?,
-            sealed_secret: row.opt_bytes("envelope")?.map(<[u8]>::to_vec),
+            secret: Kept::read(row)?,
         })
     }
 }

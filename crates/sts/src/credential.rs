@@ -15,7 +15,7 @@ use caracal_authority::decide::CredentialFault;
 use caracal_crypto::CryptoError;
 use caracal_model::{ProviderId, Refusal, Refused, Secret, Timestamp, ZoneId};
 use caracal_oauth::TokenError;
-use caracal_view::{Provider, ZoneView};
+use caracal_view::{Provider, SecretAtHand, ZoneView};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -53,7 +53,7 @@ pub enum AtHand {
     Ready(Credential),
     /// It is known not to be had: the call is denied before policy is asked.
     Fault(CredentialFault),
-    /// The subject's connection is due: obtain it before anything is decided.
+    /// The subject's connection, or the stored secret, is due: obtain it before anything is decided.
     Due,
     /// A token of the service has to be fetched, once the call is granted.
     Fetch,
@@ -123,18 +123,26 @@ pub async fn at_hand(
             Some(Err(fault)) => AtHand::Fault(fault),
             None => connection::at_hand(sts, zone, provider, subject).await?,
         },
-        _ => stored(provider).map_or_else(missing, AtHand::Ready),
+        _ => match (obtained, provider.secret.at_hand()) {
+            (_, SecretAtHand::Ready(document)) => {
+                stored(provider, &document).map_or_else(missing, AtHand::Ready)
+            }
+            (Some(Ok(credential)), _) => AtHand::Ready(credential),
+            (Some(Err(fault)), _) => AtHand::Fault(fault),
+            (_, SecretAtHand::Due) => AtHand::Due,
+            (_, SecretAtHand::None | SecretAtHand::Lost) => missing(),
+        },
     })
 }
 
-/// Obtains what was [due](AtHand::Due) or has to be [fetched](AtHand::Fetch).
+/// Obtains what was [due](AtHand::Due), or has to be [fetched](AtHand::Fetch).
 pub async fn obtain(sts: &Sts, zone: &ZoneId, provider: &Provider, subject: &str) -> Obtained {
     let outcome = match &*provider.kind {
         "oauth2_client_credentials" => Box::pin(service::fetch(sts, zone, provider)).await,
         "oauth2_authorization_code" => {
             Box::pin(connection::renew(sts, zone, provider, subject)).await
         }
-        _ => Err(CredentialFault::ProviderUnavailable),
+        _ => kept(provider).await,
     };
     Obtained {
         provider: provider.id.clone(),
@@ -155,7 +163,7 @@ pub async fn without_user(
     provider: &Provider,
 ) -> Result<Credential, Refused> {
     if &*provider.kind != "oauth2_client_credentials" {
-        return stored(provider).ok_or_else(unavailable);
+        return kept(provider).await.map_err(|_| unavailable());
     }
     if let Some(credential) = sts.service_tokens.held(provider, sts.clock.now()) {
         return Ok(credential);
@@ -164,9 +172,16 @@ pub async fn without_user(
     fetched.map_err(|_| unavailable())
 }
 
+/// The credential of a kind that is used as it is stored, from where it is kept.
+async fn kept(provider: &Provider) -> Result<Credential, CredentialFault> {
+    let unavailable = CredentialFault::ProviderUnavailable;
+    let document = provider.secret.obtain().await.map_err(|_| unavailable)?;
+    let found = document.and_then(|document| stored(provider, &document));
+    found.ok_or(unavailable)
+}
+
 /// The credential of a kind that is used as it is stored.
-fn stored(provider: &Provider) -> Option<Credential> {
-    let document = provider.secret.as_ref()?;
+fn stored(provider: &Provider, document: &Secret<Vec<u8>>) -> Option<Credential> {
     let mut document: SecretDocument = serde_json::from_slice(document.expose()).ok()?;
     let token = match &*provider.kind {
         "api_key" => std::mem::take(&mut document.api_key),

@@ -89,6 +89,7 @@ impl Metrics {
         audit(registry, evidence, views, policy_poll, move || {
             invalid.get()
         });
+        backend(registry, views);
         policy(registry, views, policy_poll);
         let policies_missed = registry.counter(
             "opa_poll_corrections",
@@ -205,10 +206,25 @@ fn audit(
                 "audit_replay_replayed": stats.replayed,
                 "audit_sink_errors": stats.sink_errors,
                 "jwks_invalid_keys": invalid_keys(),
+                "secret_backend_reads": views.backend_stats().operations,
+                "secret_backend_errors": views.backend_stats().errors,
             },
             "opa": policy_json(&views, policy_poll),
             "audit_dropped": stats.dropped,
         })
+    });
+}
+
+/// Where the secrets of providers are kept, if not in our own database.
+fn backend(registry: &Registry, views: &Views) {
+    let reads = registry.counter("secret_backend_reads", "Secrets asked of the backend");
+    let errors = registry.counter("secret_backend_errors", "Those that it did not answer");
+    let views = views.clone();
+    registry.on_scrape(move || {
+        let stats = views.backend_stats();
+        reads.inner().store(stats.operations, Ordering::Relaxed);
+        errors.inner().store(stats.errors, Ordering::Relaxed);
+        async {}
     });
 }
 

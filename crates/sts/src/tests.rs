@@ -39,6 +39,7 @@ mod federation;
 mod gated;
 mod keys;
 mod limits;
+mod outside;
 mod poll;
 mod rows;
 mod scene;
@@ -195,6 +196,10 @@ fn keyring() -> Arc<Keyring> {
     Arc::new(Keyring::new(Kek::from_hex(KEK).unwrap(), None))
 }
 
+fn system_clock() -> Arc<dyn Clock> {
+    Arc::new(SystemClock::new())
+}
+
 /// Asks nobody on this machine.
 fn nowhere() -> Fetcher {
     Fetcher::strict([], None, Arc::new(SystemClock::new()))
@@ -220,6 +225,7 @@ impl TestSts {
             feed_max_lag: std::time::Duration::from_secs(30),
             ..ViewConfig::default()
         };
+        let views = (views, system_clock());
         let (sts, drain) = Self::with(store, bus, fetch, views, |_| {}).await;
         let sink = sts.recorded.clone();
         let relay = caracal_evidence::Relay::new(drain, sink, Arc::new(OsRng));
@@ -241,27 +247,38 @@ impl TestSts {
         views: ViewConfig,
         set: impl FnOnce(&mut Config),
     ) -> Self {
+        Self::replica_at(store, bus, (views, system_clock()), set).await
+    }
+
+    /// As [`TestSts::replica`], with a clock for what it holds in memory.
+    async fn replica_at(
+        store: Store,
+        bus: Bus,
+        views: (ViewConfig, Arc<dyn Clock>),
+        set: impl FnOnce(&mut Config),
+    ) -> Self {
         Self::with(store, bus, nowhere(), views, set).await.0
     }
 
     /// A replica on a store that is provisioned, and the way of its evidence.
     async fn on(store: Store, bus: Bus) -> (Self, Drain) {
-        Self::with(store, bus, nowhere(), ViewConfig::default(), |_| {}).await
+        let views = (ViewConfig::default(), system_clock());
+        Self::with(store, bus, nowhere(), views, |_| {}).await
     }
 
     async fn with(
         store: Store,
         bus: Bus,
         fetch: Fetcher,
-        views: ViewConfig,
+        (views, ticking): (ViewConfig, Arc<dyn Clock>),
         set: impl FnOnce(&mut Config),
     ) -> (Self, Drain) {
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let clock = system_clock();
         let keyring = keyring();
         let (views, follower) = Views::new(
             store.clone(),
             bus.clone(),
-            clock.clone(),
+            ticking,
             Some(keyring.clone()),
             views,
         );

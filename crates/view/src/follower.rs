@@ -61,6 +61,9 @@ impl Follower {
                 tracing::warn!(%error, "zones not loaded beforehand");
             }
         });
+        if let Some(cells) = self.views.0.cells.clone() {
+            self.beside.spawn(cells.run(stop.clone()));
+        }
         while !stop.is_cancelled() {
             let step = stop.run_until_cancelled(self.step()).await;
             if let Some(Err(error)) = step {

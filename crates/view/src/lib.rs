@@ -36,6 +36,7 @@ mod live;
 mod reads;
 mod relay;
 mod revocations;
+mod secrets;
 mod sentinel;
 mod views;
 mod zone;
@@ -50,6 +51,7 @@ pub use feed::{FOLLOWED, Positions};
 pub use follower::Follower;
 pub use relay::{Relay, RelayOptions, RelayStats, Witness};
 pub use revocations::{Anchors, IssuedTo, MandateAnchors};
+pub use secrets::{Document, ProviderSecret, SecretAtHand, SecretLost};
 pub use sentinel::Sentinel;
 pub use views::{ViewConfig, ViewStats, Views};
 pub use zone::{

@@ -12,6 +12,7 @@ use caracal_model::{
     Topic, ZoneId,
 };
 use caracal_store::Store;
+use caracal_store::custody::{BackendStats, Custody, SecretBackend};
 use caracal_store::live::Anchor;
 use tokio::sync::{broadcast, watch};
 
@@ -21,6 +22,7 @@ use crate::feed::{Feed, Positions};
 use crate::lease::Lease;
 use crate::live::LiveTable;
 use crate::revocations::{Anchors, MandateAnchors, Revocations};
+use crate::secrets::Cells;
 use crate::zones::Zones;
 use crate::{Follower, ViewError, ZoneView, facts};
 
@@ -38,6 +40,8 @@ pub struct ViewConfig {
     pub replica: String,
     /// Entries that each live table holds, about.
     pub table_size: usize,
+    /// Keeps the secrets of providers, where our own database does not.
+    pub backend: Option<Arc<dyn SecretBackend>>,
 }
 
 impl Default for ViewConfig {
@@ -47,6 +51,7 @@ impl Default for ViewConfig {
             streams_key: None,
             replica: "local".to_owned(),
             table_size: 100_000,
+            backend: None,
         }
     }
 }
@@ -62,6 +67,7 @@ pub(crate) struct Inner {
     pub config: ViewConfig,
     pub lease: Lease,
     pub zones: Zones,
+    pub cells: Option<Arc<Cells>>,
     pub homes: LiveTable<ApplicationId, ZoneId>,
     /// Applications that no zone has.
     pub homeless: Absent<ApplicationId>,
@@ -115,9 +121,16 @@ impl Views {
         keyring: Option<Arc<Keyring>>,
         config: ViewConfig,
     ) -> (Self, Follower) {
+        let outside = config.backend.clone().zip(keyring.clone());
+        let cells = outside.map(|(backend, keyring)| {
+            let custody = Custody::new(store.clone(), Some(backend));
+            Arc::new(Cells::new(custody, keyring, clock.clone()))
+        });
+        let (sealed, held) = (keyring.clone(), cells.clone());
         let views = Self(Arc::new(Inner {
             lease: Lease::new(clock.clone(), config.feed_max_lag),
-            zones: Zones::new(store.clone(), clock.clone(), keyring.clone()),
+            zones: Zones::new(store.clone(), clock.clone(), sealed, held),
+            cells,
             keyring,
             connections: LiveTable::new(config.table_size),
             homes: LiveTable::new(config.table_size),
@@ -188,6 +201,22 @@ impl Views {
     pub async fn check_policies(&self) -> Result<Vec<ZoneId>, ViewError> {
         let in_force = self.0.store.policies_in_force().await?;
         Ok(self.0.zones.invalidate_policies(&in_force))
+    }
+
+    /// Asks the backend for the secrets of providers that are due, as the follower does all the time.
+    /// Nothing is to be done where our own database keeps them.
+    pub async fn confirm_secrets(&self) {
+        if let Some(cells) = &self.0.cells {
+            Box::pin(cells.turn()).await;
+        }
+    }
+
+    /// What was asked of the backend that keeps the secrets of providers.
+    pub fn backend_stats(&self) -> BackendStats {
+        let cells = self.0.cells.as_ref();
+        cells
+            .map(|cells| cells.custody().stats())
+            .unwrap_or_default()
     }
 
     /// The zone of an application. An archived application may still be found here, but not in its

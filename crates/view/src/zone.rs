@@ -7,17 +7,18 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use caracal_authority::{Enforcement, ResourceFacts};
-use caracal_crypto::digest::{sha256, sha256_of};
+use caracal_crypto::digest::sha256_of;
 use caracal_crypto::{Keyring, SecretVerifier};
 use caracal_model::policy::ActivePolicy;
-use caracal_model::{ApplicationId, ProviderId, ResourceId, Secret, Timestamp, ZoneId};
-use caracal_store::secrets::provider_secret_ref;
+use caracal_model::{ApplicationId, ProviderId, ResourceId, Timestamp, ZoneId};
+use caracal_store::secrets::{Kept, provider_secret_ref};
 pub use caracal_store::zone_snapshot::IssuerRow;
 use caracal_store::zone_snapshot::{AppRow, ProviderRow, ResourceRow, ZoneSnapshot};
 use serde_json::Value;
 
 pub use self::keys::{KEPT_AFTER, KeyTimes, ZONE_KEY_AAD, ZoneKeys};
 pub use self::policy::NO_ACTIVE_POLICY_SET;
+use crate::secrets::ProviderSecret;
 
 /// One state of a zone.
 #[derive(Debug)]
@@ -88,8 +89,8 @@ pub struct Provider {
     /// Names this state of kind, configuration and secret: what was obtained with another is not
     /// used.
     pub fingerprint: [u8; 32],
-    /// The secret part, JSON; absent where the key to it is not held, or does not open it.
-    pub secret: Option<Secret<Vec<u8>>>,
+    /// The secret part.
+    pub secret: ProviderSecret,
 }
 
 /// The resources of a zone.
@@ -132,6 +133,7 @@ impl ZoneView {
     pub(crate) fn build(
         snapshot: ZoneSnapshot,
         keyring: Option<&Keyring>,
+        secrets: &dyn Fn(&ZoneId, &str, &Kept) -> ProviderSecret,
         previous: Option<&Self>,
         now: Timestamp,
     ) -> Self {
@@ -139,7 +141,7 @@ impl ZoneView {
         let providers: HashMap<ProviderId, Arc<Provider>> = snapshot
             .providers
             .into_iter()
-            .map(|row| (row.id.clone(), Arc::new(provider(&zone, row, keyring))))
+            .map(|row| (row.id.clone(), Arc::new(provider(&zone, row, secrets))))
             .collect();
         let mut resources = Resources::default();
         for row in snapshot.resources {
@@ -193,37 +195,34 @@ fn application(zone: &ZoneId, row: AppRow) -> Application {
     }
 }
 
-fn provider(zone: &ZoneId, row: ProviderRow, keyring: Option<&Keyring>) -> Provider {
+fn provider(
+    zone: &ZoneId,
+    row: ProviderRow,
+    secrets: &dyn Fn(&ZoneId, &str, &Kept) -> ProviderSecret,
+) -> Provider {
     let place = provider_secret_ref(zone, row.id.as_str());
-    let sealed = row.sealed_secret.as_deref();
-    let secret = keyring.zip(sealed).and_then(|(keyring, sealed)| {
-        keyring
-            .open(&place, sealed)
-            .inspect_err(|error| {
-                tracing::error!(%zone, provider = %row.id, %error, "provider secret does not open");
-            })
-            .ok()
-    });
-    let fingerprint = fingerprint(&row, secret.as_ref());
+    let kept = row.secret.as_ref();
+    let secret = kept.map(|kept| secrets(zone, &place, kept));
     Provider {
-        fingerprint,
+        fingerprint: fingerprint(&row),
         id: row.id,
         identifier: row.identifier.into(),
         kind: row.kind.into(),
         config: row.config_json,
-        secret,
+        secret: secret.unwrap_or_default(),
     }
 }
 
-fn fingerprint(row: &ProviderRow, secret: Option<&Secret<Vec<u8>>>) -> [u8; 32] {
+/// The envelope names the secret: whoever has no key to it sees the same state.
+fn fingerprint(row: &ProviderRow) -> [u8; 32] {
     let config = row.config_json.to_string();
-    let secret = secret.map_or(&b""[..], |secret| secret.expose());
+    let secret = row.secret.as_ref().map(Kept::sha256).unwrap_or_default();
     let parts: [&[u8]; 5] = [
         row.kind.as_bytes(),
         b"\0",
         config.as_bytes(),
         b"\0",
-        &sha256(secret),
+        secret.as_bytes(),
     ];
     sha256_of(&parts)
 }

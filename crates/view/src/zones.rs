@@ -26,16 +26,20 @@ use arc_swap::ArcSwapOption;
 use caracal_crypto::Keyring;
 use caracal_model::{Clock, Ticks, ZoneId};
 use caracal_store::Store;
+use caracal_store::secrets::Kept;
 use tokio::sync::Mutex;
 
 use crate::absent::Absent;
 use crate::lease::Lease;
+use crate::secrets::{Cells, ProviderSecret};
 use crate::{ViewError, ZoneView};
 
 pub(crate) struct Zones {
     store: Store,
     clock: Arc<dyn Clock>,
     keyring: Option<Arc<Keyring>>,
+    /// Of a process that keeps secrets outside.
+    cells: Option<Arc<Cells>>,
     slots: papaya::HashMap<ZoneId, Arc<Slot>>,
     absent: Absent<ZoneId>,
 }
@@ -56,11 +60,17 @@ struct Loaded {
 }
 
 impl Zones {
-    pub fn new(store: Store, clock: Arc<dyn Clock>, keyring: Option<Arc<Keyring>>) -> Self {
+    pub fn new(
+        store: Store,
+        clock: Arc<dyn Clock>,
+        keyring: Option<Arc<Keyring>>,
+        cells: Option<Arc<Cells>>,
+    ) -> Self {
         Self {
             store,
             clock,
             keyring,
+            cells,
             slots: papaya::HashMap::new(),
             absent: Absent::new(),
         }
@@ -121,11 +131,16 @@ impl Zones {
             return Err(ViewError::UnknownZone);
         };
         let previous = slot.loaded.load_full();
-        let keyring = self.keyring.clone();
+        let (keyring, cells) = (self.keyring.clone(), self.cells.clone());
         let now = self.clock.now();
         let building = tokio::task::spawn_blocking(move || {
             let previous = previous.as_ref().map(|loaded| loaded.view.as_ref());
-            ZoneView::build(snapshot, keyring.as_deref(), previous, now)
+            let keyring = keyring.as_deref();
+            let secret = |zone: &ZoneId, place: &str, kept: &Kept| match &cells {
+                Some(cells) => cells.secret(zone, place, kept, asked_at),
+                None => opened(zone, place, kept, keyring),
+            };
+            ZoneView::build(snapshot, keyring, &secret, previous, now)
         });
         let view = building
             .await
@@ -184,5 +199,26 @@ impl Zones {
     fn slot(&self, zone: &ZoneId) -> Arc<Slot> {
         let slots = self.slots.pin();
         slots.get_or_insert_with(zone.clone(), Arc::default).clone()
+    }
+}
+
+/// A secret that our own database keeps.
+fn opened(zone: &ZoneId, place: &str, kept: &Kept, keyring: Option<&Keyring>) -> ProviderSecret {
+    let Some(keyring) = keyring else {
+        return ProviderSecret::None;
+    };
+    match kept {
+        Kept::Outside(outside) => {
+            let backend = &outside.backend;
+            tracing::error!(%zone, place, backend, "a provider's secret is kept elsewhere");
+            ProviderSecret::None
+        }
+        Kept::Here(envelope) => match keyring.open(place, envelope) {
+            Ok(document) => ProviderSecret::Here(Arc::new(document)),
+            Err(error) => {
+                tracing::error!(%zone, place, %error, "provider secret does not open");
+                ProviderSecret::None
+            }
+        },
     }
 }

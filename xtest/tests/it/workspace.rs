@@ -19,6 +19,7 @@ const LAYERS: &[(&str, u8)] = &[
     // The typed clients are built with the HTTP kit.
     ("caracal-client", 4),
     ("caracal-oauth", 4),
+    ("caracal-vaults", 4),
     ("caracal-sts", 5),
     ("caracal-gateway", 5),
     ("caracal-coordinator", 5),

@@ -87,7 +87,7 @@ on_stack! {
         let sealed = async || {
             let view = stack.views.zone(&zone).await.unwrap();
             let resource = view.resources.iter().next().unwrap();
-            resource.provider.secret.as_ref().map(|secret| String::from_utf8_lossy(secret.expose()).into_owned())
+            resource.provider.secret.obtain().await.unwrap().map(|secret| String::from_utf8_lossy(secret.expose()).into_owned())
         };
         let made = provider(&stack, &z, json!({
             "name": "key", "kind": "api_key",

@@ -8,6 +8,7 @@ mod identity;
 mod inventory;
 mod lists;
 mod malformed;
+mod outside;
 mod policy;
 mod provisioning;
 mod replay;

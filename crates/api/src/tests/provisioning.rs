@@ -81,7 +81,7 @@ on_stack! {
         assert_eq!((view.keys.jwks.len(), view.applications.len()), (1, 1));
         assert!(view.keys.signing.is_some());
         let crm = view.resources.by_identifier("resource://crm").unwrap();
-        assert!(crm.provider.secret.is_some());
+        assert!(crm.provider.secret.obtain().await.unwrap().is_some());
 
         // The second run.
         let items = stack.get(&format!("{z}/applications")).await.is(200);

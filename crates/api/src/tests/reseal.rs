@@ -36,10 +36,10 @@ on_stack! {
         stack.send("POST", &at("provider-connections"), connection).await.is(201);
 
         let during = ring(NEXT, Some(KEK));
-        let swept = sweep(&stack.store, &during, &OsRng).await.unwrap();
+        let swept = sweep(&stack.store, &stack.api.custody, &during, &OsRng).await.unwrap();
         // Client secret, two providers, the zone's key, both tokens.
         assert_eq!(swept, Swept { resealed: 6, rehashed: 1, unopened: 0 });
-        assert_eq!(sweep(&stack.store, &during, &OsRng).await.unwrap(), Swept::default());
+        assert_eq!(sweep(&stack.store, &stack.api.custody, &during, &OsRng).await.unwrap(), Swept::default());
 
         let after = ring(NEXT, None);
         let scope = stack.store.zone(&zone);
@@ -69,7 +69,7 @@ on_stack! {
     async fn what_neither_key_opens_is_counted_and_left_alone(stack: Stack) {
         let zone = stack.zone("Sealed").await;
         let other = "b4c1f8020e6a9c3d5b7f1a2c4e6d8b908f3d9a712c45e6b0d18f2a4c6e9b3d57";
-        let swept = sweep(&stack.store, &ring(NEXT, Some(other)), &OsRng).await.unwrap();
+        let swept = sweep(&stack.store, &stack.api.custody, &ring(NEXT, Some(other)), &OsRng).await.unwrap();
         assert_eq!((swept.resealed, swept.unopened), (0, 1), "the signing key of {zone}");
     }
 }

@@ -21,6 +21,7 @@ use caracal_net::egress::{Fetcher, Resolver};
 use caracal_net::metrics::Registry;
 use caracal_net::settings::Mistakes;
 use caracal_store::Store;
+use caracal_store::custody::{Custody, SecretBackend};
 use caracal_store::testing::Database;
 use caracal_view::{Local, Relay, RelayOptions, ViewConfig, Views};
 use http::{HeaderMap, Request, StatusCode};
@@ -106,6 +107,15 @@ impl fmt::Display for Reply {
 
 impl Stack {
     async fn start(store: Store, settings: &[(&str, &str)]) -> Self {
+        Self::start_over(store, settings, None).await
+    }
+
+    /// As [`Stack::start`], with secrets kept outside.
+    pub async fn start_over(
+        store: Store,
+        settings: &[(&str, &str)],
+        backend: Option<Arc<dyn SecretBackend>>,
+    ) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
         let rng = Arc::new(OsRng);
         let ids = Arc::new(Ids::new(clock.clone(), rng.clone()));
@@ -116,7 +126,10 @@ impl Stack {
             bus.clone(),
             clock.clone(),
             Some(keyring.clone()),
-            ViewConfig::default(),
+            ViewConfig {
+                backend: backend.clone(),
+                ..ViewConfig::default()
+            },
         );
         let options = RelayOptions::default();
         let relay = Relay::new(
@@ -142,6 +155,7 @@ impl Stack {
                 announce: Arc::new(Local::new(relay, views.clone())),
                 bus,
                 keyring,
+                custody: Custody::new(store.clone(), backend),
                 fetch: Fetcher::for_tests(Arc::new(Here), CERTIFICATE.as_ref(), clock.clone())
                     .unwrap(),
                 evidence: evidence.clone(),
@@ -166,7 +180,8 @@ impl Stack {
         }
     }
 
-    async fn stop(self) {
+    /// Ends everything.
+    pub async fn stop(self) {
         self.tasks.shutdown(Duration::from_secs(5)).await;
         self.evidence.close().await;
     }

@@ -295,7 +295,9 @@ impl Refresh<'_> {
         if circuit.is_open() {
             return Err(CredentialFault::ProviderUnavailable);
         }
-        let secret = provider.secret.as_ref().map(|secret| &**secret.expose());
+        let secret = provider.secret.obtain().await;
+        let secret = secret.map_err(|_| CredentialFault::ProviderUnavailable)?;
+        let secret = secret.as_ref().map(|secret| &**secret.expose());
         let asked = async {
             let client = Client::read(&provider.config, secret)?;
             let (now, rng) = (sts.clock.now(), sts.rng.as_ref());

@@ -131,9 +131,11 @@ async fn ask(sts: &Sts, zone: &ZoneId, provider: &Provider) -> Result<Token, Cre
     if circuit.is_open() {
         return Err(unavailable);
     }
+    // A secret of ours that is not to be had says nothing about the provider.
+    let secret = provider.secret.obtain().await.map_err(|_| unavailable)?;
     sts.metrics.provider.leased.inc();
     let now = sts.clock.now();
-    match Box::pin(token(sts, provider, now)).await {
+    match Box::pin(token(sts, provider, secret.as_deref(), now)).await {
         Ok(token) => {
             circuit.succeeded(sts).await;
             Ok(token)
@@ -148,8 +150,13 @@ async fn ask(sts: &Sts, zone: &ZoneId, provider: &Provider) -> Result<Token, Cre
     }
 }
 
-async fn token(sts: &Sts, provider: &Provider, now: Timestamp) -> Result<Token, TokenError> {
-    let secret = provider.secret.as_ref().map(|secret| &**secret.expose());
+async fn token(
+    sts: &Sts,
+    provider: &Provider,
+    secret: Option<&Secret<Vec<u8>>>,
+    now: Timestamp,
+) -> Result<Token, TokenError> {
+    let secret = secret.map(|secret| &**secret.expose());
     let client = Client::read(&provider.config, secret)?;
     let rng = sts.rng.as_ref();
     let answer = client.ask(&sts.fetch, Grant::Service, now, rng).await?;

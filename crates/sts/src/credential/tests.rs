@@ -24,7 +24,7 @@ use caracal_store::connections::{
     ACCESS_TOKEN_AAD, REFRESH_TOKEN_AAD, SHARED_SUBJECT, SealedTokens,
 };
 use caracal_store::zones::{Author, Provenance};
-use caracal_view::Provider;
+use caracal_view::{Provider, ProviderSecret};
 use http::StatusCode;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -193,7 +193,7 @@ impl World {
             config: json!({
                 "token_endpoint": self.url, "client_id": "me", "allowed_token_hosts": hosts,
             }),
-            secret: Some(Secret::new(br#"{"client_secret":"s"}"#.to_vec())),
+            secret: ProviderSecret::here(br#"{"client_secret":"s"}"#.to_vec()),
             fingerprint: [7; 32],
         }
     }
@@ -417,12 +417,12 @@ caracal_store::on_each_engine! {
 
 #[test]
 fn stored_credentials_are_read_by_kind() {
-    let provider = |kind: &str, config: Value, secret: &str| Provider {
+    let provider = |kind: &str, config: Value| Provider {
         id: ProviderId::trusted("p"),
         identifier: "provider://p".into(),
         kind: kind.into(),
         config,
-        secret: Some(Secret::new(secret.as_bytes().to_vec())),
+        secret: ProviderSecret::None,
         fingerprint: [0; 32],
     };
     for (kind, config, secret, expected) in [
@@ -445,7 +445,8 @@ fn stored_credentials_are_read_by_kind() {
         ("telepathy", json!({}), r#"{"api_key":"k"}"#, None),
         ("api_key", json!({}), "not json", None),
     ] {
-        let found = super::stored(&provider(kind, config, secret));
+        let document = Secret::new(secret.as_bytes().to_vec());
+        let found = super::stored(&provider(kind, config), &document);
         let found = found.map(|credential| credential.token.expose().clone());
         assert_eq!(found.as_deref(), expected, "{kind} {secret}");
     }

@@ -130,7 +130,9 @@ fn unanswerable(why: &str) -> ActivePolicy {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::secrets::ProviderSecret;
     use caracal_model::Timestamp;
+    use caracal_store::secrets::Kept;
     use caracal_store::zone_snapshot::{ZoneRow, ZoneSnapshot};
 
     const DOCUMENT: &str = "# caracal:data-document\npackage caracal.authz\n\ngrants := {}\n";
@@ -161,7 +163,8 @@ mod tests {
             issuers: Vec::new(),
             policy,
         };
-        ZoneView::build(snapshot, None, previous, Timestamp::default())
+        let none = |_: &ZoneId, _: &str, _: &Kept| ProviderSecret::None;
+        ZoneView::build(snapshot, None, &none, previous, Timestamp::default())
     }
 
     fn answer(view: &ZoneView) -> String {

@@ -1,0 +1,201 @@
+//! The secret of a provider that a backend outside keeps: what a call gets of it, and for how long
+//! after the backend is gone (spec: sts §13).
+
+use std::time::Duration;
+
+use caracal_model::{Change, Mandate, TestClock};
+use caracal_store::custody::{Custody, MemoryBackend};
+use caracal_store::secrets::provider_secret_ref;
+use caracal_store::testing::raw;
+use serde_json::json;
+
+use super::gated::{change, provision_gated};
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+const API_KEY: caracal_store::Sql = raw(
+    "UPDATE providers SET kind = 'api_key', config_json = '{\"header_name\":\"X-Key\"}' \
+     WHERE id = 'p1'",
+);
+
+struct Scene {
+    store: Store,
+    bus: Bus,
+    clock: Arc<TestClock>,
+    vault: Arc<MemoryBackend>,
+    zone: ZoneId,
+}
+
+impl Scene {
+    async fn start(store: Store) -> Self {
+        provision_gated(&store).await;
+        change(&store, &API_KEY, &[]).await;
+        let clock = Arc::<TestClock>::default();
+        // The zone's key was made by the clock on the wall.
+        clock.advance(system_clock().now().since(clock.now()) + SECOND);
+        let scene = Self {
+            bus: Bus::memory(system_clock()),
+            clock,
+            vault: Arc::default(),
+            zone: ZoneId::trusted("z1"),
+            store,
+        };
+        scene.stores("key-1").await;
+        scene.vault.asked();
+        scene
+    }
+
+    /// One of the replicas on this store, and this backend.
+    async fn sts(&self) -> TestSts {
+        let views = ViewConfig {
+            backend: Some(self.vault.clone()),
+            ..ViewConfig::default()
+        };
+        let views = (views, self.clock.clone() as Arc<dyn Clock>);
+        TestSts::replica_at(self.store.clone(), self.bus.clone(), views, |_| {}).await
+    }
+
+    fn place(&self) -> String {
+        provider_secret_ref(&self.zone, "p1")
+    }
+
+    /// As the API changes it.
+    async fn stores(&self, key: &str) {
+        let custody = Custody::new(self.store.clone(), Some(self.vault.clone()));
+        let (place, plain) = (self.place(), json!({ "api_key": key }).to_string());
+        let sealed = keyring().seal(&OsRng, &place, plain.as_bytes()).unwrap();
+        let staged = custody.stage(&self.zone, &place, &sealed).await.unwrap();
+        let mut tx = self.store.begin("a test's secret").await.unwrap();
+        let now = SystemClock::new().now();
+        tx.secrets(&self.zone)
+            .put(&place, &sealed, now)
+            .await
+            .unwrap();
+        tx.change(&Change::Zone(self.zone.clone()));
+        tx.commit().await.unwrap();
+        custody.settle(staged).await;
+    }
+}
+
+/// A mandate for the Gateway, and what its exchange injects, or is refused with.
+async fn injected(sts: &TestSts) -> String {
+    let mut fields = caller("z1", "app-z1", "cs_of_z1");
+    fields.extend([
+        ("resource", "resource://desk"),
+        ("scope", "desk:read"),
+        ("agent_session_id", "s4"),
+        ("delegation_edge_id", "e2"),
+    ]);
+    let (status, _, body) = sts.send(exchange(&fields)).await;
+    assert_eq!(status, 200, "{body}");
+    let token = body["access_token"].as_str().unwrap();
+    let mandate: Mandate = serde_json::from_slice(Jws::parse(token).unwrap().payload()).unwrap();
+    let request_id = RequestId::visible_ascii("r1").unwrap();
+    let call = caracal_client::GatewayExchange {
+        token,
+        mandate: &mandate,
+        resource: "resource://desk",
+        method: "GET",
+        path: "/",
+        request_id: &request_id,
+    };
+    match crate::gateway::exchange(&sts.sts, call, false).await {
+        Ok(granted) => {
+            let directive = granted.grant.directive;
+            assert_eq!(directive.auth_header, "X-Key");
+            directive.provider_token.unwrap().expose().clone()
+        }
+        Err(refused) => {
+            let row = refused.refusal.row();
+            format!("{} {}: {}", row.status, row.error, refused.description)
+        }
+    }
+}
+
+const LOST: &str = "403 provider_unavailable: the credential of the provider is not available";
+
+caracal_store::on_each_engine! {
+    async fn a_warm_call_does_not_ask_the_backend(store: Store) {
+        let scene = Scene::start(store).await;
+        let sts = scene.sts().await;
+        assert_eq!(injected(&sts).await, "key-1");
+        assert_eq!(scene.vault.asked(), [format!("get {}", scene.place())]);
+        for _ in 0..20 {
+            assert_eq!(injected(&sts).await, "key-1");
+        }
+        assert_eq!(scene.vault.asked(), [""; 0]);
+        // One that is in use is confirmed beside the calls, before its minute is over.
+        for _ in 0..3 {
+            scene.clock.advance(45 * SECOND);
+            sts.sts.views.confirm_secrets().await;
+            assert_eq!(scene.vault.asked().len(), 1);
+            assert_eq!(injected(&sts).await, "key-1");
+            assert_eq!(scene.vault.asked(), [""; 0]);
+        }
+        // One that was not used for long is asked for by the next who wants it.
+        scene.clock.advance(3600 * SECOND);
+        sts.sts.views.confirm_secrets().await;
+        assert_eq!(scene.vault.asked(), [""; 0]);
+        assert_eq!(injected(&sts).await, "key-1");
+        assert_eq!(scene.vault.asked().len(), 1);
+        assert_eq!(sts.sts.views.backend_stats().errors, 0);
+    }
+
+    async fn an_outage_of_ten_minutes_is_survived_and_a_longer_one_is_not(store: Store) {
+        let scene = Scene::start(store).await;
+        let sts = scene.sts().await;
+        assert_eq!(injected(&sts).await, "key-1");
+        scene.vault.is_out(true);
+        for _ in 0..10 {
+            scene.clock.advance(60 * SECOND);
+            sts.sts.views.confirm_secrets().await;
+            assert_eq!(injected(&sts).await, "key-1");
+        }
+        scene.clock.advance(SECOND);
+        assert_eq!(injected(&sts).await, LOST);
+        // A replica that never had it says the same.
+        let other = scene.sts().await;
+        assert_eq!(injected(&other).await, LOST);
+        scene.vault.is_out(false);
+        scene.clock.advance(10 * SECOND);
+        for sts in [&sts, &other] {
+            sts.sts.views.confirm_secrets().await;
+            assert_eq!(injected(sts).await, "key-1");
+        }
+        assert!(sts.sts.views.backend_stats().errors >= 10);
+    }
+
+    async fn what_the_backend_has_no_more_is_not_used_any_more(store: Store) {
+        let scene = Scene::start(store).await;
+        let sts = scene.sts().await;
+        assert_eq!(injected(&sts).await, "key-1");
+        let kept = scene.vault.held(&scene.place());
+        scene.vault.tamper(&scene.place(), None);
+        scene.clock.advance(45 * SECOND);
+        sts.sts.views.confirm_secrets().await;
+        assert_eq!(injected(&sts).await, LOST);
+        scene.vault.tamper(&scene.place(), kept);
+        scene.clock.advance(11 * SECOND);
+        assert_eq!(injected(&sts).await, "key-1");
+    }
+
+    async fn a_changed_secret_is_seen_by_every_replica(store: Store) {
+        let scene = Scene::start(store).await;
+        let replicas = [scene.sts().await, scene.sts().await];
+        for sts in &replicas {
+            assert_eq!(injected(sts).await, "key-1");
+        }
+        scene.stores("key-2").await;
+        // The news are on their way, as after a commit of any replica.
+        replicas[0].sts.announce.announce().await;
+        for sts in &replicas {
+            let seen = async {
+                while injected(sts).await != "key-2" {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            tokio::time::timeout(10 * SECOND, seen).await.unwrap();
+        }
+    }
+}
