@@ -3,6 +3,7 @@
 mod canary;
 mod cli;
 mod clients;
+mod custody;
 mod evidence;
 mod faults;
 mod governed_call;
