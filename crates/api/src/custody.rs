@@ -212,7 +212,8 @@ pub async fn end<T>(change: Option<Change<'_>>, outcome: Result<T, Failure>) -> 
     }
 }
 
-/// Moves to the backend outside what is not there yet, and has it forget what was forgotten here.
+/// Moves to the backend outside what is not there yet, or back from one that is left, and has it
+/// forget what was forgotten here.
 /// Ends at once when secrets are kept in our own database.
 pub async fn sweep(api: Arc<Api>, stop: CancellationToken) {
     if !api.custody.is_outside() {
@@ -226,12 +227,12 @@ pub async fn sweep(api: Arc<Api>, stop: CancellationToken) {
             None => return,
             Some(Ok(moved)) => {
                 if moved != Moved::default() {
-                    tracing::info!(?moved, "secrets moved to the backend");
+                    tracing::info!(?moved, "secrets moved");
                 }
                 false
             }
             Some(Err(error)) => {
-                tracing::warn!(%error, "secrets wait to be moved to the backend");
+                tracing::warn!(%error, "secrets wait to be moved");
                 true
             }
         };

@@ -135,7 +135,7 @@ fn custody(api: &Arc<Api>, registry: &Registry) {
     let errors = counter("caracal_secret_backend_errors", "Those that failed");
     let waiting = registry.register_as::<Gauge>(
         "caracal_secret_backend_waiting",
-        "Secrets that have yet to be moved to the backend, or to be deleted there",
+        "Secrets that have yet to be moved to the backend, or back, or to be deleted there",
         Gauge::default(),
     );
     let custody = api.custody.clone();

@@ -90,12 +90,14 @@ impl Adapters {
             Some(_) => Some(redis(settings).await?),
             None => None,
         };
+        let (backend, leaving) = backend(environment, settings, &Role::ALL, &clock)?;
         let base = Base {
             bus: Bus::memory(clock.clone()),
             stream: mirror.clone(),
             mirror,
             log: "caracal".to_owned(),
-            backend: backend(environment, settings, &Role::ALL, &clock)?,
+            backend,
+            leaving,
             store,
             clock,
             settings,
@@ -124,12 +126,14 @@ impl Adapters {
         // On a Redis that has just begun to remember, mandates made before are refused.
         tokio::time::sleep(soon.min(CLAIMS_PATIENCE)).await;
         let names: Vec<&str> = roles.iter().map(|role| role.name()).collect();
+        let (backend, leaving) = backend(environment, settings, roles, &clock)?;
         let base = Base {
             stream: Some(bus.clone()),
             bus,
             mirror: None,
             log: names.join("-"),
-            backend: backend(environment, settings, roles, &clock)?,
+            backend,
+            leaving,
             store,
             clock,
             settings,
@@ -178,6 +182,8 @@ struct Base<'s> {
     log: String,
     /// Keeps sealed secrets, where the database does not.
     backend: Option<Arc<dyn SecretBackend>>,
+    /// Whether what is there is to come back.
+    leaving: bool,
 }
 
 impl Base<'_> {
@@ -239,7 +245,12 @@ impl Base<'_> {
 
     /// The secrets, wherever they are; none may be where this process does not look.
     async fn custody(&self, roles: &[Role]) -> anyhow::Result<Custody> {
-        let custody = Custody::new(self.store.clone(), self.backend.clone());
+        let over = if self.leaving {
+            Custody::leaving
+        } else {
+            Custody::new
+        };
+        let custody = over(self.store.clone(), self.backend.clone());
         if !holds_secrets(roles) {
             return Ok(custody);
         }
@@ -316,19 +327,21 @@ impl Base<'_> {
     }
 }
 
-/// What keeps sealed secrets outside of the database, if these roles open any.
+/// What keeps sealed secrets outside of the database, if these roles open any, and whether it is to be
+/// left.
 fn backend(
     environment: &Environment,
     settings: &Settings,
     roles: &[Role],
     clock: &Arc<dyn Clock>,
-) -> anyhow::Result<Option<Arc<dyn SecretBackend>>> {
+) -> anyhow::Result<(Option<Arc<dyn SecretBackend>>, bool)> {
     if !holds_secrets(roles) {
-        return Ok(None);
+        return Ok((None, false));
     }
     let chosen = config::load(environment, Chosen::load)?;
     let fetch = Fetcher::operator(settings.extra_ca.as_deref(), clock.clone());
-    Ok(chosen.open(fetch, clock.clone(), Arc::new(OsRng)))
+    let leaving = chosen.leaves();
+    Ok((chosen.open(fetch, clock.clone(), Arc::new(OsRng)), leaving))
 }
 
 async fn redis(settings: &Settings) -> anyhow::Result<Bus> {

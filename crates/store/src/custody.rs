@@ -144,6 +144,8 @@ pub struct Custody(Arc<Inner>);
 struct Inner {
     store: Store,
     backend: Option<Arc<dyn SecretBackend>>,
+    /// Whether the backend is to be left: nothing goes there, and what is there comes back.
+    leaving: bool,
     operations: AtomicU64,
     errors: AtomicU64,
     /// There is something to be moved.
@@ -159,9 +161,20 @@ impl fmt::Debug for Custody {
 impl Custody {
     /// Over this store, and this backend if secrets are kept outside of it.
     pub fn new(store: Store, backend: Option<Arc<dyn SecretBackend>>) -> Self {
+        Self::with(store, backend, false)
+    }
+
+    /// As [`Custody::new`], but the backend is to be left: its secrets are read there, and come back
+    /// into our own database.
+    pub fn leaving(store: Store, backend: Option<Arc<dyn SecretBackend>>) -> Self {
+        Self::with(store, backend, true)
+    }
+
+    fn with(store: Store, backend: Option<Arc<dyn SecretBackend>>, leaving: bool) -> Self {
         Self(Arc::new(Inner {
             store,
             backend,
+            leaving,
             operations: AtomicU64::new(0),
             errors: AtomicU64::new(0),
             wake: Notify::new(),
@@ -215,7 +228,7 @@ impl Custody {
     }
 
     /// The envelope that was outside when somebody looked. Asks the backend first: our database is
-    /// only asked when the backend has another one.
+    /// only asked when the backend does not have it.
     ///
     /// # Errors
     /// [`CustodyError`].
@@ -225,30 +238,35 @@ impl Custody {
         at: &str,
         known: &Outside,
     ) -> Result<Confirmed, CustodyError> {
-        let mut what = "nothing";
-        for _ in 0..LOOKS {
-            what = match self.fetch(at, &known.backend).await? {
-                Some(envelope) if sha256_hex(&envelope) == known.sha256 => {
-                    return Ok(Confirmed::Same(envelope));
-                }
-                Some(_) => "another envelope than ours",
-                None => "nothing",
-            };
-            match self.kept(zone, at).await? {
-                // It is on its way out, or held here while somebody tries to change it.
-                Some(Kept::Here(envelope)) if sha256_hex(&envelope) == known.sha256 => {
-                    return Ok(Confirmed::Same(envelope));
-                }
-                // It may have been moved out between our two looks: look again.
-                Some(Kept::Outside(outside)) if outside.sha256 == known.sha256 => {}
-                _ => return Ok(Confirmed::Changed),
-            }
-        }
-        Err(CustodyError::Astray {
+        let astray = |what| CustodyError::Astray {
             backend: known.backend.clone(),
             at: at.to_owned(),
             what,
-        })
+        };
+        let mut fault = astray("nothing");
+        for _ in 0..LOOKS {
+            fault = match self.fetch(at, &known.backend).await {
+                Ok(Some(envelope)) if sha256_hex(&envelope) == known.sha256 => {
+                    return Ok(Confirmed::Same(envelope));
+                }
+                Ok(Some(_)) => astray("another envelope than ours"),
+                Ok(None) => astray("nothing"),
+                Err(error) => error,
+            };
+            match self.kept(zone, at).await? {
+                // It is on its way out or back, or held here while somebody tries to change it.
+                Some(Kept::Here(envelope)) if sha256_hex(&envelope) == known.sha256 => {
+                    return Ok(Confirmed::Same(envelope));
+                }
+                Some(Kept::Outside(outside)) if outside.sha256 == known.sha256 => {}
+                _ => return Ok(Confirmed::Changed),
+            }
+            // It may have been moved between our two looks: look again.
+            if !matches!(fault, CustodyError::Astray { .. }) {
+                break;
+            }
+        }
+        Err(fault)
     }
 
     async fn kept(&self, zone: &ZoneId, at: &str) -> Result<Option<Kept>, StoreError> {

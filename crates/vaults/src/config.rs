@@ -33,6 +33,8 @@ caracal_net::settings! {
     struct ChosenSettings {
         /// Where sealed secrets are kept: `builtin` is our own database.
         backend: String = var("CARACAL_SECRET_BACKEND").or("builtin"),
+        /// Takes everything back into our own database, so that another backend can be chosen.
+        leaving: bool = var("CARACAL_SECRET_BACKEND_LEAVE").or("false"),
     }
 }
 
@@ -126,7 +128,10 @@ caracal_net::settings! {
 
 /// The backend that the settings choose, not yet asked for anything.
 #[derive(Debug)]
-pub struct Chosen(Kind);
+pub struct Chosen {
+    kind: Kind,
+    leaving: bool,
+}
 
 #[derive(Debug)]
 enum Kind {
@@ -171,7 +176,20 @@ impl Chosen {
                 None
             }
         };
-        kind.map(Self)
+        let (kind, leaving) = (kind?, chosen.leaving);
+        if leaving && matches!(kind, Kind::Builtin) {
+            mistakes.add(
+                "CARACAL_SECRET_BACKEND_LEAVE",
+                "needs CARACAL_SECRET_BACKEND to name the backend that is left",
+            );
+            return None;
+        }
+        Some(Self { kind, leaving })
+    }
+
+    /// Whether the backend is to be left (`CARACAL_SECRET_BACKEND_LEAVE`).
+    pub const fn leaves(&self) -> bool {
+        self.leaving
     }
 
     /// The backend; none when our own database is it. Nothing is sent yet.
@@ -185,7 +203,7 @@ impl Chosen {
         let authorized = |name, issuer: Box<dyn Issue>, shown| {
             Authorized::new(wire(name), issuer, shown, clock.clone())
         };
-        Some(match self.0 {
+        Some(match self.kind {
             Kind::Builtin => return None,
             Kind::Vault(settings, given) => Arc::new(Vault {
                 at: authorized("vault", Box::new(given), Shown::In("x-vault-token")),

@@ -58,6 +58,15 @@ statements! { pub(crate) mod sql {
         AND length(envelope) = 0 AND outside_sha256 IS NULL";
     LET_GO = "UPDATE secret_store SET held_by = NULL, held_until = NULL \
         WHERE zone_id = $1 AND ref = $2 AND held_by = $3";
+    HOLD_ANY = "UPDATE secret_store SET held_by = $3, held_until = $4 \
+        WHERE zone_id = $1 AND ref = $2 AND (held_until IS NULL OR held_until < $5)";
+    /// There is nothing outside any more.
+    RETURNED = "UPDATE secret_store SET backend = NULL, held_by = NULL, held_until = NULL \
+        WHERE zone_id = $1 AND ref = $2 AND held_by = $3 AND outside_sha256 IS NULL \
+            AND length(envelope) > 0";
+    OUTSIDE = "SELECT zone_id, ref FROM secret_store WHERE backend IS NOT NULL \
+        AND (held_until IS NULL OR held_until < $1) AND ref > $2 ORDER BY ref LIMIT $3";
+    LEFT = "SELECT COUNT(*) AS waiting FROM secret_store WHERE backend IS NOT NULL";
     HERE = "SELECT zone_id, ref FROM secret_store WHERE outside_sha256 IS NULL \
         AND (held_until IS NULL OR held_until < $1) AND ref > $2 ORDER BY ref LIMIT $3";
     WAITING = "SELECT COUNT(*) AS waiting FROM secret_store WHERE outside_sha256 IS NULL";
@@ -89,6 +98,8 @@ struct Held {
 pub struct Moved {
     /// Envelopes that went out.
     pub out: u64,
+    /// Envelopes that came back.
+    pub back: u64,
     /// References that the backend has forgotten.
     pub forgotten: u64,
 }
@@ -116,7 +127,7 @@ impl Custody {
         at: &str,
         envelope: &[u8],
     ) -> Result<Staged, CustodyError> {
-        let Some(backend) = self.0.backend.clone() else {
+        let Some(backend) = self.0.backend.clone().filter(|_| !self.0.leaving) else {
             return Ok(Staged(None));
         };
         let held = Held {
@@ -164,7 +175,7 @@ impl Custody {
         self.0.wake.notified().await;
     }
 
-    /// Secrets that have to be moved out or forgotten outside; zero with nothing outside.
+    /// Secrets that have to be moved (out, or back) or forgotten outside; zero with nothing outside.
     ///
     /// # Errors
     /// When the store does not answer.
@@ -172,12 +183,17 @@ impl Custody {
         if !self.is_outside() {
             return Ok(0);
         }
-        let row = self.0.store.query_opt(&sql::WAITING, &[]).await?;
+        let waiting = if self.0.leaving {
+            &sql::LEFT
+        } else {
+            &sql::WAITING
+        };
+        let row = self.0.store.query_opt(waiting, &[]).await?;
         row.map_or(Ok(0), |row| row.count("waiting"))
     }
 
-    /// Moves out what is here, and has the backend forget what was forgotten here. Goes on after a
-    /// failure, but not after several in a row: then the backend is gone.
+    /// Moves out what is here, or back what is outside, and has the backend forget what was forgotten
+    /// here. Goes on after a failure, but not after several in a row: then the backend is gone.
     ///
     /// # Errors
     /// The last [`CustodyError`]; what was done stays done.
@@ -187,10 +203,15 @@ impl Custody {
             return Ok(moved);
         };
         let (mut after, mut in_a_row, mut failed) = (String::new(), 0, None);
+        let due = if self.0.leaving {
+            &sql::OUTSIDE
+        } else {
+            &sql::HERE
+        };
         loop {
             let now = self.0.store.clock().now();
             let params = params![now, &after, BATCH];
-            let rows = self.0.store.query(&sql::HERE, &params).await?;
+            let rows = self.0.store.query(due, &params).await?;
             let Some(last) = rows.last() else {
                 return failed.map_or(Ok(moved), Err);
             };
@@ -204,6 +225,7 @@ impl Custody {
                 match Box::pin(self.deliver(backend.as_ref(), &held)).await {
                     Ok(delivered) => {
                         moved.out += delivered.out;
+                        moved.back += delivered.back;
                         moved.forgotten += delivered.forgotten;
                         in_a_row = 0;
                     }
@@ -225,8 +247,14 @@ impl Custody {
     ) -> Result<Moved, CustodyError> {
         let now = self.0.store.clock().now();
         let (until, at) = (now.plus(HOLD), &held.at);
-        let params = params![&held.zone, at, backend.name(), &held.by, until, now];
-        if !self.changes(&sql::HOLD, &held.zone, &params).await? {
+        let is_held = if self.0.leaving {
+            let params = params![&held.zone, at, &held.by, until, now];
+            self.changes(&sql::HOLD_ANY, &held.zone, &params).await?
+        } else {
+            let params = params![&held.zone, at, backend.name(), &held.by, until, now];
+            self.changes(&sql::HOLD, &held.zone, &params).await?
+        };
+        if !is_held {
             return Ok(Moved::default());
         }
         let delivered = Box::pin(self.deliver_held(backend, held)).await;
@@ -244,6 +272,7 @@ impl Custody {
         let mut moved = Moved::default();
         // INVARIANT (held): read after the row is held.
         match self.kept(&held.zone, &held.at).await? {
+            Some(_) if self.0.leaving => moved.back = self.bring_back(backend, held).await?.into(),
             Some(Kept::Here(envelope)) => {
                 self.counted(backend.put(&held.at, &envelope).await)?;
                 moved.out = self.move_out(held, &envelope).await?.into();
@@ -259,6 +288,25 @@ impl Custody {
             }
         }
         Ok(moved)
+    }
+
+    /// The envelope is here before it is deleted there.
+    async fn bring_back(
+        &self,
+        backend: &dyn SecretBackend,
+        held: &Held,
+    ) -> Result<bool, CustodyError> {
+        self.take_in(held).await?;
+        if let Some(Kept::Outside(outside)) = self.kept(&held.zone, &held.at).await? {
+            return Err(CustodyError::Astray {
+                backend: outside.backend,
+                at: held.at.clone(),
+                what: "another envelope than ours, or nothing,",
+            });
+        }
+        self.counted(backend.delete(&held.at).await)?;
+        let params = params![&held.zone, &held.at, &held.by];
+        Ok(self.changes(&sql::RETURNED, &held.zone, &params).await?)
     }
 
     async fn hold(&self, held: &Held, backend: &'static str) -> Result<(), CustodyError> {
@@ -302,7 +350,7 @@ impl Custody {
         let ours = envelope.filter(|envelope| sha256_hex(envelope) == outside.sha256);
         let Some(envelope) = ours else {
             // It is lost already; a new one is how that is mended.
-            tracing::error!(at = %held.at, "the secret backend does not hold what is to be replaced");
+            tracing::error!(at = %held.at, "the secret backend does not hold what it was given");
             return Ok(());
         };
         let params = params![&held.zone, &held.at, &held.by, &envelope, &outside.sha256];

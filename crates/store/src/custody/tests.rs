@@ -118,7 +118,7 @@ on_each_engine! {
         scene.commit(None).await;
         assert_eq!(scene.read().await, Ok(None));
         assert_eq!(scene.custody.waiting().await.unwrap(), 1);
-        assert_eq!(scene.custody.sweep().await.unwrap(), Moved { out: 0, forgotten: 1 });
+        assert_eq!(scene.custody.sweep().await.unwrap(), Moved { forgotten: 1, ..Moved::default() });
         assert_eq!((scene.vault.count(), scene.rows().await), (0, 0));
         assert_eq!(scene.custody.stats(), BackendStats { operations: 6, errors: 0 });
     }
@@ -132,7 +132,7 @@ on_each_engine! {
         scene.vault.tamper(AT, Some(OLD.to_vec()));
         assert!(scene.custody.sweep().await.is_err());
         scene.vault.is_out(false);
-        assert_eq!(scene.custody.sweep().await.unwrap(), Moved { out: 0, forgotten: 1 });
+        assert_eq!(scene.custody.sweep().await.unwrap(), Moved { forgotten: 1, ..Moved::default() });
         assert_eq!((scene.vault.count(), scene.rows().await), (0, 0));
 
         scene.change(OLD).await;
@@ -140,7 +140,7 @@ on_each_engine! {
         assert!(scene.custody.stage(&scene.zone, AT, NEW).await.is_err());
         assert_eq!(scene.read().await, Ok(Some(OLD.to_vec())));
         scene.vault.is_read_only(false);
-        assert_eq!(scene.custody.sweep().await.unwrap(), Moved { out: 1, forgotten: 0 });
+        assert_eq!(scene.custody.sweep().await.unwrap(), Moved { out: 1, ..Moved::default() });
         scene.is_outside(OLD).await;
     }
 
@@ -156,7 +156,7 @@ on_each_engine! {
         assert_eq!(confirmed, Confirmed::Same(OLD.to_vec()));
         assert_eq!(scene.custody.sweep().await.unwrap(), Moved::default(), "it is held");
         scene.run(&LAPSE).await;
-        assert_eq!(scene.custody.sweep().await.unwrap(), Moved { out: 1, forgotten: 0 });
+        assert_eq!(scene.custody.sweep().await.unwrap(), Moved { out: 1, ..Moved::default() });
         scene.is_outside(OLD).await;
 
         // After the commit: the new one counts.
@@ -166,7 +166,7 @@ on_each_engine! {
         let confirmed = scene.custody.confirm(&scene.zone, AT, &known).await.unwrap();
         assert_eq!(confirmed, Confirmed::Changed);
         scene.run(&LAPSE).await;
-        assert_eq!(scene.custody.sweep().await.unwrap(), Moved { out: 1, forgotten: 0 });
+        assert_eq!(scene.custody.sweep().await.unwrap(), Moved { out: 1, ..Moved::default() });
         scene.is_outside(NEW).await;
 
         // Of a secret that was never committed nothing stays.
@@ -175,7 +175,7 @@ on_each_engine! {
         let staged = scene.custody.stage(&scene.zone, AT, NEW).await.unwrap();
         assert_eq!(scene.read().await, Ok(None));
         scene.custody.give_up(staged).await;
-        assert_eq!(scene.custody.sweep().await.unwrap(), Moved { out: 0, forgotten: 1 });
+        assert_eq!(scene.custody.sweep().await.unwrap(), Moved { forgotten: 1, ..Moved::default() });
         assert_eq!((scene.vault.count(), scene.rows().await), (0, 0));
     }
 
@@ -217,12 +217,54 @@ on_each_engine! {
         assert_eq!(builtin.read(&scene.zone, AT).await.unwrap().as_deref(), Some(OLD));
         assert_eq!(scene.vault.asked(), [""; 0]);
 
-        assert_eq!(scene.custody.sweep().await.unwrap(), Moved { out: 1, forgotten: 0 });
+        assert_eq!(scene.custody.sweep().await.unwrap(), Moved { out: 1, ..Moved::default() });
         scene.is_outside(OLD).await;
         assert_eq!(scene.custody.elsewhere().await.unwrap(), []);
         assert_eq!(builtin.elsewhere().await.unwrap(), [("vault".to_owned(), 1)]);
         let refused = builtin.read(&scene.zone, AT).await.unwrap_err();
         assert!(matches!(refused, CustodyError::Elsewhere { .. }), "{refused}");
+    }
+
+    async fn a_backend_that_is_left_gives_everything_back(store: Store) {
+        let scene = Scene::start(store).await;
+        scene.change(OLD).await;
+        let known = Scene::outside(OLD);
+        let leaving = Custody::leaving(scene.store.clone(), Some(scene.vault.clone()));
+        assert_eq!(leaving.read(&scene.zone, AT).await.unwrap().as_deref(), Some(OLD));
+        assert_eq!(leaving.waiting().await.unwrap(), 1);
+        scene.vault.is_read_only(true);
+        assert!(leaving.sweep().await.is_err(), "it is here, and there still");
+        assert_eq!(scene.kept().await, Some(Kept::Here(OLD.to_vec())));
+        scene.vault.is_read_only(false);
+        assert_eq!(leaving.sweep().await.unwrap(), Moved { back: 1, ..Moved::default() });
+        assert_eq!((scene.vault.count(), leaving.waiting().await.unwrap()), (0, 0));
+        // Whoever took it for outside need not ask the backend, which may be gone by now.
+        scene.vault.is_out(true);
+        let confirmed = scene.custody.confirm(&scene.zone, AT, &known).await.unwrap();
+        assert_eq!(confirmed, Confirmed::Same(OLD.to_vec()));
+        let builtin = Custody::new(scene.store.clone(), None);
+        assert_eq!(builtin.elsewhere().await.unwrap(), []);
+        assert_eq!(builtin.read(&scene.zone, AT).await.unwrap().as_deref(), Some(OLD));
+        scene.commit(None).await;
+        assert_eq!(scene.rows().await, 0);
+
+        // What changes meanwhile changes here, and is forgotten there.
+        scene.vault.is_out(false);
+        scene.change(OLD).await;
+        let staged = leaving.stage(&scene.zone, AT, NEW).await.unwrap();
+        scene.commit(Some(NEW)).await;
+        leaving.settle(staged).await;
+        assert_eq!(leaving.sweep().await.unwrap(), Moved { back: 1, ..Moved::default() });
+        assert_eq!((scene.kept().await, scene.vault.count()), (Some(Kept::Here(NEW.to_vec())), 0));
+        scene.custody.sweep().await.unwrap();
+        scene.is_outside(NEW).await;
+        // One that was forgotten before goes too; one that the backend has lost is told of.
+        scene.commit(None).await;
+        assert_eq!(leaving.sweep().await.unwrap(), Moved { forgotten: 1, ..Moved::default() });
+        scene.change(OLD).await;
+        scene.vault.tamper(AT, None);
+        assert!(matches!(leaving.sweep().await, Err(CustodyError::Astray { .. })));
+        assert_eq!(leaving.waiting().await.unwrap(), 1);
     }
 
     async fn one_that_cannot_be_moved_does_not_hold_up_the_others(store: Store) {

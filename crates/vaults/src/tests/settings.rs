@@ -40,6 +40,10 @@ fn a_start_names_what_is_missing() {
     let table: &[(Pairs<'_>, &[&str])] = &[
         (&[(BACKEND, "hashicorp")], &[BACKEND]),
         (
+            &[("CARACAL_SECRET_BACKEND_LEAVE", "true")],
+            &["CARACAL_SECRET_BACKEND_LEAVE"],
+        ),
+        (
             &[(BACKEND, "vault")],
             &["CARACAL_VAULT_ADDR", "CARACAL_VAULT_TOKEN"],
         ),
