@@ -90,7 +90,7 @@ impl Adapters {
             Some(_) => Some(redis(settings).await?),
             None => None,
         };
-        let (backend, leaving) = backend(environment, settings, &Role::ALL, &clock)?;
+        let (backend, leaving) = secret_backend(environment, settings, &Role::ALL, &clock)?;
         let base = Base {
             bus: Bus::memory(clock.clone()),
             stream: mirror.clone(),
@@ -126,7 +126,7 @@ impl Adapters {
         // On a Redis that has just begun to remember, mandates made before are refused.
         tokio::time::sleep(soon.min(CLAIMS_PATIENCE)).await;
         let names: Vec<&str> = roles.iter().map(|role| role.name()).collect();
-        let (backend, leaving) = backend(environment, settings, roles, &clock)?;
+        let (backend, leaving) = secret_backend(environment, settings, roles, &clock)?;
         let base = Base {
             stream: Some(bus.clone()),
             bus,
@@ -329,7 +329,7 @@ impl Base<'_> {
 
 /// What keeps sealed secrets outside of the database, if these roles open any, and whether it is to be
 /// left.
-fn backend(
+pub fn secret_backend(
     environment: &Environment,
     settings: &Settings,
     roles: &[Role],

@@ -8,6 +8,7 @@
 mod backends;
 mod here;
 mod report;
+mod secrets;
 mod services;
 mod zones;
 
@@ -39,8 +40,8 @@ EXAMPLES
 
 WHAT IT LOOKS AT
   settings, keys, the data directory and its modes, free disk, ports, evidence that waits; Postgres
-  or SQLite with its schema and clock; Redis with its version and persistence; then the running
-  services, their numbers, and each zone. Nothing is changed
+  or SQLite with its schema and clock; the secret backend; Redis with its version and persistence;
+  then the running services, their numbers, and each zone. Nothing is changed
 
 EXIT CODE
   0 when nothing failed (with --strict: when nothing needs a look), else 1")]

@@ -153,6 +153,13 @@ impl Keyring {
         Parts::of(envelope).is_some_and(|parts| parts.kek_id == &self.current.id)
     }
 
+    /// Whether one of the keys is the one that `prefix` names, the start of an envelope.
+    pub fn knows(&self, prefix: &[u8]) -> bool {
+        let rest = prefix.strip_prefix(MAGIC);
+        let id = rest.and_then(|rest| rest.first_chunk());
+        id.is_some_and(|id| self.kek(id).is_ok())
+    }
+
     /// How every envelope under the current key starts.
     pub fn prefix(&self) -> Vec<u8> {
         [MAGIC, &self.current.id].concat()
@@ -319,6 +326,9 @@ mod tests {
         assert!(!rotated.is_current(&old));
         let new = rotated.seal(&rng, "a", b"secret").unwrap();
         assert!(rotated.is_current(&new) && new.starts_with(&rotated.prefix()));
+        let knows = |ring: &Keyring, envelope: &[u8]| ring.knows(&envelope[..12]);
+        assert!(knows(&rotated, &old) && knows(&rotated, &new));
+        assert!(knows(&ring(), &old) && !knows(&ring(), &new) && !ring().knows(b"CSS1"));
         let unknown = ring().open("a", &new).unwrap_err();
         assert_eq!(
             unknown,

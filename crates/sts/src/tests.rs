@@ -235,9 +235,8 @@ impl TestSts {
 
     /// Another on the same store, asking whoever this lets it ask.
     pub async fn replica_with(store: Store, bus: Bus, fetch: Fetcher) -> Self {
-        Self::with(store, bus, fetch, ViewConfig::default(), |_| {})
-            .await
-            .0
+        let views = (ViewConfig::default(), system_clock());
+        Self::with(store, bus, fetch, views, |_| {}).await.0
     }
 
     /// One of several on a store that is provisioned.

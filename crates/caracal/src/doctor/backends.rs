@@ -1,21 +1,19 @@
-//! What the services stand on: the store with its schema and clock, what it holds sealed, and Redis.
+//! What the services stand on: the store with its schema and clock, and Redis.
 
 use std::time::Duration;
 
 use caracal_bus::{Bus, RedisOptions, ServerFacts};
-use caracal_crypto::envelope::Keyring;
 use caracal_model::Timestamp;
 use caracal_net::egress::trusted_pem;
 use caracal_store::Store;
 use caracal_store::checkup::EngineFacts;
-use caracal_store::reseal::Place;
 
 use crate::config;
 use crate::database::{self, DatabaseConfig};
 use crate::platform::Settings;
 
-use super::Patient;
 use super::report::{Checks, Section};
+use super::{Patient, secrets};
 
 const AT: Section = Section::Preflight;
 /// Clocks that are further apart than this need a look, and then make mandates fail (operations
@@ -24,15 +22,12 @@ pub const SKEWED: Duration = Duration::from_secs(2);
 pub const FAR_SKEWED: Duration = Duration::from_secs(30);
 /// The first release of Redis whose streams tell what a group has not read.
 const REDIS_MAJOR: u32 = 7;
-/// Envelopes that are looked at in each place.
-const LOOKED_AT: u32 = 100;
 
 pub async fn examine(patient: &Patient, settings: Option<&Settings>, checks: &mut Checks) {
     if let Some(store) = open(patient, checks).await {
         examine_store(patient, &store, checks).await;
-        let keyring = settings.and_then(|settings| settings.keyring().ok().flatten());
-        if let Some(keyring) = keyring {
-            sealed(&store, &keyring, checks).await;
+        if let Some(settings) = settings {
+            secrets::examine(patient, settings, &store, checks).await;
         }
         store.shutdown().await;
     }
@@ -148,36 +143,6 @@ pub fn skew(
         apart if apart > FAR_SKEWED => checks.fail(AT, name, detail).advise(advice),
         apart if apart > SKEWED => checks.warn(AT, name, detail).advise(advice),
         _ => checks.ok(AT, name, detail),
-    }
-}
-
-/// Whether the keys that are set open what is stored. What the current key sealed says so itself;
-/// of the rest, the first of each place are opened.
-async fn sealed(store: &Store, keyring: &Keyring, checks: &mut Checks) {
-    let name = "stored credentials";
-    let current = keyring.prefix();
-    let (mut older, mut lost) = (0u32, 0u32);
-    for place in Place::ALL {
-        let found = store.sealed_otherwise(place, &current, "", LOOKED_AT).await;
-        let Ok(found) = found else {
-            // The schema is not there yet; that was said above.
-            return;
-        };
-        for one in found {
-            match keyring.open(one.aad(), &one.envelope) {
-                Ok(_) => older += 1,
-                Err(_) => lost += 1,
-            }
-        }
-    }
-    match (older, lost) {
-        (0, 0) => checks.ok(AT, name, "sealed by the key-encryption key that is set"),
-        (_, 0) => checks
-            .warn(AT, name, format!("{older} or more are still sealed by the previous key"))
-            .advise("keep SECRET_STORE_KEK_PREVIOUS until the API has sealed them again"),
-        _ => checks
-            .fail(AT, name, format!("{lost} or more open with no key that is set"))
-            .advise("set the SECRET_STORE_KEK they were sealed with, or it as SECRET_STORE_KEK_PREVIOUS"),
     }
 }
 
