@@ -248,9 +248,12 @@ impl EvidenceLog {
             .file_stem()
             .map(|stem| path.with_file_name(format!(".ready-{}", stem.to_string_lossy())));
         let takes_a_file = probe.is_some_and(|probe| {
-            std::fs::write(&probe, b"")
-                .and_then(|()| std::fs::remove_file(&probe))
-                .is_ok()
+            let removed = || match std::fs::remove_file(&probe) {
+                // Somebody else who asks has removed it.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+                removed => removed,
+            };
+            std::fs::write(&probe, b"").and_then(|()| removed()).is_ok()
         });
         let backlog = &self.shared.backlog;
         let failing = backlog.write_failed.load(Ordering::Relaxed);

@@ -207,6 +207,18 @@ async fn a_full_disk_refuses_but_the_event_still_goes_to_the_sink() {
 }
 
 #[tokio::test]
+async fn all_who_ask_at_once_are_told_that_the_log_takes_writes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _drain) = open(dir.path());
+    let ask = || (0..2_000).all(|_| log.is_writable());
+    std::thread::scope(|threads| {
+        let asking: Vec<_> = (0..4).map(|_| threads.spawn(ask)).collect();
+        assert!(asking.into_iter().all(|told| told.join().unwrap()));
+    });
+    log.close().await;
+}
+
+#[tokio::test]
 async fn a_disk_that_recovers_is_found_out_without_an_event() {
     let dir = tempfile::tempdir().unwrap();
     let (log, _drain) = open(dir.path());
