@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::audit::AuditArgs;
 
 const TEACH: &str = "\
 WHAT IS MEASURED
@@ -30,6 +32,10 @@ EXAMPLES
   Processor time and memory of a server that you started yourself:
       caracal-bench --pids $(pidof caracal)
 
+  The ledger by itself, on SQLite and on an empty Postgres database:
+      caracal-bench audit --events 1000000
+      caracal-bench audit --events 1000000 --postgres postgres://localhost/bench
+
   For a page or a script:
       caracal-bench --format markdown > result.md
       caracal-bench --format json | jq '.steps[].per_second'
@@ -43,8 +49,16 @@ READING THE RESULT
 
 /// Load and measurement for Caracal, over the public wire only.
 #[derive(Debug, Parser)]
-#[command(name = "caracal-bench", version, after_long_help = TEACH)]
+#[command(
+    name = "caracal-bench",
+    version,
+    after_long_help = TEACH,
+    args_conflicts_with_subcommands = true
+)]
 pub struct Args {
+    /// Something else than governed calls
+    #[command(subcommand)]
+    pub other: Option<Other>,
     /// Where the management API listens
     #[arg(long, default_value = "http://127.0.0.1:3000", env = "CARACAL_API_URL")]
     pub api: String,
@@ -131,6 +145,13 @@ pub struct Args {
     /// How the report is written to standard output
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub format: Format,
+}
+
+/// What else is measured.
+#[derive(Debug, Subcommand)]
+pub enum Other {
+    /// Measure the ledger: ingestion, bytes an event, reads; no server is needed
+    Audit(AuditArgs),
 }
 
 /// The form of the report.

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 
 use crate::admin::Admin;
-use crate::args::{Args, Step};
+use crate::args::{Args, Other, Step};
+use crate::audit;
 use crate::evidence::{self, Events, Evidence};
 use crate::identity::{Identities, Maker};
 use crate::latency::Tally;
@@ -32,6 +33,9 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(60);
 
 /// Runs what the command line asks for; fails also when a call failed or evidence is missing.
 pub fn run(mut args: Args) -> anyhow::Result<ExitCode> {
+    if let Some(Other::Audit(args)) = &args.other {
+        return audit::run(args).map(|()| ExitCode::SUCCESS);
+    }
     let steps = args.steps()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(args.client_threads)

@@ -3,7 +3,8 @@
 //!
 //! **Forces.** A benchmark that links the server's crates measures what its author believes; one
 //! that burns as much processor time as the server measures itself. This program knows nothing but
-//! the public wire and prepares every byte that it can before the clock runs.
+//! the public wire and prepares every byte that it can before the clock runs. The ledger (`audit`)
+//! is the one exception, and says why.
 //!
 //! **Consequence.** It works against any deployment that speaks the protocol, and its own processor
 //! time is part of every report, so that a saturated client cannot pass for a slow server.
@@ -20,6 +21,7 @@ use clap::Parser as _;
 
 mod admin;
 mod args;
+mod audit;
 mod bench;
 mod evidence;
 #[cfg(test)]

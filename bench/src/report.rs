@@ -268,7 +268,7 @@ impl Report {
 }
 
 /// Columns lined up; with bars and a rule for Markdown.
-fn table(rows: &[Vec<String>], markdown: bool) -> String {
+pub fn table(rows: &[Vec<String>], markdown: bool) -> String {
     let columns = rows.first().map_or(0, Vec::len);
     let widths: Vec<usize> = (0..columns)
         .map(|n| {

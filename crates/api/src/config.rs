@@ -27,6 +27,8 @@ caracal_net::settings! {
         /// What `PUT /v1/mint-rate-limit` may not exceed; set it as on the STS.
         pub mint_rate: u32 =
             var("STS_MINT_RATE_LIMIT_PER_MIN").or("1000").within("1", "1000000000"),
+        /// What `PUT /v1/audit-retention` may not exceed; set it as on Audit.
+        pub retention_days: u32 = var("AUDIT_RETENTION_DAYS").or("365").within("1", "36500"),
         /// Whether a proxy that we trust stands before us and names the caller's address.
         pub trust_proxy: bool = var("TRUST_PROXY").or("false"),
         /// Identifier of the control resource.

@@ -22,6 +22,7 @@ mod manifest;
 mod names;
 mod operations;
 mod operator;
+mod outbox;
 mod page;
 mod platform_settings;
 mod policies;

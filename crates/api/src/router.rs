@@ -17,9 +17,9 @@ use crate::failure::Failure;
 use crate::service::Api;
 use crate::{
     activation, admin_tokens, application_secrets, applications, approvals, audit,
-    authority_records, operator, platform_settings, policies, policy_sets, provider_connections,
-    provider_test, providers, replay, resources, simulate, subject_issuers, subjects, workloads,
-    zones,
+    authority_records, operator, outbox, platform_settings, policies, policy_sets,
+    provider_connections, provider_test, providers, replay, resources, simulate, subject_issuers,
+    subjects, workloads, zones,
 };
 
 /// The routes of the service. `open_metrics` lets anybody read metrics when no bearer is set, as
@@ -86,6 +86,10 @@ fn platform() -> Routes {
         .route(
             "/v1/mint-rate-limit",
             get(platform_settings::mint_rate).put(platform_settings::set_mint_rate),
+        )
+        .route(
+            "/v1/audit-retention",
+            get(platform_settings::audit_retention).put(platform_settings::set_audit_retention),
         )
         .route("/v1/policies/validate", post(policies::validate))
         .route("/v1/policy-templates", get(policies::templates))
@@ -268,6 +272,11 @@ fn approval() -> Routes {
 
 fn reads() -> Routes {
     Router::new()
+        .route("/v1/zones/{zone}/outbox", get(outbox::list))
+        .route(
+            "/v1/zones/{zone}/outbox/{id}/requeue",
+            post(outbox::requeue),
+        )
         .route("/v1/zones/{zone}/audit", get(audit::list))
         .route("/v1/zones/{zone}/audit/stream", get(audit::stream))
         .route(

@@ -20,6 +20,10 @@ caracal_net::settings! {
         pub metrics_bearer: Option<Secret<String>> = var("METRICS_BEARER").secret(),
         /// When entries that another replica did not finish are taken over.
         pub claim_idle: Duration = var("AUDIT_CLAIM_IDLE_SECS").or("30").seconds().within("1", "86400"),
+        /// How often an entry may fail while others succeed before it is a dead letter.
+        pub max_deliveries: u32 = var("AUDIT_MAX_DELIVERIES").or("8").within("1", "1000"),
+        /// Days after which whole months of evidence are dropped; an operator can set fewer.
+        pub retention_days: u32 = var("AUDIT_RETENTION_DAYS").or("365").within("1", "36500"),
         /// Dead letters beyond which `/ready` fails; 0 is never.
         pub ready_dlq_max: u64 = var("AUDIT_READY_DLQ_MAX").or("0"),
         /// Unfinished entries beyond which `/ready` fails; 0 is never.

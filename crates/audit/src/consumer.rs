@@ -7,12 +7,14 @@
 //! **Choice.** Read a thousand, check signatures, commit once, acknowledge once, then trim what is
 //! acknowledged. While the store refuses, the batch stays in hand and nothing further is read: the
 //! topic is the queue. Only poison goes to the dead-letter topic: no text, no valid signature, no
-//! event, another text under a known id, or a text that the store refuses while it takes others.
+//! event, another text under a known id, or a text that the store refuses while it takes others. A
+//! batch that fails although the store answers is taken apart: what fails alone, again and again,
+//! while others succeed, is poison too (`AUDIT_MAX_DELIVERIES`).
 //!
 //! INVARIANT (acknowledge last): an entry is acknowledged after its commit, or after its dead
 //! letter was written. Whatever fails in between comes again, and is then a duplicate.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -23,18 +25,22 @@ use caracal_model::{Ticks, Topic};
 use caracal_store::StoreError;
 use tokio_util::sync::CancellationToken;
 
+use crate::dead_letters::{
+    DEAD_LETTER_GROUP, DEAD_LETTERS, EMPTY, LettersError, TAMPERED, TOO_OFTEN, UNSIGNED, letter,
+};
 use crate::ingest::{Ingest, IngestOutcome};
 
 /// The group in which ingesters share the topic.
 pub const GROUP: &str = "audit-ingestor";
-/// Where poison goes.
-pub const DEAD_LETTERS: &str = "caracal.audit.events.dlq";
-/// Holds the dead letters for whoever looks at them.
-pub const DEAD_LETTER_GROUP: &str = "audit-dlq-observer";
+/// Reads the topic for an exporter of somebody's own; provisioned for it, and holds nothing until it
+/// reads (spec: audit-and-streams §0 and §2.1).
+pub const EXPORTER_GROUP: &str = "siem-export";
 
 const TOPIC: &str = Topic::AuditEvents.name();
 /// How often acknowledged entries are trimmed, at most.
 const TRIM_EVERY: Duration = Duration::from_secs(1);
+/// How often a batch may fail, while the store answers, before it is taken apart.
+const SUSPECT: u32 = 3;
 const BACKOFF_FROM: Duration = Duration::from_millis(100);
 const BACKOFF_TO: Duration = Duration::from_secs(10);
 
@@ -49,6 +55,8 @@ pub struct ConsumerOptions {
     pub wait: Duration,
     /// When entries that another consumer did not finish are taken over.
     pub claim_idle: Duration,
+    /// How often an entry may fail while others succeed before it is a dead letter.
+    pub max_deliveries: u32,
 }
 
 impl ConsumerOptions {
@@ -59,6 +67,7 @@ impl ConsumerOptions {
             batch: 1_000,
             wait: Duration::from_secs(5),
             claim_idle: Duration::from_secs(30),
+            max_deliveries: 8,
         }
     }
 }
@@ -88,6 +97,22 @@ enum ConsumeError {
     Store(#[from] StoreError),
 }
 
+impl ConsumeError {
+    /// The store is away, which `/ready` asks it itself; what was read waits.
+    fn is_backpressure(&self) -> bool {
+        matches!(self, Self::Store(error) if error.is_transient())
+    }
+}
+
+impl From<LettersError> for ConsumeError {
+    fn from(error: LettersError) -> Self {
+        match error {
+            LettersError::Bus(error) => Self::Bus(error),
+            LettersError::Store(error) => Self::Store(error),
+        }
+    }
+}
+
 /// Reads evidence from the bus into the ledger.
 pub struct Consumer {
     bus: Bus,
@@ -100,6 +125,10 @@ pub struct Consumer {
     untrimmed: bool,
     /// Read, and not yet finished.
     in_hand: Vec<Entry>,
+    /// How often what is in hand has failed while the store answered.
+    refusals: u32,
+    /// How often an entry has failed while others succeeded.
+    failures: HashMap<Position, u32>,
 }
 
 impl std::fmt::Debug for Consumer {
@@ -132,6 +161,8 @@ impl Consumer {
             trimmed_at: None,
             untrimmed: false,
             in_hand: Vec::new(),
+            refusals: 0,
+            failures: HashMap::new(),
         }
     }
 
@@ -150,7 +181,9 @@ impl Consumer {
                     backoff = BACKOFF_FROM;
                 }
                 Err(error) => {
-                    self.health.set(false);
+                    if !error.is_backpressure() {
+                        self.health.set(false);
+                    }
                     tracing::warn!(%error, in_hand = self.in_hand.len(), "evidence waits");
                     self.recreate_groups(&error).await;
                     let pause = backoff + self.jitter(backoff);
@@ -185,22 +218,41 @@ impl Consumer {
 
     async fn ensure_groups(&self) -> Result<(), BusError> {
         self.bus.ensure_group(TOPIC, GROUP, true).await?;
+        self.bus.ensure_group(TOPIC, EXPORTER_GROUP, false).await?;
         self.bus
             .ensure_group(DEAD_LETTERS, DEAD_LETTER_GROUP, true)
             .await
     }
 
-    /// Takes a batch, unless one is in hand, and finishes it.
+    /// Takes a batch, unless one is in hand, and finishes it. What failed alone joins the next one,
+    /// to see whether it fails while others succeed.
     async fn turn(&mut self, stop: &CancellationToken) -> Result<(), ConsumeError> {
-        if self.in_hand.is_empty() {
-            self.in_hand = self.take(stop).await?;
+        if self.in_hand.is_empty() || !self.failures.is_empty() {
+            let room = self.options.batch.saturating_sub(self.in_hand.len());
+            if room > 0 {
+                let taken = self.take(room, stop).await?;
+                self.add(taken);
+            }
         }
         self.finish().await?;
         self.trim().await;
         Ok(())
     }
 
-    async fn take(&mut self, stop: &CancellationToken) -> Result<Vec<Entry>, ConsumeError> {
+    /// An entry that is in hand already may be claimed again.
+    fn add(&mut self, taken: Vec<Entry>) {
+        let held: HashSet<Position> = self.in_hand.iter().map(|entry| entry.position).collect();
+        let new = taken
+            .into_iter()
+            .filter(|entry| !held.contains(&entry.position));
+        self.in_hand.extend(new);
+    }
+
+    async fn take(
+        &mut self,
+        room: usize,
+        stop: &CancellationToken,
+    ) -> Result<Vec<Entry>, ConsumeError> {
         let options = &self.options;
         let now = self.ingest.clock().ticks();
         let due = self
@@ -210,10 +262,9 @@ impl Consumer {
             if self.claimed_at.is_none() {
                 self.ensure_groups().await?;
             }
-            let (idle, batch) = (options.claim_idle, options.batch);
             let claimed = self
                 .bus
-                .claim_idle(TOPIC, GROUP, &options.name, idle, batch)
+                .claim_idle(TOPIC, GROUP, &options.name, options.claim_idle, room)
                 .await?;
             let count = u64::try_from(claimed.len()).unwrap_or(u64::MAX);
             self.ingest.metrics().retries.inc_by(count);
@@ -226,7 +277,7 @@ impl Consumer {
         }
         let read = self
             .bus
-            .read_group(TOPIC, GROUP, &options.name, options.batch, options.wait);
+            .read_group(TOPIC, GROUP, &options.name, room, options.wait);
         tokio::select! {
             // What a read that was cut off had been given is claimed later, by anybody.
             () = stop.cancelled() => Ok(Vec::new()),
@@ -239,75 +290,100 @@ impl Consumer {
         if self.in_hand.is_empty() {
             return Ok(());
         }
-        let mut sorted = self.sort_out();
-        let outcome = self
-            .ingest
-            .commit(std::mem::take(&mut sorted.texts))
-            .await?;
+        let mut sorted = self.sort_out().await;
+        let outcome = self.commit(std::mem::take(&mut sorted.texts)).await?;
+        let delayed = self.delayed(&mut sorted, &outcome);
         sorted.condemn(&outcome);
         self.bury(&sorted.poison).await?;
-        let done: Vec<Position> = self.in_hand.iter().map(|entry| entry.position).collect();
+        let done: Vec<Position> = self
+            .in_hand
+            .iter()
+            .map(|entry| entry.position)
+            .filter(|position| !delayed.contains(position))
+            .collect();
         self.bus.ack(TOPIC, GROUP, &done).await?;
-        self.in_hand.clear();
+        self.in_hand
+            .retain(|entry| delayed.contains(&entry.position));
+        self.failures
+            .retain(|position, _| delayed.contains(position));
         self.untrimmed = true;
         Ok(())
     }
 
-    fn sort_out(&self) -> Sorted {
-        let mut sorted = Sorted::default();
-        for (at, entry) in self.in_hand.iter().enumerate() {
-            match self.text(&entry.fields) {
-                Ok(text) => {
-                    sorted.texts.push(text.to_owned());
-                    sorted.origins.push(at);
+    /// One event may be why a batch fails: then each is committed alone, until none is left that
+    /// fails.
+    async fn commit(&mut self, texts: Vec<String>) -> Result<IngestOutcome, ConsumeError> {
+        let apart = self.refusals >= SUSPECT || !self.failures.is_empty();
+        let outcome = if apart {
+            self.ingest.commit_each(texts).await
+        } else {
+            self.ingest.commit(texts).await
+        };
+        match outcome {
+            Ok(outcome) => {
+                self.refusals = 0;
+                Ok(outcome)
+            }
+            Err(error) => {
+                if error.is_transient() && self.ingest.store().ping().await.is_ok() {
+                    self.refusals = self.refusals.saturating_add(1);
                 }
-                Err(reason) => sorted.poison.push((at, reason.to_owned())),
+                Err(error.into())
             }
         }
+    }
+
+    /// Counts the failures of what failed while others succeeded; answers with what stays in hand.
+    fn delayed(&mut self, sorted: &mut Sorted, outcome: &IngestOutcome) -> HashSet<Position> {
+        let mut stays = HashSet::new();
+        for (at, why) in &outcome.delayed {
+            let Some(&origin) = sorted.origins.get(*at) else {
+                continue;
+            };
+            let Some(entry) = self.in_hand.get(origin) else {
+                continue;
+            };
+            let failures = self.failures.entry(entry.position).or_default();
+            *failures = failures.saturating_add(1);
+            if *failures >= self.options.max_deliveries {
+                sorted.poison.push((origin, format!("{TOO_OFTEN}:{why}")));
+            } else {
+                stays.insert(entry.position);
+            }
+        }
+        stays
+    }
+
+    async fn sort_out(&self) -> Sorted {
+        let mut sorted = Sorted::default();
+        let mut signed = Vec::with_capacity(self.in_hand.len());
+        for (at, entry) in self.in_hand.iter().enumerate() {
+            match entry.fields.get("data") {
+                Some(text) => {
+                    sorted.texts.push(text.clone());
+                    sorted.origins.push(at);
+                    signed.push((text.clone(), entry.fields.get("sig").cloned()));
+                }
+                None => sorted.poison.push((at, EMPTY.to_owned())),
+            }
+        }
+        let are_signed = self.ingest.are_signed(signed).await;
+        let unsigned = sorted.keep_signed(&are_signed);
+        self.ingest.metrics().hmac_failures.inc_by(unsigned);
         sorted
     }
 
-    fn text<'f>(&self, fields: &'f Fields) -> Result<&'f str, &'static str> {
-        let text = fields.get("data").ok_or("missing_data_field")?;
-        let Some(key) = self.ingest.key() else {
-            return Ok(text);
-        };
-        let signed = fields
-            .get("sig")
-            .is_some_and(|sig| key.verify_hex(text.as_bytes(), sig));
-        if signed {
-            Ok(text)
-        } else {
-            self.ingest.metrics().hmac_failures.inc();
-            Err("hmac_verify_failed")
-        }
-    }
-
-    async fn bury(&self, poison: &[(usize, String)]) -> Result<(), BusError> {
+    async fn bury(&self, poison: &[(usize, String)]) -> Result<(), LettersError> {
+        let now = self.ingest.clock().now();
         let letters: Vec<Fields> = poison
             .iter()
-            .filter_map(|(at, reason)| Some(self.dead_letter(self.in_hand.get(*at)?, reason)))
+            .filter_map(|(at, reason)| Some((self.in_hand.get(*at)?, reason)))
+            .map(|(entry, reason)| {
+                let source = entry.fields.clone();
+                letter(source, entry.position.to_string(), reason, now)
+            })
             .collect();
-        self.bus.append(DEAD_LETTERS, &letters).await?;
-        self.ingest
-            .metrics()
-            .dlq
-            .inc_by(u64::try_from(letters.len()).unwrap_or(u64::MAX));
-        Ok(())
-    }
-
-    fn dead_letter(&self, entry: &Entry, reason: &str) -> Fields {
-        tracing::error!(position = %entry.position, reason, "evidence is a dead letter");
-        let received_at = self.ingest.clock().now().unix_millis();
-        let mut letter: Fields = entry
-            .fields
-            .iter()
-            .map(|(name, value)| (format!("src_{name}"), value.clone()))
-            .collect();
-        letter.insert("reason".to_owned(), reason.to_owned());
-        letter.insert("src_id".to_owned(), entry.position.to_string());
-        letter.insert("received_at".to_owned(), received_at.to_string());
-        letter
+        self.ingest.bury(&letters).await
     }
 
     async fn trim(&mut self) {
@@ -325,12 +401,26 @@ impl Consumer {
 }
 
 impl Sorted {
+    /// Leaves those to commit that are signed; answers with how many are not.
+    fn keep_signed(&mut self, are_signed: &[bool]) -> u64 {
+        let texts = std::mem::take(&mut self.texts);
+        let origins = std::mem::take(&mut self.origins);
+        let mut unsigned = 0;
+        for ((text, origin), is_signed) in texts.into_iter().zip(origins).zip(are_signed) {
+            if *is_signed {
+                self.texts.push(text);
+                self.origins.push(origin);
+            } else {
+                self.poison.push((origin, UNSIGNED.to_owned()));
+                unsigned += 1;
+            }
+        }
+        unsigned
+    }
+
     /// Adds what the ledger would not take.
     fn condemn(&mut self, outcome: &IngestOutcome) {
-        let tampered = outcome
-            .tampered
-            .iter()
-            .map(|&at| (at, "tamper_on_replay".to_owned()));
+        let tampered = outcome.tampered.iter().map(|&at| (at, TAMPERED.to_owned()));
         let rejected = outcome
             .rejected
             .iter()

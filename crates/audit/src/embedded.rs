@@ -3,24 +3,30 @@
 use async_trait::async_trait;
 use caracal_evidence::{Pending, Sink, SinkError};
 
+use crate::dead_letters::{TAMPERED, letter};
 use crate::ingest::Ingest;
 
 #[async_trait]
 impl Sink for Ingest {
-    /// Taken means committed to the ledger, or kept as an alert.
+    /// Taken means committed to the ledger, or kept as a dead letter.
     async fn deliver(&self, batch: &[Pending]) -> Result<(), SinkError> {
         let texts = batch.iter().map(|event| event.wire.clone()).collect();
         let outcome = self.commit(texts).await.map_err(SinkError::new)?;
-        for (at, why) in &outcome.rejected {
-            let Some(event) = batch.get(*at) else {
-                continue;
-            };
-            // It is ours, so this is a defect; without a dead-letter topic it stays as an alert.
-            tracing::error!(event_id = event.id.as_str(), %why, "evidence cannot be stored");
-            self.keep_unstorable(&event.id, &event.wire)
-                .await
-                .map_err(SinkError::new)?;
-        }
-        Ok(())
+        let rejected = outcome
+            .rejected
+            .iter()
+            .map(|(at, why)| (*at, why.to_string()));
+        let tampered = outcome.tampered.iter().map(|at| (*at, TAMPERED.to_owned()));
+        let now = self.clock().now();
+        let letters: Vec<_> = rejected
+            .chain(tampered)
+            .filter_map(|(at, why)| Some((batch.get(at)?, why)))
+            .map(|(event, why)| {
+                let source = [("data".to_owned(), event.wire.clone())];
+                letter(source, event.id.to_string(), &why, now)
+            })
+            .collect();
+        // They are ours, so this is a defect; they stay where an operator can look at them.
+        self.bury(&letters).await.map_err(SinkError::new)
     }
 }

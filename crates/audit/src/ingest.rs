@@ -15,21 +15,24 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use caracal_bus::Bus;
 use caracal_crypto::HmacKey;
-use caracal_crypto::digest::sha256_hex;
-use caracal_ledger::{Head, chain};
-use caracal_model::{Clock, EventId, ZoneId};
-use caracal_store::audit_events::{Appended, AuditAlert, AuditEvent, AuditHead, HeadMove};
+use caracal_ledger::Head;
+use caracal_model::change::Fields;
+use caracal_model::{Clock, Timestamp, ZoneId};
+use caracal_store::audit_events::{Appended, AuditAlert, AuditEvent, AuditHead, HeadMove, Packed};
 use caracal_store::{Store, StoreError};
 use tokio::sync::Mutex;
 
+use crate::dead_letters::{DeadLetters, LettersError};
 use crate::entry::Incoming;
 use crate::metrics::Metrics;
+use crate::parallel;
 
 /// How often a batch may be overtaken before somebody else should have the processor.
 const ATTEMPTS: usize = 64;
-/// Events that are parsed and hashed before others get a turn.
-const PARSED_AT_ONCE: usize = 128;
+/// Events that fail one after another before it is the store that fails.
+const OUTAGE: usize = 3;
 
 /// What became of a batch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,6 +45,9 @@ pub struct IngestOutcome {
     pub tampered: Vec<usize>,
     /// Not to be stored, ever: their places in the batch, and why.
     pub rejected: Vec<(usize, Rejection)>,
+    /// Not stored this time, while others were: their places in the batch, and why
+    /// ([`Ingest::commit_each`] only).
+    pub delayed: Vec<(usize, String)>,
 }
 
 /// Why an event can never be stored.
@@ -58,12 +64,13 @@ pub enum Rejection {
 /// Appends to the ledger. Cheap to share.
 pub struct Ingest {
     store: Store,
-    key: Option<HmacKey>,
+    key: Option<Arc<HmacKey>>,
     clock: Arc<dyn Clock>,
     /// Where the chains end, as far as we know. Its lock is also the queue of this process: two
     /// batches at once would only overtake each other.
-    heads: Mutex<HashMap<ZoneId, Head>>,
+    heads: Mutex<Tips>,
     metrics: Metrics,
+    letters: DeadLetters,
 }
 
 impl std::fmt::Debug for Ingest {
@@ -71,6 +78,24 @@ impl std::fmt::Debug for Ingest {
         f.write_str("Ingest(..)")
     }
 }
+
+/// Where the chain of a zone ends, and when that was appended.
+#[derive(Clone, Debug)]
+struct Tip {
+    head: Head,
+    at: Timestamp,
+}
+
+impl Default for Tip {
+    fn default() -> Self {
+        Self {
+            head: Head::GENESIS,
+            at: Timestamp::from_unix_micros(0),
+        }
+    }
+}
+
+type Tips = HashMap<ZoneId, Tip>;
 
 /// A parsed batch.
 #[derive(Default)]
@@ -81,15 +106,43 @@ struct Batch {
 }
 
 impl Ingest {
-    /// Without a key, chains show every change but not who made them.
+    /// Without a key, chains show every change but not who made them. What can never be appended is
+    /// kept in the store ([`Ingest::with_bus`] has it on the bus).
     pub fn new(store: Store, key: Option<HmacKey>, clock: Arc<dyn Clock>) -> Self {
         Self {
+            letters: DeadLetters::in_store(store.clone(), Arc::clone(&clock)),
             store,
-            key,
+            key: key.map(Arc::new),
             clock,
             heads: Mutex::default(),
             metrics: Metrics::default(),
         }
+    }
+
+    /// Keeps what can never be appended on this bus, whose topic the events come from.
+    #[must_use]
+    pub fn with_bus(mut self, bus: Bus) -> Self {
+        self.letters = DeadLetters::on_bus(bus, Arc::clone(&self.clock));
+        self
+    }
+
+    /// What could not be appended.
+    pub fn dead_letters(&self) -> &DeadLetters {
+        &self.letters
+    }
+
+    /// Keeps these as dead letters.
+    pub(crate) async fn bury(&self, letters: &[Fields]) -> Result<(), LettersError> {
+        for letter in letters {
+            let said = |name| letter.get(name).map_or("", String::as_str);
+            let (position, reason) = (said("src_id"), said("reason"));
+            tracing::error!(position, reason, "evidence is a dead letter");
+        }
+        let dropped = self.letters.keep(letters).await?;
+        let add = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        self.metrics.dlq.inc_by(add(letters.len()));
+        self.metrics.dlq_dropped.inc_by(dropped);
+        Ok(())
     }
 
     /// The store that is appended to.
@@ -99,7 +152,18 @@ impl Ingest {
 
     /// The key of signatures and chains.
     pub fn key(&self) -> Option<&HmacKey> {
-        self.key.as_ref()
+        self.key.as_deref()
+    }
+
+    /// Whether each of these texts carries its signature (hex); all do without a key.
+    pub(crate) async fn are_signed(&self, texts: Vec<(String, Option<String>)>) -> Vec<bool> {
+        let Some(key) = self.key.clone() else {
+            return vec![true; texts.len()];
+        };
+        parallel::map(texts, move |(text, sig)| {
+            sig.is_some_and(|sig| key.verify_hex(text.as_bytes(), &sig))
+        })
+        .await
     }
 
     /// What is counted.
@@ -121,7 +185,8 @@ impl Ingest {
         let mut heads = self.heads.lock().await;
         let outcome = match self.append(&mut heads, &batch).await {
             Err(error) if !error.is_transient() && batch.events.len() > 1 => {
-                self.one_by_one(&mut heads, batch, error).await
+                tracing::warn!(%error, "a batch is refused, and taken apart");
+                self.singly(&mut heads, batch).await
             }
             done => done,
         };
@@ -133,19 +198,21 @@ impl Ingest {
         Ok(outcome)
     }
 
-    /// Keeps what can be no event as an alert, where there is no dead-letter topic.
-    pub(crate) async fn keep_unstorable(&self, id: &EventId, text: &str) -> Result<(), StoreError> {
-        let alert = AuditAlert {
-            event_id: id.to_string(),
-            zone: ZoneId::trusted("unknown"),
-            stored_sha256: String::new(),
-            incoming_sha256: sha256_hex(text.as_bytes()),
-            event: text.replace('\0', "\u{fffd}"),
-        };
-        self.store
-            .append_audit_events(&[], &[], &[alert])
-            .await
-            .map(drop)
+    /// As [`Ingest::commit`], in a transaction for each event: for a batch that failed more than
+    /// once while the store answered, so that one event in it may be the reason.
+    ///
+    /// # Errors
+    /// When the store took none of them.
+    pub async fn commit_each(&self, texts: Vec<String>) -> Result<IngestOutcome, StoreError> {
+        let batch = parse(texts).await;
+        let mut heads = self.heads.lock().await;
+        let outcome = self.singly(&mut heads, batch).await;
+        if outcome.is_err() {
+            self.metrics.commit_failures.inc();
+        }
+        let outcome = outcome?;
+        self.count(&outcome);
+        Ok(outcome)
     }
 
     fn count(&self, outcome: &IngestOutcome) {
@@ -160,15 +227,11 @@ impl Ingest {
 
     /// One event that the store refuses must not hold up all others. When it refuses every one, the
     /// fault is not theirs, and none is given up.
-    async fn one_by_one(
-        &self,
-        heads: &mut HashMap<ZoneId, Head>,
-        batch: Batch,
-        error: StoreError,
-    ) -> Result<IngestOutcome, StoreError> {
+    async fn singly(&self, heads: &mut Tips, batch: Batch) -> Result<IngestOutcome, StoreError> {
         let mut outcome = batch.outcome;
-        let mut refused = Vec::new();
-        let total = batch.events.len();
+        let mut taken = false;
+        let mut failed = 0;
+        let mut last = None;
         for (place, event) in batch.events {
             let single = Batch {
                 events: vec![(place, event)],
@@ -176,36 +239,48 @@ impl Ingest {
             };
             match self.append(heads, &single).await {
                 Ok(done) => {
+                    taken = true;
                     outcome.inserted += done.inserted;
                     outcome.duplicates += done.duplicates;
                     outcome.tampered.extend(done.tampered);
                 }
-                Err(error) if error.is_transient() => return Err(error),
-                Err(error) => refused.push((place, Rejection::Refused(error.to_string()))),
+                // The store is away, and was for the ones before: nothing is learned by going on.
+                Err(error) if !taken && failed >= OUTAGE => return Err(error),
+                Err(error) => {
+                    failed += 1;
+                    if error.is_transient() {
+                        outcome.delayed.push((place, error.to_string()));
+                    } else {
+                        let refused = Rejection::Refused(error.to_string());
+                        outcome.rejected.push((place, refused));
+                    }
+                    last = Some(error);
+                }
             }
         }
-        if refused.len() == total {
-            return Err(error);
+        match last {
+            Some(error) if !taken => Err(error),
+            _ => Ok(outcome),
         }
-        outcome.rejected.extend(refused);
-        Ok(outcome)
     }
 
-    async fn append(
-        &self,
-        heads: &mut HashMap<ZoneId, Head>,
-        batch: &Batch,
-    ) -> Result<IngestOutcome, StoreError> {
+    async fn append(&self, heads: &mut Tips, batch: &Batch) -> Result<IngestOutcome, StoreError> {
         if batch.events.is_empty() {
             return Ok(batch.outcome.clone());
         }
         for _ in 0..ATTEMPTS {
             let sorted = self.sort_out(batch).await?;
             self.learn(heads, &sorted.fresh).await?;
-            let appending = self.link(heads, &sorted.fresh);
+            let mut appending = self.link(heads, &sorted.fresh);
+            let packed = std::mem::take(&mut appending.packed);
             let appended = self
                 .store
-                .append_audit_events(&appending.moves, &appending.rows, &sorted.alerts)
+                .append_packed_audit_events(
+                    &appending.moves,
+                    &appending.rows,
+                    packed,
+                    &sorted.alerts,
+                )
                 .await;
             match appended {
                 Ok(Appended::Done) => {
@@ -239,10 +314,10 @@ impl Ingest {
         for (place, event) in &batch.events {
             match known.get(event.id()) {
                 None => {
-                    known.insert(event.id(), &event.sha256);
+                    known.insert(event.id(), event.sha256());
                     fresh.push(event);
                 }
-                Some(&stored) if stored == event.sha256 => outcome.duplicates += 1,
+                Some(&stored) if stored == event.sha256() => outcome.duplicates += 1,
                 Some(&stored) => {
                     outcome.tampered.push(*place);
                     alerts.push(alert(event, stored));
@@ -258,12 +333,8 @@ impl Ingest {
     }
 
     /// Learns the heads of zones that we do not remember.
-    async fn learn(
-        &self,
-        heads: &mut HashMap<ZoneId, Head>,
-        fresh: &[&Incoming],
-    ) -> Result<(), StoreError> {
-        let zones: HashSet<&ZoneId> = fresh.iter().map(|event| &event.event.zone_id).collect();
+    async fn learn(&self, heads: &mut Tips, fresh: &[&Incoming]) -> Result<(), StoreError> {
+        let zones: HashSet<&ZoneId> = fresh.iter().map(|event| event.zone()).collect();
         let unknown: Vec<&str> = zones
             .iter()
             .filter(|zone| !heads.contains_key(**zone))
@@ -272,9 +343,9 @@ impl Ingest {
         if unknown.is_empty() {
             return Ok(());
         }
-        for stored in self.store.audit_heads(&unknown).await? {
+        for (stored, at) in self.store.audit_tips(&unknown).await? {
             let head = head_of(&stored)?;
-            heads.insert(stored.zone, head);
+            heads.insert(stored.zone, Tip { head, at });
         }
         for zone in zones {
             heads.entry(zone.clone()).or_default();
@@ -282,27 +353,38 @@ impl Ingest {
         Ok(())
     }
 
-    fn link(&self, heads: &HashMap<ZoneId, Head>, fresh: &[&Incoming]) -> Appending {
+    fn link(&self, heads: &Tips, fresh: &[&Incoming]) -> Appending {
         let now = self.clock.now();
-        let mut moved: HashMap<ZoneId, Head> = HashMap::new();
+        let mut moved = Tips::new();
         let mut rows = Vec::with_capacity(fresh.len());
+        let mut packed = Vec::with_capacity(fresh.len());
         for event in fresh {
-            let zone = &event.event.zone_id;
+            let zone = event.zone();
             let before = moved.get(zone).or_else(|| heads.get(zone));
-            let link = chain::append(before, &event.text, self.key.as_ref());
-            moved.insert(zone.clone(), link.head().clone());
-            rows.push(event.row(link, now));
+            // INVARIANT (months are contiguous): along a chain time of ingestion never goes back,
+            // whatever the clocks of several ingesters say.
+            let at = before.map_or(now, |tip| now.max(tip.at));
+            let link = event.link(before.map(|tip| &tip.head), self.key());
+            let head = link.head().clone();
+            moved.insert(zone.clone(), Tip { head, at });
+            let (row, text) = event.row(link, at);
+            rows.push(row);
+            packed.push(text);
         }
-        let moves = moved
+        let mut moves: Vec<HeadMove> = moved
             .iter()
             .map(|(zone, to)| HeadMove {
-                from: stored(zone, heads.get(zone).unwrap_or(&Head::GENESIS)),
+                from: stored(zone, &heads.get(zone).cloned().unwrap_or_default()),
                 to: stored(zone, to),
+                at: to.at,
             })
             .collect();
+        // New zones are written in the order of the moves: one order, so that nobody waits in a ring.
+        moves.sort_by(|a, b| a.from.zone.cmp(&b.from.zone));
         Appending {
             moves,
             rows,
+            packed,
             heads: moved,
         }
     }
@@ -317,21 +399,20 @@ struct Sorted<'b> {
 struct Appending {
     moves: Vec<HeadMove>,
     rows: Vec<AuditEvent>,
-    heads: HashMap<ZoneId, Head>,
+    packed: Vec<Packed>,
+    heads: Tips,
 }
 
 async fn parse(texts: Vec<String>) -> Batch {
     let mut batch = Batch::default();
-    for (place, text) in texts.into_iter().enumerate() {
-        match Incoming::parse(text) {
+    let parsed = parallel::map(texts, Incoming::parse).await;
+    for (place, parsed) in parsed.into_iter().enumerate() {
+        match parsed {
             Ok(event) => batch.events.push((place, event)),
             Err(error) => {
                 let rejection = Rejection::NotAnEvent(error.to_string());
                 batch.outcome.rejected.push((place, rejection));
             }
-        }
-        if place % PARSED_AT_ONCE == PARSED_AT_ONCE - 1 {
-            tokio::task::yield_now().await;
         }
     }
     batch
@@ -340,31 +421,31 @@ async fn parse(texts: Vec<String>) -> Batch {
 fn alert(event: &Incoming, stored: &str) -> AuditAlert {
     tracing::error!(
         event_id = event.id(),
-        zone_id = event.event.zone_id.as_str(),
+        zone_id = event.zone().as_str(),
         stored_sha256 = stored,
-        incoming_sha256 = event.sha256,
+        incoming_sha256 = event.sha256(),
         "an event came again with another text; the first one stays"
     );
     AuditAlert {
         event_id: event.id().to_owned(),
-        zone: event.event.zone_id.clone(),
+        zone: event.zone().clone(),
         stored_sha256: stored.to_owned(),
-        incoming_sha256: event.sha256.clone(),
-        event: event.text.clone(),
+        incoming_sha256: event.sha256().to_owned(),
+        event: event.text().to_owned(),
     }
 }
 
-fn forget(heads: &mut HashMap<ZoneId, Head>, moves: &[HeadMove]) {
+fn forget(heads: &mut Tips, moves: &[HeadMove]) {
     for step in moves {
         heads.remove(&step.from.zone);
     }
 }
 
-fn stored(zone: &ZoneId, head: &Head) -> AuditHead {
+fn stored(zone: &ZoneId, tip: &Tip) -> AuditHead {
     AuditHead {
         zone: zone.clone(),
-        chain_seq: head.seq(),
-        chain_hash: head.chain_hash(),
+        chain_seq: tip.head.seq(),
+        chain_hash: tip.head.chain_hash(),
     }
 }
 

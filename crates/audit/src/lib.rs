@@ -1,23 +1,32 @@
 //! The Audit service: evidence in, one ledger that anyone can verify.
 //!
 //! [`Ingest`] appends; embedded, the evidence relay hands it batches directly, distributed,
-//! [`Consumer`] reads them from the bus. [`verify_zone`] and [`verify_export`] find the first event
+//! [`Consumer`] reads them from the bus. What can never be appended becomes one of the
+//! [`DeadLetters`]; [`Retention`] drops whole months from the beginning. [`verify_zone`] and [`verify_export`] find the first event
 //! that cannot be trusted.
 
 mod config;
 mod consumer;
+mod dead_letters;
 mod embedded;
 mod entry;
+mod floor;
 mod ingest;
 mod metrics;
+mod parallel;
+mod retention;
+mod retry;
 mod service;
 mod sweep;
 mod verify;
 
 pub use config::Config;
-pub use consumer::{Consumer, ConsumerOptions, DEAD_LETTER_GROUP, DEAD_LETTERS, GROUP, Health};
+pub use consumer::{Consumer, ConsumerOptions, EXPORTER_GROUP, GROUP, Health};
+pub use dead_letters::{DEAD_LETTER_GROUP, DEAD_LETTERS, DeadLetters, Letter, LettersError, MOST};
 pub use ingest::{Ingest, IngestOutcome, Rejection};
 pub use metrics::Metrics;
+pub use retention::Retention;
+pub use retry::Retry;
 pub use service::{Deps, router};
 pub use sweep::Sweep;
 pub use verify::{

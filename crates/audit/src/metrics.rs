@@ -18,6 +18,18 @@ pub struct Metrics {
     pub hmac_failures: Counter,
     /// Entries that went to the dead-letter topic.
     pub dlq: Counter,
+    /// Dead letters that went because there were too many.
+    pub dlq_dropped: Counter,
+    /// Dead letters that the ledger took when they were tried again.
+    pub dlq_retried: Counter,
+    /// Months that were made ahead.
+    pub retention_created: Counter,
+    /// Beginnings of the ledger that were dropped: months, or batches on SQLite.
+    pub retention_dropped: Counter,
+    /// Passes that kept old evidence because no checkpoint covers it.
+    pub retention_held: Counter,
+    /// How often this process began or ceased to lead retention.
+    pub retention_lease_transitions: Counter,
     /// Entries taken over from a consumer that did not finish them.
     pub retries: Counter,
     /// Failed attempts to commit a batch.
@@ -35,6 +47,8 @@ pub struct Metrics {
     pub(crate) lag: Gauge,
     pub(crate) pel_oldest: Gauge,
     pub(crate) oldest_unprocessed: Gauge,
+    pub(crate) is_retention_leader: Gauge,
+    pub(crate) stream_length: Gauge,
     pub(crate) dlq_size: Gauge,
     pub(crate) dlq_oldest_age: Gauge,
 }
@@ -65,6 +79,36 @@ impl Metrics {
                 &self.hmac_failures,
             ),
             ("dlq", "Entries written to the dead-letter topic", &self.dlq),
+            (
+                "dlq_dropped",
+                "Dead letters dropped because there were too many",
+                &self.dlq_dropped,
+            ),
+            (
+                "dlq_retried",
+                "Dead letters that the ledger took when tried again",
+                &self.dlq_retried,
+            ),
+            (
+                "retention_created",
+                "Months of the ledger that were made",
+                &self.retention_created,
+            ),
+            (
+                "retention_dropped",
+                "Beginnings of the ledger that were dropped",
+                &self.retention_dropped,
+            ),
+            (
+                "retention_held",
+                "Passes that kept what no checkpoint covers",
+                &self.retention_held,
+            ),
+            (
+                "retention_lease_transitions",
+                "Changes of who leads retention, as seen here",
+                &self.retention_lease_transitions,
+            ),
             (
                 "retries",
                 "Entries taken over from another consumer",
@@ -125,6 +169,16 @@ impl Metrics {
                 &self.last_full,
             ),
             (
+                "is_retention_leader",
+                "Whether this process leads retention",
+                &self.is_retention_leader,
+            ),
+            (
+                "stream_length",
+                "Entries of the topic, those kept for other readers included",
+                &self.stream_length,
+            ),
+            (
                 "dlq_size",
                 "Entries in the dead-letter topic",
                 &self.dlq_size,
@@ -149,6 +203,14 @@ impl Metrics {
             "parse_errors_total": self.parse_errors.get(),
             "hmac_failures_total": self.hmac_failures.get(),
             "dlq_total": self.dlq.get(),
+            "dlq_dropped_total": self.dlq_dropped.get(),
+            "dlq_retried_total": self.dlq_retried.get(),
+            "retention_created_total": self.retention_created.get(),
+            "retention_dropped_total": self.retention_dropped.get(),
+            "retention_held_total": self.retention_held.get(),
+            "retention_lease_changes_total": self.retention_lease_transitions.get(),
+            "is_retention_leader": self.is_retention_leader.get() == 1,
+            "stream_length": self.stream_length.get(),
             "retries_total": self.retries.get(),
             "commit_failures_total": self.commit_failures.get(),
             "tamper_checked_total": self.tamper_checked.get(),

@@ -1,6 +1,7 @@
 //! Audit over HTTP (spec: audit-and-streams §10): liveness, readiness, metrics and the search of
 //! operators.
 
+mod dlq;
 mod search;
 
 use std::sync::Arc;
@@ -9,16 +10,17 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use caracal_bus::{Bus, BusError, Position};
-use caracal_model::{Secret, Timestamp};
+use axum::routing::{get, post};
+use caracal_bus::{Bus, Position, STALLED_READER_HOLDS};
+use caracal_model::{Secret, Topic};
 use caracal_net::metrics::{Access, Registry};
 use caracal_net::request_id;
 use http::StatusCode;
 use serde_json::json;
 
 use crate::config::Config;
-use crate::consumer::{DEAD_LETTER_GROUP, DEAD_LETTERS, GROUP, Health};
+use crate::consumer::{GROUP, Health};
+use crate::dead_letters::{LettersError, time_of};
 use crate::ingest::Ingest;
 
 /// All checks of one `/ready` together.
@@ -70,6 +72,9 @@ pub fn router(config: Config, deps: Deps) -> Router {
         .route("/health", get(caracal_net::health::alive))
         .route("/ready", get(ready))
         .route("/api/audit/search", get(search::search))
+        .route("/api/audit/dlq", get(dlq::list).delete(dlq::purge))
+        .route("/api/audit/dlq/replay", post(dlq::replay))
+        .route("/api/audit/dlq/{id}", get(dlq::one).delete(dlq::purge_one))
         .merge(registry.routes(access))
         .fallback(request_id::not_found)
         .method_not_allowed_fallback(request_id::method_not_allowed)
@@ -88,7 +93,9 @@ async fn ready(State(service): State<Arc<Service>>) -> Response {
 }
 
 /// How far the consumer is behind, at this moment.
+#[derive(Default)]
 struct Backlog {
+    length: u64,
     unfinished: u64,
     pel_oldest: Duration,
     oldest: Duration,
@@ -111,10 +118,10 @@ impl Service {
             .ping()
             .await
             .map_err(|_| "postgres_unreachable")?;
-        let Some((bus, _)) = &self.stream else {
-            return Ok(());
-        };
-        let backlog = self.backlog(bus).await.map_err(|_| "redis_unreachable")?;
+        let backlog = self.backlog().await.map_err(|error| match error {
+            LettersError::Bus(_) => "redis_unreachable",
+            LettersError::Store(_) => "postgres_unreachable",
+        })?;
         let over = |value: u64, max: u64| max > 0 && value > max;
         if over(backlog.dead, self.dlq_max) {
             return Err("audit_dlq_threshold");
@@ -128,44 +135,64 @@ impl Service {
         Ok(())
     }
 
-    async fn backlog(&self, bus: &Bus) -> Result<Backlog, BusError> {
-        let lag = bus
-            .group_lag(caracal_model::Topic::AuditEvents.name(), GROUP)
-            .await?;
-        let dead = bus.group_lag(DEAD_LETTERS, DEAD_LETTER_GROUP).await?;
-        let now = self.ingest.clock().now();
-        let age = |at: Option<Position>| at.map_or(Duration::ZERO, |at| now.since(time_of(at)));
-        Ok(Backlog {
-            unfinished: lag.total(),
-            pel_oldest: age(lag.oldest_pending),
-            oldest: age(lag.oldest()),
-            dead: bus.len(DEAD_LETTERS).await?,
-            dead_oldest: age(dead.oldest()),
-        })
+    async fn backlog(&self) -> Result<Backlog, LettersError> {
+        let letters = self.ingest.dead_letters();
+        let dead = letters.count().await?;
+        let mut backlog = Backlog {
+            dead,
+            ..Backlog::default()
+        };
+        if dead > 0 {
+            backlog.dead_oldest = letters.oldest_age().await?;
+        }
+        // Embedded there is no topic: what is not in the ledger yet is in the local log.
+        if let Some((bus, _)) = &self.stream {
+            let topic = Topic::AuditEvents.name();
+            let lag = bus.group_lag(topic, GROUP).await?;
+            let now = self.ingest.clock().now();
+            let age = |at: Option<Position>| at.map_or(Duration::ZERO, |at| now.since(time_of(at)));
+            backlog.length = bus.len(topic).await?;
+            backlog.unfinished = lag.total();
+            backlog.pel_oldest = age(lag.oldest_pending);
+            backlog.oldest = age(lag.oldest());
+        }
+        Ok(backlog)
     }
 
     /// Sets the gauges to what is true now, not thirty seconds ago.
     async fn scrape(&self) {
-        let Some((bus, _)) = &self.stream else { return };
-        let Ok(Ok(backlog)) = tokio::time::timeout(READY_WITHIN, self.backlog(bus)).await else {
+        let Ok(Ok(backlog)) = tokio::time::timeout(READY_WITHIN, self.backlog()).await else {
             tracing::warn!("the backlog of evidence could not be measured");
             return;
         };
+        backlog.warn_of_the_bound();
         let metrics = self.ingest.metrics();
         let whole = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-        metrics.lag.set(whole(backlog.unfinished));
-        metrics.pel_oldest.set(whole(backlog.pel_oldest.as_secs()));
-        metrics
-            .oldest_unprocessed
-            .set(whole(backlog.oldest.as_secs()));
-        metrics.dlq_size.set(whole(backlog.dead));
-        metrics
-            .dlq_oldest_age
-            .set(whole(backlog.dead_oldest.as_secs()));
+        for (gauge, value) in [
+            (&metrics.stream_length, backlog.length),
+            (&metrics.lag, backlog.unfinished),
+            (&metrics.pel_oldest, backlog.pel_oldest.as_secs()),
+            (&metrics.oldest_unprocessed, backlog.oldest.as_secs()),
+            (&metrics.dlq_size, backlog.dead),
+            (&metrics.dlq_oldest_age, backlog.dead_oldest.as_secs()),
+        ] {
+            gauge.set(whole(value));
+        }
     }
 }
 
-fn time_of(position: Position) -> Timestamp {
-    let millis = i64::try_from(position.millis).unwrap_or(i64::MAX);
-    Timestamp::from_unix_micros(millis.saturating_mul(1_000))
+impl Backlog {
+    /// A reader of somebody's own that stands still holds so much and no more: what it has not read
+    /// by then goes without it.
+    fn warn_of_the_bound(&self) {
+        let bound = u64::try_from(STALLED_READER_HOLDS).unwrap_or(u64::MAX);
+        let held = self.length.saturating_sub(self.unfinished);
+        if held >= bound / 10 * 9 {
+            tracing::warn!(
+                held,
+                bound,
+                "another reader of the evidence topic stands still and will miss entries"
+            );
+        }
+    }
 }

@@ -5,17 +5,20 @@
 //! can be recomputed with standard tools.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io::{BufRead, Read, Write};
 
 use caracal_crypto::HmacKey;
 use caracal_ledger::chain::{StoredLink, Verifier, append};
 use caracal_ledger::{Broken, Event, Head, Why};
-use caracal_model::ZoneId;
-use caracal_store::audit_events::AuditEvent;
+use caracal_model::{Timestamp, ZoneId};
+use caracal_store::audit_events::{AuditEvent, AuditEvents};
+use caracal_store::audit_retention::AuditFloor;
 use caracal_store::{Store, StoreError};
 use serde::{Deserialize, Serialize};
 
 use crate::entry;
+use crate::floor;
 use crate::ingest::head_of;
 
 /// Events that are read at a time.
@@ -68,8 +71,8 @@ pub enum VerifyError {
     },
 }
 
-/// Verifies the chain of a zone from its first event to its recorded head; answers with that head.
-/// With a key, also who made it.
+/// Verifies the chain of a zone from its first event, or from where retention left it, to its
+/// recorded head; answers with that head. With a key, also who made it.
 ///
 /// # Errors
 /// [`VerifyError::Found`] names the first event that cannot be trusted.
@@ -92,10 +95,19 @@ pub async fn verify_zone_from(
     key: Option<&HmacKey>,
 ) -> Result<Head, VerifyError> {
     let audit = store.zone(zone).audit();
-    let mut chain = Chain::from(zone.clone(), from, key);
+    let start = begin(&audit, from, key).await?;
+    let mut chain = Chain::from(zone.clone(), &start, key);
     loop {
         let page = audit.chain(chain.seq(), PAGE).await?;
-        chain.check_rows(&page)?;
+        if let Err(finding) = chain.check_rows(&page) {
+            // Retention may have dropped what came next between two pages.
+            let floor = begin(&audit, chain.verifier.head(), key).await?;
+            if floor.seq() <= chain.seq() {
+                return Err(finding.into());
+            }
+            chain = Chain::from(zone.clone(), &floor, key);
+            continue;
+        }
         if !page.is_empty() {
             // A long chain must not keep a worker of the runtime to itself.
             tokio::task::yield_now().await;
@@ -108,10 +120,21 @@ pub async fn verify_zone_from(
         // Events and head move together, so what was appended since the page is there now.
         let late = audit.chain(chain.seq(), PAGE).await?;
         if head.seq() > chain.seq() && !late.is_empty() {
-            chain.check_rows(&late)?;
             continue;
         }
         return chain.ends_at(&head);
+    }
+}
+
+/// Where to begin: at `from`, or at the floor when retention has gone further.
+async fn begin(
+    audit: &AuditEvents<'_>,
+    from: &Head,
+    key: Option<&HmacKey>,
+) -> Result<Head, VerifyError> {
+    match audit.floor().await? {
+        Some(floor) if floor.chain_seq > from.seq() => Ok(floor::head(&floor, key)?),
+        _ => Ok(from.clone()),
     }
 }
 
@@ -190,9 +213,26 @@ fn says_what_it_says(stored: &AuditEvent, before: &Head) -> bool {
     entry::row(&event, stored.event.clone(), link, stored.ingested_at) == *stored
 }
 
-/// One line of an export.
+/// What an export says of a zone whose beginning retention has dropped, before its first event.
 #[derive(Serialize, Deserialize)]
-struct Line {
+struct Floor {
+    zone_id: ZoneId,
+    floor_seq: u64,
+    floor_chain_hash: String,
+    floor_code: String,
+}
+
+/// A line of an export.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Line {
+    Event(Link),
+    Floor(Floor),
+}
+
+/// An event in an export.
+#[derive(Serialize, Deserialize)]
+struct Link {
     zone_id: ZoneId,
     seq: u64,
     event: String,
@@ -213,6 +253,16 @@ pub async fn export_chain(
     let audit = store.zone(zone).audit();
     let mut last = 0;
     let mut written = 0;
+    if let Some(floor) = audit.floor().await? {
+        last = floor.chain_seq;
+        let line = Floor {
+            zone_id: floor.zone,
+            floor_seq: floor.chain_seq,
+            floor_chain_hash: floor.chain_hash,
+            floor_code: floor.code,
+        };
+        write_line(out, &line)?;
+    }
     loop {
         let page = audit.chain(last, PAGE).await?;
         let Some(end) = page.last() else {
@@ -221,7 +271,7 @@ pub async fn export_chain(
         };
         last = end.chain_seq;
         for row in page {
-            let line = Line {
+            let line = Link {
                 zone_id: row.zone,
                 seq: row.chain_seq,
                 event: row.event,
@@ -229,15 +279,19 @@ pub async fn export_chain(
                 chain_hash: row.chain_hash,
                 chain_hmac: row.chain_hmac,
             };
-            serde_json::to_writer(&mut *out, &line).map_err(std::io::Error::from)?;
-            out.write_all(b"\n")?;
+            write_line(out, &line)?;
             written += 1;
         }
     }
 }
 
-/// Verifies an export of one or more zones, each from its first event; answers with how far each
-/// goes. An end that was cut off shows only against heads that were kept elsewhere: `kept`.
+fn write_line(out: &mut (dyn Write + Send), line: &impl Serialize) -> std::io::Result<()> {
+    serde_json::to_writer(&mut *out, line)?;
+    out.write_all(b"\n")
+}
+
+/// Verifies an export of one or more zones, each from its first event, or from where it says that
+/// retention left it; answers with how far each goes. An end that was cut off shows only against heads that were kept elsewhere: `kept`.
 ///
 /// # Errors
 /// [`VerifyError::Found`] names the first event that cannot be trusted.
@@ -249,6 +303,18 @@ pub fn verify_export(
     let mut chains: HashMap<ZoneId, Chain<'_>> = HashMap::new();
     let mut at = 0;
     while let Some(line) = next_line(&mut export, &mut at)? {
+        let line = match line {
+            Line::Event(link) => link,
+            Line::Floor(line) => {
+                let head = beginning(&line, key)?;
+                // Only the first line of a zone says where it begins.
+                let zone = line.zone_id;
+                if let Entry::Vacant(new) = chains.entry(zone.clone()) {
+                    new.insert(Chain::from(zone, &head, key));
+                }
+                continue;
+            }
+        };
         let chain = chains
             .entry(line.zone_id.clone())
             .or_insert_with(|| Chain::new(line.zone_id.clone(), key));
@@ -281,6 +347,17 @@ pub fn verify_export(
         .collect();
     heads.sort_by(|a, b| a.0.cmp(&b.0));
     Ok(heads)
+}
+
+fn beginning(line: &Floor, key: Option<&HmacKey>) -> Result<Head, Finding> {
+    let floor = AuditFloor {
+        zone: line.zone_id.clone(),
+        chain_seq: line.floor_seq,
+        chain_hash: line.floor_chain_hash.clone(),
+        code: line.floor_code.clone(),
+        dropped_at: Timestamp::from_unix_micros(0),
+    };
+    floor::head(&floor, key)
 }
 
 fn next_line(export: &mut impl BufRead, at: &mut u64) -> Result<Option<Line>, VerifyError> {

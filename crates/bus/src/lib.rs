@@ -221,6 +221,20 @@ impl Bus {
         backend!(self.len(topic))
     }
 
+    /// At most `limit` entries from this position on, oldest first, whoever has read them. What was
+    /// removed is left out without a word: for looking at dead letters, not for following a topic.
+    ///
+    /// # Errors
+    /// [`BusError`].
+    pub async fn range(
+        &self,
+        topic: &str,
+        from: Position,
+        limit: usize,
+    ) -> Result<Vec<Entry>, BusError> {
+        backend!(self.range(topic, from, limit))
+    }
+
     /// Removes single entries, as the keeper of a dead-letter topic does.
     ///
     /// # Errors

@@ -157,6 +157,15 @@ impl Memory {
         Ok(self.with(topic, |_, stream| streams::number(stream.len())))
     }
 
+    pub async fn range(
+        &self,
+        topic: &str,
+        from: Position,
+        limit: usize,
+    ) -> Result<Vec<Entry>, BusError> {
+        Ok(self.with(topic, |name, stream| stream.from(name, from, limit)))
+    }
+
     pub async fn remove(&self, topic: &str, positions: &[Position]) -> Result<u64, BusError> {
         Ok(self.with(topic, |_, stream| stream.remove(positions)))
     }

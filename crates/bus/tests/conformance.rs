@@ -322,6 +322,20 @@ on_both! {
         assert_eq!(said(&again), [0, 3]);
     }
 
+    /// A range is what is there, from a position on, whether or not it was read or acknowledged.
+    async fn a_range_shows_what_is_there(bus: Bus) {
+        assert!(bus.range(EVIDENCE, Position::START, 10).await.unwrap().is_empty());
+        bus.ensure_group(EVIDENCE, "ingest", true).await.unwrap();
+        let positions = append(&bus, EVIDENCE, 0..5).await;
+        bus.read_group(EVIDENCE, "ingest", "one", 2, NO_WAIT).await.unwrap();
+        bus.remove(EVIDENCE, &positions[1..2]).await.unwrap();
+        let range = async |from, limit| bus.range(EVIDENCE, from, limit).await.unwrap();
+        assert_eq!(said(&range(Position::START, 10).await), [0, 2, 3, 4]);
+        assert_eq!(said(&range(positions[1], 10).await), [2, 3, 4]);
+        assert_eq!(said(&range(positions[2], 2).await), [2, 3]);
+        assert!(range(positions[4].next(), 10).await.is_empty());
+    }
+
     /// However many ask at once, one wins, until the claim has expired.
     async fn a_claim_has_exactly_one_winner(bus: Bus) {
         let mut claims = JoinSet::new();

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use caracal_audit::{Consumer, ConsumerOptions, Health, Ingest};
+use caracal_audit::Ingest;
 use caracal_bus::{Bus, RedisOptions};
 use caracal_crypto::envelope::Keyring;
 use caracal_crypto::os::{OsRng, SystemClock};
@@ -62,7 +62,7 @@ pub struct Adapters {
     pub fetch: Fetcher,
     pub ingest: Arc<Ingest>,
     /// The stream that Audit reads; none when evidence goes straight into the ledger.
-    pub stream: Option<(Bus, Health)>,
+    pub stream: Option<Bus>,
     /// Ids at or below it are from before this start; only where claims die with the process.
     pub floor_ms: Option<u64>,
     /// Loops that end before evidence is flushed.
@@ -200,7 +200,11 @@ impl Base<'_> {
         let keyring = self.settings.keyring()?;
         let custody = self.custody(roles).await?;
         let key = self.settings.audit_key.clone();
-        let ingest = Arc::new(Ingest::new(self.store.clone(), key, self.clock.clone()));
+        let ingest = Ingest::new(self.store.clone(), key, self.clock.clone());
+        let ingest = Arc::new(match &self.stream {
+            Some(bus) => ingest.with_bus(bus.clone()),
+            None => ingest,
+        });
         let evidence = self.evidence(&ingest, &rng, &flush)?;
         let (views, announce) = self.feed(keyring.clone(), floor.is_some(), &evidence, &loops);
         views
@@ -210,16 +214,7 @@ impl Base<'_> {
         if let Some(floor) = floor {
             loops.spawn("boot floor", floor.keep(ids.clone(), loops.stop()));
         }
-        let stream = self
-            .stream
-            .filter(|_| roles.contains(&Role::Audit))
-            .map(|bus| {
-                let options = ConsumerOptions::named(self.settings.replica());
-                let consumer = Consumer::new(bus.clone(), ingest.clone(), options);
-                let health = consumer.health();
-                loops.spawn("audit consumer", consumer.run(loops.stop()));
-                (bus, health)
-            });
+        let stream = self.stream.filter(|_| roles.contains(&Role::Audit));
         let (private, extra_ca) = (&self.settings.private_hosts, &self.settings.extra_ca);
         let clock = self.clock.clone();
         let fetch = Fetcher::strict(private.iter().cloned(), extra_ca.as_deref(), clock);

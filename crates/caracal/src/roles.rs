@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
+use caracal_audit::{Consumer, ConsumerOptions, Health, Retention, Retry, Sweep};
+use caracal_bus::Bus;
 use caracal_client::{Exchange, RemoteExchange};
 use caracal_crypto::envelope::Keyring;
 use caracal_net::egress::{
@@ -352,20 +354,42 @@ impl On<'_> {
     ) -> anyhow::Result<Mounted> {
         let at = self.adapters;
         let registry = Registry::new("caracal_audit");
+        let (ingest, bus, replica) = (&at.ingest, &at.bus, self.settings.replica());
         let deps = caracal_audit::Deps {
-            ingest: at.ingest.clone(),
-            stream: at.stream.clone(),
+            ingest: ingest.clone(),
+            stream: self.consumer(&config),
             registry: registry.clone(),
         };
-        let sweep =
-            caracal_audit::Sweep::new(at.ingest.clone(), at.bus.clone(), self.settings.replica());
+        let sweep = Sweep::new(ingest.clone(), bus.clone(), replica.clone());
         at.loops.spawn("audit sweep", sweep.run(at.loops.stop()));
+        let retry = Retry::new(ingest.clone(), bus.clone(), replica.clone());
+        at.loops.spawn("dead letters", retry.run(at.loops.stop()));
+        let days = config.retention_days;
+        let retention = Retention::new(ingest.clone(), bus.clone(), replica, days);
+        at.loops
+            .spawn("audit retention", retention.run(at.loops.stop()));
         self.export(export, &registry)?;
         let ids = RequestIds::new(Pattern::VisibleAscii, at.ids.clone());
         Ok(plain(
             request_id::finish(caracal_audit::router(config, deps), ids),
             10,
         ))
+    }
+
+    /// Starts what reads the stream into the ledger, where there is one.
+    fn consumer(&self, config: &caracal_audit::Config) -> Option<(Bus, Health)> {
+        let at = self.adapters;
+        let stream = at.stream.clone()?;
+        let options = ConsumerOptions {
+            claim_idle: config.claim_idle,
+            max_deliveries: config.max_deliveries,
+            ..ConsumerOptions::named(self.settings.replica())
+        };
+        let consumer = Consumer::new(stream.clone(), at.ingest.clone(), options);
+        let health = consumer.health();
+        at.loops
+            .spawn("audit consumer", consumer.run(at.loops.stop()));
+        Some((stream, health))
     }
 
     /// Starts the export of the ledger, where there is one.

@@ -75,8 +75,12 @@ impl Link {
 
 /// Links an event's text to what is before it.
 pub fn append(previous: Option<&Head>, wire: &str, key: Option<&HmacKey>) -> Link {
+    append_digest(previous, &sha256(wire.as_bytes()), key)
+}
+
+/// As [`append`], for a text whose SHA-256 is known already.
+pub fn append_digest(previous: Option<&Head>, content: &[u8; 32], key: Option<&HmacKey>) -> Link {
     let previous = previous.unwrap_or(&Head::GENESIS);
-    let content = sha256(wire.as_bytes());
     let seq = previous.seq.saturating_add(1);
     let hash = sha256_of(&[
         &[LINK],
@@ -86,7 +90,7 @@ pub fn append(previous: Option<&Head>, wire: &str, key: Option<&HmacKey>) -> Lin
     ]);
     Link {
         seq,
-        content_sha256: hex_encode(&content),
+        content_sha256: hex_encode(content),
         chain_hash: hex_encode(&hash),
         chain_hmac: key.map(|key| key.sign_hex(&hash)).unwrap_or_default(),
         head: Head { seq, hash },

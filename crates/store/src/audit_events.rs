@@ -4,87 +4,85 @@
 //! Rows are never changed. A batch is appended in one transaction that moves the heads of its zones
 //! from where the caller saw them: when somebody else was faster, nothing is kept and the caller
 //! looks again. So the chain of a zone has one writer at a time without a lock of its own.
+//!
+//! **Cost.** What an event takes of the disk and of the processor decides what evidence costs, so
+//! texts are packed (`pack`), ids of ours are their 16 bytes, hashes their 32, and a zone is a number
+//! within these tables (`audit_zones`). None of it shows outside of this module.
+//!
+//! **Months.** Postgres keeps the rows in a partition for each month of ingestion
+//! (`audit_retention`), and every month has its own unique indexes. INVARIANT (one id, one event):
+//! across months it holds because ingestion looks every id up in all of them, and the heads let only
+//! one of two ingesters through that looked at the same time.
 
+mod pack;
+pub(crate) mod read;
+
+pub use read::{AuditEvents, AuditFilter};
+
+use caracal_crypto::digest::{hex_decode, hex_encode};
 use caracal_model::{Timestamp, ZoneId};
+use serde::Deserialize;
 
 use crate::error::StoreError;
 use crate::param::Param;
 use crate::row::Row;
-use crate::store::{Store, ZoneScope};
+use crate::store::Store;
 use crate::{params, statements};
 
 macro_rules! columns {
     () => {
-        "zone_id, chain_seq, id, event_type, request_id, decision, evaluation_status, \
-         application_id, agent_session_id, authority_record_id, labels, occurred_at, ingested_at, \
-         event, content_sha256, chain_hash, chain_hmac"
+        "chain_seq, occurred_at, ingested_at, id, request_id, event_type, decision, \
+         application_id, agent_session_id, authority_record_id, labels, content_sha256, \
+         chain_hash, chain_hmac, event"
     };
 }
-
-macro_rules! page {
-    ($types:literal) => {
-        concat!(
-            "SELECT ",
-            columns!(),
-            " FROM audit_events
-             WHERE zone_id = $1 AND occurred_at >= $2 AND occurred_at < $3
-               AND (occurred_at, id) < ($4, $5)
-               AND (CAST($6 AS TEXT) IS NULL OR decision = $6)
-               AND (CAST($7 AS TEXT) IS NULL OR request_id = $7)
-               AND (CAST($8 AS TEXT) IS NULL OR application_id = $8)
-               AND (CAST($9 AS TEXT) IS NULL OR agent_session_id = $9)
-               AND (CAST($10 AS TEXT) IS NULL OR authority_record_id = $10)
-               AND (CAST($11 AS TEXT) IS NULL OR REPLACE(labels, $11, '') <> labels)
-               AND (CAST($12 AS BIGINT) = 0 OR event_type ",
-            $types,
-            ")
-             ORDER BY occurred_at DESC, id DESC LIMIT $14"
-        )
-    };
-}
+pub(crate) use columns;
 
 statements! { pub(crate) mod sql {
-    INSERT = pg: concat!("INSERT INTO audit_events (", columns!(), ")
-                 SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[],
-                     $6::text[], $7::text[], $8::text[], $9::text[], $10::text[], $11::text[],
-                     $12::bigint[], $13::bigint[], $14::text[], $15::text[], $16::text[],
-                     $17::text[])"),
-             lite: concat!("INSERT INTO audit_events (", columns!(), ")
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16,
-                         $17)");
+    /// A zone without a number fails: the number may not be NULL.
+    INSERT = pg: concat!("INSERT INTO audit_events (zone_no, ", columns!(), ")
+                 SELECT zone.zone_no, ", columns!(), "
+                 FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bytea[],
+                     $6::bytea[], $7::text[], $8::text[], $9::bytea[], $10::bytea[], $11::bytea[],
+                     $12::text[], $13::bytea[], $14::bytea[], $15::bytea[], $16::bytea[])
+                     AS given (zone_id, ", columns!(), ")
+                 LEFT JOIN audit_zones zone USING (zone_id)"),
+             lite: concat!("INSERT INTO audit_events (zone_no, ", columns!(), ")
+                 VALUES ((SELECT zone_no FROM audit_zones WHERE zone_id = $1), $2, $3, $4, $5, $6,
+                         $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)");
     KNOWN = pg: "SELECT id, content_sha256 FROM audit_events WHERE id = ANY($1)",
             lite: "SELECT id, content_sha256 FROM audit_events
-                   WHERE id IN (SELECT value FROM json_each($1))";
-    HEADS = pg: "SELECT zone_id, chain_seq, chain_hash FROM audit_heads WHERE zone_id = ANY($1)",
-            lite: "SELECT zone_id, chain_seq, chain_hash FROM audit_heads
+                   WHERE id IN (SELECT unhex(value) FROM json_each($1))";
+    HEADS = pg: "SELECT zone_id, chain_seq, chain_hash, ingested_at FROM audit_heads
+                 WHERE zone_id = ANY($1)",
+            lite: "SELECT zone_id, chain_seq, chain_hash, ingested_at FROM audit_heads
                    WHERE zone_id IN (SELECT value FROM json_each($1))";
-    ALL_HEADS = "SELECT zone_id, chain_seq, chain_hash FROM audit_heads ORDER BY zone_id";
-    /// Every zone with events or a head, found by skipping through the primary key.
-    ZONES = "WITH RECURSIVE seen (zone_id) AS (
-                 SELECT (SELECT MIN(zone_id) FROM audit_events)
-                 UNION ALL
-                 SELECT (SELECT MIN(later.zone_id) FROM audit_events later
-                         WHERE later.zone_id > seen.zone_id)
-                 FROM seen WHERE seen.zone_id IS NOT NULL)
-             SELECT zone_id FROM seen WHERE zone_id IS NOT NULL
-             UNION
-             SELECT zone_id FROM audit_heads
+    ALL_HEADS = "SELECT zone_id, chain_seq, chain_hash, ingested_at FROM audit_heads
+                 ORDER BY zone_id";
+    ZONES = "SELECT zone_id FROM audit_zones UNION SELECT zone_id FROM audit_heads
              ORDER BY zone_id";
-    SEED = pg: "INSERT INTO audit_heads (zone_id, chain_seq, chain_hash)
-                SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[])
+    SEED_ZONES = pg: "INSERT INTO audit_zones (zone_id) SELECT * FROM unnest($1::text[])
+                      ON CONFLICT (zone_id) DO NOTHING",
+                 lite: "INSERT INTO audit_zones (zone_id) VALUES ($1)
+                        ON CONFLICT (zone_id) DO NOTHING";
+    SEED = pg: "INSERT INTO audit_heads (zone_id, chain_seq, chain_hash, ingested_at)
+                SELECT * FROM unnest($1::text[], $2::bigint[], $3::bytea[], $4::bigint[])
                 ON CONFLICT (zone_id) DO NOTHING",
-           lite: "INSERT INTO audit_heads (zone_id, chain_seq, chain_hash) VALUES ($1, $2, $3)
+           lite: "INSERT INTO audit_heads (zone_id, chain_seq, chain_hash, ingested_at)
+                  VALUES ($1, $2, $3, $4)
                   ON CONFLICT (zone_id) DO NOTHING";
     /// Locks in the order of zones, so that two batches cannot wait for each other.
     MOVE = pg: "WITH locked AS MATERIALIZED (
                     SELECT zone_id FROM audit_heads WHERE zone_id = ANY($1::text[])
                     ORDER BY zone_id FOR UPDATE)
-                UPDATE audit_heads head SET chain_seq = move.to_seq, chain_hash = move.to_hash
-                FROM locked, unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[], $5::text[])
-                    AS move (zone_id, from_seq, from_hash, to_seq, to_hash)
+                UPDATE audit_heads head SET chain_seq = move.to_seq, chain_hash = move.to_hash,
+                    ingested_at = move.at
+                FROM locked, unnest($1::text[], $2::bigint[], $3::bytea[], $4::bigint[],
+                        $5::bytea[], $6::bigint[])
+                    AS move (zone_id, from_seq, from_hash, to_seq, to_hash, at)
                 WHERE locked.zone_id = move.zone_id AND head.zone_id = move.zone_id
                   AND head.chain_seq = move.from_seq AND head.chain_hash = move.from_hash",
-           lite: "UPDATE audit_heads SET chain_seq = $4, chain_hash = $5
+           lite: "UPDATE audit_heads SET chain_seq = $4, chain_hash = $5, ingested_at = $6
                   WHERE zone_id = $1 AND chain_seq = $2 AND chain_hash = $3";
     ALERT = pg: "INSERT INTO audit_alerts (event_id, incoming_sha256, zone_id, stored_sha256, event,
                      detected_at)
@@ -95,33 +93,8 @@ statements! { pub(crate) mod sql {
                        event, detected_at)
                    VALUES ($1, $2, $3, $4, $5, $6)
                    ON CONFLICT (event_id, incoming_sha256) DO NOTHING";
-    ALERTS = "SELECT COUNT(*) AS alerts FROM audit_alerts WHERE zone_id = $1";
-    PAGE = pg: page!("= ANY($13)"), lite: page!("IN (SELECT value FROM json_each($13))");
-    BY_REQUEST = concat!("SELECT ", columns!(), " FROM audit_events
-        WHERE zone_id = $1 AND request_id = $2 ORDER BY occurred_at, id LIMIT $3");
-    SEARCH = concat!("SELECT ", columns!(), ", (SELECT before.content_sha256 FROM audit_events before
-            WHERE before.zone_id = audit_events.zone_id
-              AND before.chain_seq = audit_events.chain_seq - 1) AS previous_sha256
-        FROM audit_events
-        WHERE zone_id = $1 AND chain_seq > $2 AND occurred_at >= $3 AND occurred_at < $4
-          AND (CAST($5 AS TEXT) IS NULL OR decision = $5)
-          AND (CAST($6 AS TEXT) IS NULL OR request_id = $6)
-        ORDER BY chain_seq LIMIT $7");
-    CHAIN = concat!("SELECT ", columns!(), " FROM audit_events
-        WHERE zone_id = $1 AND chain_seq > $2 ORDER BY chain_seq LIMIT $3");
-    /// Where an ingest time begins in a chain, whose times may step back: its first event of it.
-    INGESTED_FROM = "SELECT chain_seq FROM audit_events
-        WHERE zone_id = $1 AND chain_seq > $2 AND ingested_at >= $3
-        ORDER BY chain_seq LIMIT 1";
-    OCCURRED_FROM = "SELECT MIN(chain_seq) AS chain_seq FROM audit_events
-        WHERE zone_id = $1 AND occurred_at >= $2";
-    DECISIONS = "SELECT COUNT(CASE WHEN decision = 'allow' THEN 1 END) AS allowed,
-                     COUNT(CASE WHEN decision = 'deny' THEN 1 END) AS denied
-                 FROM audit_events WHERE zone_id = $1 AND occurred_at >= $2";
 } }
 
-/// Most events of one request that a read answers with.
-const REQUEST_LIMIT: i64 = 1_000;
 /// Stands around every label in the column, so that a label is found whole.
 const LABEL_EDGE: char = '\u{1f}';
 
@@ -164,20 +137,44 @@ pub struct AuditEvent {
     pub chain_hmac: String,
 }
 
+/// The stored form of the text of an event.
+#[derive(Clone, Debug)]
+pub struct Packed(Vec<u8>);
+
+/// What is not filtered by has no column.
+#[derive(Deserialize)]
+struct Unfiltered {
+    #[serde(default)]
+    evaluation_status: Option<String>,
+}
+
 impl AuditEvent {
-    fn read(row: &Row) -> Result<Self, StoreError> {
+    fn read(row: &Row, zone: &ZoneId) -> Result<Self, StoreError> {
+        let id = pack::unpack_id(row.bytes("id")?)?;
+        let optional = |column| row.opt_bytes(column)?.map(pack::unpack_id).transpose();
+        let request_id = pack::unpack_id(row.bytes("request_id")?)?;
+        let application_id = optional("application_id")?;
+        let agent_session_id = optional("agent_session_id")?;
+        let authority_record_id = optional("authority_record_id")?;
+        let said = [
+            Some(&*id),
+            Some(zone.as_str()),
+            Some(&*request_id),
+            application_id.as_deref(),
+            agent_session_id.as_deref(),
+            authority_record_id.as_deref(),
+        ];
+        let event = pack::unpack(row.bytes("event")?, &said)?;
+        let unfiltered = serde_json::from_str::<Unfiltered>(&event).ok();
         let labels = row.opt_text("labels")?.unwrap_or_default();
         Ok(Self {
-            zone: ZoneId::trusted(row.text("zone_id")?),
+            zone: zone.clone(),
             chain_seq: row.count("chain_seq")?,
-            id: row.string("id")?,
             event_type: row.string("event_type")?,
-            request_id: row.string("request_id")?,
             decision: row.string("decision")?,
-            evaluation_status: row.string("evaluation_status")?,
-            application_id: row.opt_string("application_id")?,
-            agent_session_id: row.opt_string("agent_session_id")?,
-            authority_record_id: row.opt_string("authority_record_id")?,
+            evaluation_status: unfiltered
+                .and_then(|event| event.evaluation_status)
+                .unwrap_or_default(),
             labels: labels
                 .split(LABEL_EDGE)
                 .filter(|label| !label.is_empty())
@@ -185,34 +182,71 @@ impl AuditEvent {
                 .collect(),
             occurred_at: row.time("occurred_at")?,
             ingested_at: row.time("ingested_at")?,
-            event: row.string("event")?,
-            content_sha256: row.string("content_sha256")?,
-            chain_hash: row.string("chain_hash")?,
-            chain_hmac: row.string("chain_hmac")?,
+            content_sha256: hex_encode(row.bytes("content_sha256")?),
+            chain_hash: hex_encode(row.bytes("chain_hash")?),
+            chain_hmac: hex_encode(row.bytes("chain_hmac")?),
+            id,
+            request_id,
+            application_id,
+            agent_session_id,
+            authority_record_id,
+            event,
         })
     }
 
-    fn params(&self) -> Vec<Param<'_>> {
-        vec![
+    /// The text as it is stored. May be made ahead, on any thread: it is most of the work of
+    /// appending.
+    pub fn pack(&self) -> Packed {
+        Packed(pack::pack(&self.event, &self.said()))
+    }
+
+    fn params(&self, packed: Packed) -> Result<Vec<Param<'_>>, StoreError> {
+        let optional = |id: &Option<String>| match id {
+            Some(id) => Param::Blob(pack::pack_id(id)),
+            None => Param::OptBytes(None),
+        };
+        Ok(vec![
             Param::from(&self.zone),
             seq(self.chain_seq),
-            Param::from(&self.id),
-            Param::from(&self.event_type),
-            Param::from(&self.request_id),
-            Param::from(&self.decision),
-            Param::from(&self.evaluation_status),
-            Param::from(&self.application_id),
-            Param::from(&self.agent_session_id),
-            Param::from(&self.authority_record_id),
-            Param::Owned(edged(&self.labels)),
             Param::from(self.occurred_at),
             Param::from(self.ingested_at),
-            Param::from(&self.event),
-            Param::from(&self.content_sha256),
-            Param::from(&self.chain_hash),
-            Param::from(&self.chain_hmac),
+            Param::Blob(pack::pack_id(&self.id)),
+            Param::Blob(pack::pack_id(&self.request_id)),
+            Param::from(&self.event_type),
+            Param::from(&self.decision),
+            optional(&self.application_id),
+            optional(&self.agent_session_id),
+            optional(&self.authority_record_id),
+            match &*self.labels {
+                [] => Param::OptText(None),
+                labels => Param::Owned(edged(labels)),
+            },
+            hash(&self.content_sha256)?,
+            hash(&self.chain_hash)?,
+            hash(&self.chain_hmac)?,
+            Param::Blob(packed.0),
+        ])
+    }
+
+    fn said(&self) -> pack::Said<'_> {
+        [
+            Some(&*self.id),
+            Some(self.zone.as_str()),
+            Some(&*self.request_id),
+            self.application_id.as_deref(),
+            self.agent_session_id.as_deref(),
+            self.authority_record_id.as_deref(),
         ]
     }
+}
+
+fn hash<'p>(hex: &str) -> Result<Param<'p>, StoreError> {
+    hex_decode(hex)
+        .map(Param::Blob)
+        .map_err(|_| StoreError::Invalid {
+            doing: sql::INSERT.name,
+            what: "a hash that is not hex",
+        })
 }
 
 fn seq<'p>(seq: u64) -> Param<'p> {
@@ -240,11 +274,11 @@ pub struct AuditHead {
 }
 
 impl AuditHead {
-    pub(crate) fn read(row: &Row) -> Result<Self, StoreError> {
+    fn read(row: &Row) -> Result<Self, StoreError> {
         Ok(Self {
             zone: ZoneId::trusted(row.text("zone_id")?),
             chain_seq: row.count("chain_seq")?,
-            chain_hash: row.string("chain_hash")?,
+            chain_hash: hex_encode(row.bytes("chain_hash")?),
         })
     }
 }
@@ -256,6 +290,8 @@ pub struct HeadMove {
     pub from: AuditHead,
     /// After the batch.
     pub to: AuditHead,
+    /// When the last of the batch is ingested; the next one is not earlier.
+    pub at: Timestamp,
 }
 
 /// An event that came again with another text.
@@ -289,19 +325,39 @@ impl Store {
         ids: &[&str],
     ) -> Result<Vec<(String, String)>, StoreError> {
         let rows = self
-            .query(&sql::KNOWN, &[Param::Texts(ids.to_vec())])
+            .query(
+                &sql::KNOWN,
+                &[Param::Blobs(
+                    ids.iter().map(|id| pack::pack_id(id)).collect(),
+                )],
+            )
             .await?;
         rows.iter()
-            .map(|row| Ok((row.string("id")?, row.string("content_sha256")?)))
+            .map(|row| {
+                let id = pack::unpack_id(row.bytes("id")?)?;
+                Ok((id, hex_encode(row.bytes("content_sha256")?)))
+            })
             .collect()
     }
 
     /// How far the chains of these zones go; a zone without events is left out.
     pub async fn audit_heads(&self, zones: &[&str]) -> Result<Vec<AuditHead>, StoreError> {
+        let tips = self.audit_tips(zones).await?;
+        Ok(tips.into_iter().map(|(head, _)| head).collect())
+    }
+
+    /// As [`Store::audit_heads`], each with the time of ingestion of its last event: the next one
+    /// is not earlier.
+    pub async fn audit_tips(
+        &self,
+        zones: &[&str],
+    ) -> Result<Vec<(AuditHead, Timestamp)>, StoreError> {
         let rows = self
             .query(&sql::HEADS, &[Param::Texts(zones.to_vec())])
             .await?;
-        rows.iter().map(AuditHead::read).collect()
+        rows.iter()
+            .map(|row| Ok((AuditHead::read(row)?, row.time("ingested_at")?)))
+            .collect()
     }
 
     /// How far every chain goes.
@@ -326,9 +382,33 @@ impl Store {
         events: &[AuditEvent],
         alerts: &[AuditAlert],
     ) -> Result<Appended, StoreError> {
-        match self.append(moves, events, alerts).await {
+        let packed = events.iter().map(AuditEvent::pack).collect();
+        self.append_packed_audit_events(moves, events, packed, alerts)
+            .await
+    }
+
+    /// As [`Store::append_audit_events`], with the events' texts packed already, one for each.
+    pub async fn append_packed_audit_events(
+        &self,
+        moves: &[HeadMove],
+        events: &[AuditEvent],
+        packed: Vec<Packed>,
+        alerts: &[AuditAlert],
+    ) -> Result<Appended, StoreError> {
+        if packed.len() != events.len() {
+            return Err(StoreError::Invalid {
+                doing: sql::INSERT.name,
+                what: "an event without its text",
+            });
+        }
+        match self.append(moves, events, packed, alerts).await {
             Err(StoreError::Conflict { .. }) => Ok(Appended::Overtaken),
-            answer => answer,
+            Err(error) => {
+                // A month that we knew may have been dropped by another process.
+                self.audit_months_made().lock().clear();
+                Err(error)
+            }
+            done => done,
         }
     }
 
@@ -336,12 +416,33 @@ impl Store {
         &self,
         moves: &[HeadMove],
         events: &[AuditEvent],
+        packed: Vec<Packed>,
         alerts: &[AuditAlert],
     ) -> Result<Appended, StoreError> {
+        // Before the transaction begins: on SQLite everybody waits for its statements.
+        let rows = events
+            .iter()
+            .zip(packed)
+            .map(|(event, packed)| event.params(packed))
+            .collect::<Result<Vec<_>, _>>()?;
+        let steps = moves
+            .iter()
+            .map(HeadMove::params)
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut last = None;
+        for event in events {
+            if last.replace(event.ingested_at) != Some(event.ingested_at) {
+                self.ensure_audit_month(event.ingested_at).await?;
+            }
+        }
         let mut tx = self.begin("appending to the ledger").await?;
-        let new = seeds(moves);
+        let new = seeds(moves)?;
+        let zones: Vec<_> = new
+            .iter()
+            .map(|row| row.iter().take(1).cloned().collect())
+            .collect();
+        tx.execute_rows(&sql::SEED_ZONES, &zones).await?;
         tx.execute_rows(&sql::SEED, &new).await?;
-        let steps: Vec<_> = moves.iter().map(HeadMove::params).collect();
         let moved = tx.execute_rows(&sql::MOVE, &steps).await?;
         if usize::try_from(moved) != Ok(moves.len()) {
             tx.rollback().await;
@@ -350,31 +451,38 @@ impl Store {
         let now = self.clock().now();
         let alerts: Vec<_> = alerts.iter().map(|alert| alert.params(now)).collect();
         tx.execute_rows(&sql::ALERT, &alerts).await?;
-        let rows: Vec<_> = events.iter().map(AuditEvent::params).collect();
         tx.commit_with_rows(&sql::INSERT, &rows).await?;
         self.tell_audit_appended();
         Ok(Appended::Done)
     }
 }
 
-fn seeds(moves: &[HeadMove]) -> Vec<Vec<Param<'_>>> {
+fn seeds(moves: &[HeadMove]) -> Result<Vec<Vec<Param<'_>>>, StoreError> {
     moves
         .iter()
         .map(|step| &step.from)
         .filter(|from| from.chain_seq == 0)
-        .map(|from| params![&from.zone, 0, &from.chain_hash].to_vec())
+        .map(|from| {
+            Ok(vec![
+                Param::from(&from.zone),
+                seq(0),
+                hash(&from.chain_hash)?,
+                Param::Int(0),
+            ])
+        })
         .collect()
 }
 
 impl HeadMove {
-    fn params(&self) -> Vec<Param<'_>> {
-        vec![
+    fn params(&self) -> Result<Vec<Param<'_>>, StoreError> {
+        Ok(vec![
             Param::from(&self.from.zone),
             seq(self.from.chain_seq),
-            Param::from(&self.from.chain_hash),
+            hash(&self.from.chain_hash)?,
             seq(self.to.chain_seq),
-            Param::from(&self.to.chain_hash),
-        ]
+            hash(&self.to.chain_hash)?,
+            Param::from(self.at),
+        ])
     }
 }
 
@@ -389,185 +497,5 @@ impl AuditAlert {
             now
         ]
         .to_vec()
-    }
-}
-
-/// What a page holds; an absent member does not filter.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct AuditFilter<'f> {
-    /// `occurred_at` not before.
-    pub since: Option<Timestamp>,
-    /// `occurred_at` before.
-    pub until: Option<Timestamp>,
-    /// Exactly this decision.
-    pub decision: Option<&'f str>,
-    /// One of these types; none means any.
-    pub event_types: &'f [&'f str],
-    /// Exactly this request.
-    pub request_id: Option<&'f str>,
-    /// Metadata `application_id`.
-    pub application_id: Option<&'f str>,
-    /// Metadata `agent_session_id`.
-    pub session_id: Option<&'f str>,
-    /// Metadata `session_id`.
-    pub authority_record_id: Option<&'f str>,
-    /// A member of metadata `agent_labels`.
-    pub label: Option<&'f str>,
-}
-
-/// The ledger of one zone, for reading.
-#[derive(Clone, Copy, Debug)]
-pub struct AuditEvents<'s>(ZoneScope<'s>);
-
-impl<'s> ZoneScope<'s> {
-    /// The ledger of this zone.
-    pub fn audit(self) -> AuditEvents<'s> {
-        AuditEvents(self)
-    }
-}
-
-impl AuditEvents<'_> {
-    /// A page, newest first. `after` is time and id of the last event of the page before it, to the
-    /// microsecond: events of one millisecond are not skipped.
-    pub async fn page(
-        &self,
-        filter: &AuditFilter<'_>,
-        after: Option<(Timestamp, &str)>,
-        limit: u32,
-    ) -> Result<Vec<AuditEvent>, StoreError> {
-        let (after, after_id) = after.unwrap_or((Timestamp::from_unix_micros(i64::MAX), ""));
-        // A label with the separator in it is no label that was ever stored.
-        let label = filter
-            .label
-            .map(|label| format!("{LABEL_EDGE}{label}{LABEL_EDGE}"));
-        let params = [
-            Param::from(self.0.id()),
-            Param::from(
-                filter
-                    .since
-                    .unwrap_or(Timestamp::from_unix_micros(i64::MIN)),
-            ),
-            Param::from(
-                filter
-                    .until
-                    .unwrap_or(Timestamp::from_unix_micros(i64::MAX)),
-            ),
-            Param::from(after),
-            Param::from(after_id),
-            Param::from(filter.decision),
-            Param::from(filter.request_id),
-            Param::from(filter.application_id),
-            Param::from(filter.session_id),
-            Param::from(filter.authority_record_id),
-            Param::from(&label),
-            Param::Int(i64::from(!filter.event_types.is_empty())),
-            Param::Texts(filter.event_types.to_vec()),
-            Param::from(limit),
-        ];
-        self.read(&sql::PAGE, &params).await
-    }
-
-    /// The events of one request, oldest first.
-    pub async fn by_request(&self, request_id: &str) -> Result<Vec<AuditEvent>, StoreError> {
-        self.read(
-            &sql::BY_REQUEST,
-            &params![self.0.id(), request_id, REQUEST_LIMIT],
-        )
-        .await
-    }
-
-    /// Events after a place of the chain, in its order, within `[since, until)`, each with the
-    /// content hash of the event before it in the chain.
-    pub async fn search(
-        &self,
-        after_seq: u64,
-        filter: &AuditFilter<'_>,
-        limit: u32,
-    ) -> Result<Vec<(AuditEvent, Option<String>)>, StoreError> {
-        let params = [
-            Param::from(self.0.id()),
-            seq(after_seq),
-            Param::from(
-                filter
-                    .since
-                    .unwrap_or(Timestamp::from_unix_micros(i64::MIN)),
-            ),
-            Param::from(
-                filter
-                    .until
-                    .unwrap_or(Timestamp::from_unix_micros(i64::MAX)),
-            ),
-            Param::from(filter.decision),
-            Param::from(filter.request_id),
-            Param::from(limit),
-        ];
-        let rows = self.0.query(&sql::SEARCH, &params).await?;
-        rows.iter()
-            .map(|row| Ok((AuditEvent::read(row)?, row.opt_string("previous_sha256")?)))
-            .collect()
-    }
-
-    /// The chain after a place, in its order.
-    pub async fn chain(&self, after_seq: u64, limit: u32) -> Result<Vec<AuditEvent>, StoreError> {
-        let params = [Param::from(self.0.id()), seq(after_seq), Param::from(limit)];
-        self.read(&sql::CHAIN, &params).await
-    }
-
-    /// The place of the first event after `after_seq` that was ingested at `from` or later.
-    pub async fn ingested_from(
-        &self,
-        after_seq: u64,
-        from: Timestamp,
-    ) -> Result<Option<u64>, StoreError> {
-        let params = [Param::from(self.0.id()), seq(after_seq), Param::from(from)];
-        let row = self.0.query_opt(&sql::INGESTED_FROM, &params).await?;
-        row.map(|row| row.count("chain_seq")).transpose()
-    }
-
-    /// The place of the first event in the chain that occurred at `from` or later.
-    pub async fn occurred_from(&self, from: Timestamp) -> Result<Option<u64>, StoreError> {
-        let params = params![self.0.id(), from];
-        let row = self.0.query_opt(&sql::OCCURRED_FROM, &params).await?;
-        let seq = row.map(|row| row.opt_int("chain_seq")).transpose()?;
-        Ok(seq.flatten().and_then(|seq| seq.try_into().ok()))
-    }
-
-    /// How far the chain goes.
-    pub async fn head(&self) -> Result<Option<AuditHead>, StoreError> {
-        let zones = [self.0.id().as_str()];
-        Ok(self.0.store().audit_heads(&zones).await?.into_iter().next())
-    }
-
-    /// How many allows and denies since then.
-    pub async fn decisions_since(&self, since: Timestamp) -> Result<(u64, u64), StoreError> {
-        let row = self
-            .0
-            .query_opt(&sql::DECISIONS, &params![self.0.id(), since])
-            .await?;
-        row.map_or(Ok((0, 0)), |row| {
-            Ok((row.count("allowed")?, row.count("denied")?))
-        })
-    }
-
-    /// How many events came again with another text.
-    pub async fn alerts(&self) -> Result<u64, StoreError> {
-        let row = self
-            .0
-            .query_opt(&sql::ALERTS, &params![self.0.id()])
-            .await?;
-        row.map_or(Ok(0), |row| row.count("alerts"))
-    }
-
-    async fn read(
-        &self,
-        sql: &crate::Sql,
-        params: &[Param<'_>],
-    ) -> Result<Vec<AuditEvent>, StoreError> {
-        self.0
-            .query(sql, params)
-            .await?
-            .iter()
-            .map(AuditEvent::read)
-            .collect()
     }
 }

@@ -79,7 +79,7 @@ impl Store {
                 recorded.insert(version, row.string("sha256")?);
             }
         }
-        Ok(compare(&recorded, &migrate::texts()))
+        Ok(compare(&recorded, &migrate::texts(self.engine())))
     }
 }
 

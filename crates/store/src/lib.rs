@@ -22,8 +22,10 @@ mod tx;
 pub mod admin_tokens;
 pub mod applications;
 pub mod approvals;
+pub mod audit_dead_letters;
 pub mod audit_events;
 pub mod audit_exports;
+pub mod audit_retention;
 pub mod authority_records;
 pub mod checkup;
 pub mod connections;
@@ -92,6 +94,9 @@ const REGISTRY: &[&[&Sql]] = &[
     zone_snapshot::sql::ALL,
     audit_events::sql::ALL,
     audit_exports::sql::ALL,
+    audit_events::read::sql::ALL,
+    audit_retention::sql::ALL,
+    audit_dead_letters::sql::ALL,
     workloads::sql::ALL,
 ];
 

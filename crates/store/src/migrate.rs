@@ -16,49 +16,85 @@ use crate::store::{Engine, Store};
 struct Migration {
     version: u32,
     name: &'static str,
-    text: &'static str,
+    text: Text,
+}
+
+/// One text wherever both engines understand it.
+enum Text {
+    Both(&'static str),
+    Each {
+        pg: &'static str,
+        lite: &'static str,
+    },
+}
+
+impl Text {
+    const fn pg(&self) -> &'static str {
+        match self {
+            Self::Both(text) | Self::Each { pg: text, .. } => text,
+        }
+    }
+
+    const fn lite(&self) -> &'static str {
+        match self {
+            Self::Both(text) | Self::Each { lite: text, .. } => text,
+        }
+    }
 }
 
 const MIGRATIONS: &[Migration] = &[
     Migration {
         version: 1,
         name: "foundation",
-        text: include_str!("../migrations/0001_foundation.sql"),
+        text: Text::Both(include_str!("../migrations/0001_foundation.sql")),
     },
     Migration {
         version: 2,
         name: "approvals",
-        text: include_str!("../migrations/0002_approvals.sql"),
+        text: Text::Both(include_str!("../migrations/0002_approvals.sql")),
     },
     Migration {
         version: 3,
         name: "provider_connections",
-        text: include_str!("../migrations/0003_provider_connections.sql"),
+        text: Text::Both(include_str!("../migrations/0003_provider_connections.sql")),
     },
     Migration {
         version: 4,
         name: "federation",
-        text: include_str!("../migrations/0004_federation.sql"),
+        text: Text::Both(include_str!("../migrations/0004_federation.sql")),
     },
     Migration {
         version: 5,
         name: "workloads",
-        text: include_str!("../migrations/0005_workloads.sql"),
+        text: Text::Both(include_str!("../migrations/0005_workloads.sql")),
     },
     Migration {
         version: 6,
         name: "keys and row security",
-        text: include_str!("../migrations/0006_keys_and_row_security.sql"),
+        text: Text::Both(include_str!("../migrations/0006_keys_and_row_security.sql")),
     },
     Migration {
         version: 7,
         name: "outside secrets",
-        text: include_str!("../migrations/0007_outside_secrets.sql"),
+        text: Text::Both(include_str!("../migrations/0007_outside_secrets.sql")),
+    },
+    Migration {
+        version: 10,
+        name: "ledger",
+        text: Text::Each {
+            pg: include_str!("../migrations/0010_ledger.pg.sql"),
+            lite: include_str!("../migrations/0010_ledger.lite.sql"),
+        },
+    },
+    Migration {
+        version: 11,
+        name: "audit retention",
+        text: Text::Both(include_str!("../migrations/0011_audit_retention.sql")),
     },
     Migration {
         version: 12,
         name: "audit exports",
-        text: include_str!("../migrations/0012_audit_exports.sql"),
+        text: Text::Both(include_str!("../migrations/0012_audit_exports.sql")),
     },
 ];
 
@@ -105,9 +141,15 @@ crate::statements! { pub(crate) mod sql {
               VALUES ($1, $2, $3, $4)";
 } }
 
-/// The hash of every migration that this program has, by version.
-pub(crate) fn texts() -> BTreeMap<u32, String> {
-    let hashed = |migration: &Migration| sha256_hex(migration.text.as_bytes());
+/// The hash of every migration that this program has for this engine, by version.
+pub(crate) fn texts(engine: &Engine) -> BTreeMap<u32, String> {
+    let hashed = |migration: &Migration| {
+        let text = match engine {
+            Engine::Lite(_) => migration.text.lite(),
+            Engine::Pg(_) => migration.text.pg(),
+        };
+        sha256_hex(text.as_bytes())
+    };
     let texts = MIGRATIONS.iter();
     texts
         .map(|migration| (migration.version, hashed(migration)))
@@ -146,8 +188,8 @@ async fn apply_all(
 }
 
 /// Whether a recorded migration is the one that we hold.
-fn compare(migration: &Migration, recorded: &str) -> Result<(), StoreError> {
-    if recorded == sha256_hex(migration.text.as_bytes()) {
+fn compare(migration: &Migration, text: &str, recorded: &str) -> Result<(), StoreError> {
+    if recorded == sha256_hex(text.as_bytes()) {
         return Ok(());
     }
     Err(StoreError::Migration {
@@ -187,6 +229,7 @@ fn within_lite(
     at: i64,
 ) -> Result<bool, StoreError> {
     let fails = |error| statement::error(connection, error, migration.name);
+    let text = migration.text.lite();
     connection.execute_batch(TABLE).map_err(fails)?;
     let recorded = connection
         .prepare(sql::FIND.lite)
@@ -196,10 +239,10 @@ fn within_lite(
         })
         .map_err(fails)?;
     if let Some(recorded) = recorded {
-        return compare(migration, &recorded).map(|()| false);
+        return compare(migration, text, &recorded).map(|()| false);
     }
-    connection.execute_batch(migration.text).map_err(fails)?;
-    let sha256 = sha256_hex(migration.text.as_bytes());
+    connection.execute_batch(text).map_err(fails)?;
+    let sha256 = sha256_hex(text.as_bytes());
     connection
         .execute(
             sql::RECORD.lite,
@@ -211,6 +254,7 @@ fn within_lite(
 
 async fn on_pg(pg: &Pg, migration: &Migration, at: i64) -> Result<bool, StoreError> {
     let fails = |error| pg::error(error, "migrating");
+    let text = migration.text.pg();
     let mut client = pg.client("migrating").await?;
     let tx = client.transaction().await.map_err(fails)?;
     // Waiting for another runner, and building an index, may take longer than a statement should.
@@ -226,10 +270,10 @@ async fn on_pg(pg: &Pg, migration: &Migration, at: i64) -> Result<bool, StoreErr
         .map_err(fails)?
     {
         let recorded: String = row.try_get(0).map_err(fails)?;
-        return compare(migration, &recorded).map(|()| false);
+        return compare(migration, text, &recorded).map(|()| false);
     }
-    tx.batch_execute(migration.text).await.map_err(fails)?;
-    let sha256 = sha256_hex(migration.text.as_bytes());
+    tx.batch_execute(text).await.map_err(fails)?;
+    let sha256 = sha256_hex(text.as_bytes());
     tx.execute(sql::RECORD.pg, &[&version, &migration.name, &sha256, &at])
         .await
         .map_err(fails)?;
@@ -247,4 +291,104 @@ async fn secure_rows(pg: &Pg) -> Result<(), StoreError> {
     tx.batch_execute(ADVISORY_LOCK).await.map_err(fails)?;
     tx.batch_execute(ROW_SECURITY).await.map_err(fails)?;
     tx.commit().await.map_err(fails)
+}
+
+#[cfg(test)]
+mod tests {
+    use caracal_model::ZoneId;
+
+    use super::*;
+    use crate::params;
+    use crate::testing::{Database, raw};
+
+    const EVENT: &str = "INSERT INTO audit_events (zone_id, chain_seq, id, event_type, request_id,
+            decision, evaluation_status, application_id, agent_session_id, authority_record_id,
+            labels, occurred_at, ingested_at, event, content_sha256, chain_hash, chain_hmac)
+        VALUES ($1, $2, $3, 'token_exchange', 'request', 'allow', 'complete', $4, NULL, 'record',
+            $5, 7, $6, $7, $8, $8, '')";
+    const HEAD: &str = "INSERT INTO audit_heads (zone_id, chain_seq, chain_hash)
+        VALUES ($1, $2, $3)";
+    const UUID: &str = "0198f000-0000-7000-8000-000000000001";
+    /// 5 and 1 March 2026.
+    const LATER: i64 = 1_772_668_800_000_000;
+    const EARLIER: i64 = 1_772_323_200_000_000;
+
+    async fn old_ledger(store: &Store) {
+        apply_all(store, &MIGRATIONS[..6]).await.unwrap();
+        let hash = "ab".repeat(32);
+        let mut tx = store.begin("test").await.unwrap();
+        for (zone, seq, id, application, labels, at) in [
+            ("z1", 1, UUID, Some("app-1"), "\u{1f}desk\u{1f}", LATER),
+            ("z1", 2, "fifteen-letters", None, "", EARLIER),
+            ("z2", 1, "evt-é", Some(UUID), "", EARLIER),
+        ] {
+            let text = format!("{{\"id\":\"{id}\",\"evaluation_status\":\"complete\"}}");
+            let params = params![zone, seq, id, application, labels, at, text, &hash];
+            tx.execute(&raw(EVENT), &params).await.unwrap();
+        }
+        for (zone, seq) in [("z1", 2), ("z2", 1), ("empty", 0)] {
+            tx.execute(&raw(HEAD), &params![zone, seq, &hash])
+                .await
+                .unwrap();
+        }
+        tx.commit().await.unwrap();
+    }
+
+    async fn check_converted(store: &Store) {
+        let z1 = ZoneId::trusted("z1");
+        let rows = store.zone(&z1).audit().chain(0, 10).await.unwrap();
+        assert_eq!(rows.len(), 2);
+        assert_eq!((&*rows[0].id, &*rows[1].id), (UUID, "fifteen-letters"));
+        assert_eq!(rows[0].application_id.as_deref(), Some("app-1"));
+        assert_eq!(
+            (&rows[0].agent_session_id, &rows[1].application_id),
+            (&None, &None)
+        );
+        assert_eq!(rows[0].authority_record_id.as_deref(), Some("record"));
+        assert_eq!(
+            (&*rows[0].labels, rows[1].labels.len()),
+            (&["desk".to_owned()][..], 0)
+        );
+        assert_eq!(rows[0].evaluation_status, "complete");
+        assert!(rows[0].event.contains(UUID));
+        assert_eq!(
+            (&rows[0].chain_hash, &*rows[0].chain_hmac),
+            (&"ab".repeat(32), "")
+        );
+        let at: Vec<i64> = rows
+            .iter()
+            .map(|row| row.ingested_at.unix_micros())
+            .collect();
+        assert_eq!(
+            at,
+            [LATER, LATER],
+            "time of ingestion does not go back any more"
+        );
+        let known = store
+            .known_audit_events(&["evt-é", UUID, "none"])
+            .await
+            .unwrap();
+        assert_eq!(known.len(), 2);
+        let z2 = ZoneId::trusted("z2");
+        let other = store.zone(&z2).audit().by_request("request").await.unwrap();
+        assert_eq!(other[0].application_id.as_deref(), Some(UUID));
+        let heads = store.all_audit_heads().await.unwrap();
+        assert_eq!(heads.len(), 3);
+        let (head, at) = store.audit_tips(&["z1"]).await.unwrap().remove(0);
+        assert_eq!((head.chain_seq, at.unix_micros()), (2, LATER));
+        assert_eq!(store.audit_zones().await.unwrap().len(), 3);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_ledger_of_before_is_converted() {
+        for database in Database::each("converted").await {
+            let store = database.open().await;
+            old_ledger(&store).await;
+            store.migrate().await.unwrap();
+            check_converted(&store).await;
+            assert_eq!(store.migrate().await.unwrap(), Vec::<u32>::new());
+            store.shutdown().await;
+            database.remove().await;
+        }
+    }
 }

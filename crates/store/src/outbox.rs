@@ -61,6 +61,13 @@ statements! { pub(crate) mod sql {
                     WHERE id IN (SELECT value FROM json_each($1)) AND dispatched_at IS NULL";
     REQUEUE = "UPDATE outbox SET attempts = 0, available_at = $2
                WHERE id = $1 AND zone_id = $4 AND dispatched_at IS NULL AND available_at = $3";
+    /// `$2` is when those are due that are wanted: never, or any other time.
+    WAITING = "SELECT id, topic, zone_id, urgent, fields_json, created_at, attempts, available_at,
+                   last_error, dispatched_at
+               FROM outbox
+               WHERE zone_id = $1 AND dispatched_at IS NULL AND id > $4
+                 AND (available_at = $2) = $3
+               ORDER BY id LIMIT $5";
     PRUNE = "DELETE FROM outbox WHERE id IN (
                  SELECT id FROM outbox WHERE dispatched_at < $1 ORDER BY dispatched_at LIMIT $2)";
     COUNTS = "SELECT COUNT(CASE WHEN available_at < $1 THEN 1 END) AS pending,
@@ -255,6 +262,20 @@ impl Outbox<'_> {
         )
         .await
         .map(drop)
+    }
+
+    /// Entries of this zone that are dead or pending, as `standing` says, by id from after this one.
+    pub async fn waiting(
+        &self,
+        zone: &ZoneId,
+        standing: Standing,
+        after: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<Entry>, StoreError> {
+        let dead = standing == Standing::Dead;
+        let params = params![zone, NEVER, dead, after.unwrap_or_default(), limit];
+        let rows = self.store.query(&sql::WAITING, &params).await?;
+        rows.iter().map(Entry::read).collect()
     }
 
     /// Makes a dead entry of this zone due again; `false` when there is none of this id.

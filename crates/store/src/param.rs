@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::BytesMut;
+use caracal_crypto::digest::hex_encode;
 use caracal_model::{
     ApplicationId, ApprovalId, DelegationId, EventId, Jti, Kid, ProviderId, RecordId, RequestId,
     ResourceId, SessionId, Timestamp, WorkloadId, ZoneId,
@@ -34,6 +35,11 @@ pub enum Param<'a> {
     Bytes(&'a [u8]),
     /// BYTEA or NULL.
     OptBytes(Option<&'a [u8]>),
+    /// BYTEA that the parameter owns.
+    Blob(Vec<u8>),
+    /// `BYTEA[]` in Postgres, a JSON array of hex in SQLite (`IN (SELECT unhex(value) FROM
+    /// json_each($1))`).
+    Blobs(Vec<Vec<u8>>),
     /// `TEXT[]` in Postgres (`= ANY($1)`), a JSON array in SQLite (`IN (SELECT value FROM
     /// json_each($1))`).
     Texts(Vec<&'a str>),
@@ -67,6 +73,11 @@ impl Param<'_> {
             Self::Int(int) | Self::OptInt(Some(int)) => LiteValue::Integer(*int),
             Self::Bool(bool) | Self::OptBool(Some(bool)) => LiteValue::Integer(i64::from(*bool)),
             Self::Bytes(bytes) | Self::OptBytes(Some(bytes)) => LiteValue::Blob(bytes.to_vec()),
+            Self::Blob(bytes) => LiteValue::Blob(bytes.clone()),
+            Self::Blobs(blobs) => {
+                let hex: Vec<String> = blobs.iter().map(|blob| hex_encode(blob)).collect();
+                LiteValue::Text(json_array(&hex))
+            }
             Self::Texts(texts) => LiteValue::Text(json_array(texts)),
             Self::Ints(ints) => LiteValue::Text(json_array(ints)),
             Self::OptText(None)
@@ -89,7 +100,8 @@ impl fmt::Debug for Param<'_> {
             Self::Text(_) | Self::OptText(_) | Self::Owned(_) => "Text(..)",
             Self::Int(_) | Self::OptInt(_) => "Int(..)",
             Self::Bool(_) | Self::OptBool(_) => "Bool(..)",
-            Self::Bytes(_) | Self::OptBytes(_) => "Bytes(..)",
+            Self::Bytes(_) | Self::OptBytes(_) | Self::Blob(_) => "Bytes(..)",
+            Self::Blobs(_) => "Blobs(..)",
             Self::Texts(_) => "Texts(..)",
             Self::Ints(_) => "Ints(..)",
         })
@@ -106,6 +118,7 @@ impl rusqlite::ToSql for Param<'_> {
             Self::Bytes(bytes) | Self::OptBytes(Some(bytes)) => {
                 ToSqlOutput::Borrowed(ValueRef::Blob(bytes))
             }
+            Self::Blob(bytes) => ToSqlOutput::Borrowed(ValueRef::Blob(bytes)),
             other => ToSqlOutput::Owned(other.to_lite()),
         })
     }
@@ -125,6 +138,8 @@ impl ToSql for Param<'_> {
             Self::Bytes(bytes) | Self::OptBytes(Some(bytes)) if *ty == Type::BYTEA => {
                 bytes.to_sql(ty, out)
             }
+            Self::Blob(bytes) if *ty == Type::BYTEA => bytes.as_slice().to_sql(ty, out),
+            Self::Blobs(blobs) if *ty == Type::BYTEA_ARRAY => blobs.to_sql(ty, out),
             Self::Texts(texts) if *ty == Type::TEXT_ARRAY => texts.to_sql(ty, out),
             Self::Ints(ints) if *ty == Type::INT8_ARRAY => ints.to_sql(ty, out),
             Self::OptText(None)
@@ -240,6 +255,12 @@ impl<'a> From<&'a Vec<u8>> for Param<'a> {
 impl<'a> From<Option<&'a [u8]>> for Param<'a> {
     fn from(bytes: Option<&'a [u8]>) -> Self {
         Self::OptBytes(bytes)
+    }
+}
+
+impl From<Vec<u8>> for Param<'_> {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::Blob(bytes)
     }
 }
 

@@ -8,6 +8,9 @@ use crate::{Store, Tx, params, statements};
 /// Mints a minute for one (zone, resource, application).
 pub const MINT_RATE: &str = "mint_rate_per_minute";
 
+/// Days that evidence is kept.
+pub const AUDIT_RETENTION: &str = "audit_retention_days";
+
 statements! { pub(crate) mod sql {
     GET = "SELECT value, updated_by, updated_at FROM platform_settings WHERE name = $1";
     PUT = "INSERT INTO platform_settings (name, value, updated_by, updated_at)

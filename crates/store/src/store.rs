@@ -1,12 +1,14 @@
 //! The facade: one set of statements, two engines, chosen when the store is opened and nowhere
 //! else.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use caracal_model::{Clock, Ids, Secret, ZoneId};
+use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use crate::error::StoreError;
@@ -80,6 +82,7 @@ struct Inner {
     outbox_wake: Notify,
     audit_appended: watch::Sender<()>,
     visits: AtomicU64,
+    audit_months_made: Mutex<HashSet<i64>>,
 }
 
 pub(crate) enum Engine {
@@ -129,6 +132,7 @@ impl Store {
                 outbox_wake: Notify::new(),
                 audit_appended: watch::Sender::new(()),
                 visits: AtomicU64::new(0),
+                audit_months_made: Mutex::default(),
             }),
         })
     }
@@ -143,6 +147,11 @@ impl Store {
 
     pub(crate) fn ids(&self) -> &Ids {
         &self.inner.ids
+    }
+
+    /// Months of the ledger (their first microsecond) that this process knows to have a place.
+    pub(crate) fn audit_months_made(&self) -> &Mutex<HashSet<i64>> {
+        &self.inner.audit_months_made
     }
 
     /// Brings the schema up to date; answers with the versions that were applied now. Safe to run

@@ -77,6 +77,7 @@ pub async fn append_after(stack: &Stack, zone: &ZoneId, before: u64, events: Vec
     let moved = HeadMove {
         from: head(before),
         to: head(before + rows.len() as u64),
+        at: Timestamp::from_unix_micros(0),
     };
     stack
         .store

@@ -111,4 +111,55 @@ on_stack! {
         stack.send_as(&reader, "PUT", at, r#"{"limit_per_minute": 9}"#).await.is(403);
         assert_eq!(stack.get(at).await.is(200), set);
     }
+
+    async fn retention_is_shortened_and_never_beyond_the_ceiling(stack: Stack) {
+        let at = "/v1/audit-retention";
+        let unset = json!({"retention_days": 365, "max_days": 365,
+            "updated_by": null, "updated_at": null});
+        assert_eq!(stack.get(at).await.is(200), unset);
+        for (body, error) in [
+            (json!({}), "invalid_body"),
+            (json!({"retention_days": 0}), "invalid_body"),
+            (json!({"retention_days": -3}), "invalid_body"),
+            (json!({"retention_days": "30"}), "invalid_body"),
+            (json!({"retention_days": 30, "more": 1}), "invalid_body"),
+            (json!({"retention_days": 366}), "retention_above_limit"),
+        ] {
+            let answer = stack.send("PUT", at, body.clone()).await;
+            assert_eq!((answer.status.as_u16(), answer.text("error")), (400, error), "{body}");
+        }
+        let set = stack.send("PUT", at, json!({"retention_days": 30})).await.is(200);
+        assert_eq!((&set["retention_days"], &set["max_days"]), (&json!(30), &json!(365)));
+        assert!(set["updated_by"].is_string() && set["updated_at"].is_string(), "{set}");
+        assert_eq!(stack.get(at).await.is(200), set);
+        let reader = stack.token("read", None).await;
+        stack.send_as(&reader, "PUT", at, r#"{"retention_days": 9}"#).await.is(403);
+    }
+
+    async fn a_dead_outbox_entry_is_shown_and_sent_again(stack: Stack) {
+        let zone = stack.zone("Own").await;
+        let outbox = stack.store.outbox();
+        let mut tx = stack.store.begin("test").await.unwrap();
+        tx.change(&caracal_model::Change::Zone(zone.clone()));
+        tx.commit().await.unwrap();
+        let entry = outbox.latest(&zone, caracal_model::Topic::ViewChanges).await;
+        let id = entry.unwrap().unwrap().id;
+        let why = std::time::Duration::from_secs(1);
+        outbox.failed(&[&id], "refused", why, 1).await.unwrap();
+
+        let list = format!("/v1/zones/{zone}/outbox");
+        let page = stack.get(&list).await.is(200);
+        assert_eq!(page["items"][0]["id"], id.as_str(), "{page}");
+        assert_eq!(page["items"][0]["state"], "dead");
+        assert_eq!(page["items"][0]["last_error"], "refused");
+        let reader = stack.token("read", None).await;
+        let requeue = format!("{list}/{id}/requeue");
+        stack.send_as(&reader, "POST", &requeue, "").await.is(403);
+        let answer = stack.send("POST", &requeue, json!({})).await.is(200);
+        assert_eq!(answer, json!({"id": id, "status": "pending"}));
+        let again = stack.send("POST", &requeue, json!({})).await;
+        assert_eq!((again.status.as_u16(), again.text("error")), (404, "dead_outbox_not_found"));
+        let dead = stack.get(&list).await.is(200);
+        assert_eq!(dead, json!({"items": [], "next_cursor": null}));
+    }
 }

@@ -105,8 +105,8 @@ on_each_engine! {
         stage.events("z", 3).await;
         let mut tx = stage.store.begin("tampering").await.unwrap();
         const CHANGE: caracal_store::Sql = caracal_store::testing::raw(
-            "UPDATE audit_events SET event = 'no JSON' WHERE zone_id = 'z' AND chain_seq = 2");
-        tx.execute(&CHANGE, &[]).await.unwrap();
+            "UPDATE audit_events SET event = $1 WHERE chain_seq = 2");
+        tx.execute(&CHANGE, &[b"no JSON".to_vec().into()]).await.unwrap();
         tx.commit().await.unwrap();
         stage.hours_pass(1);
         stage.exporter().catch_up().await.unwrap();

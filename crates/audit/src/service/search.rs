@@ -74,7 +74,7 @@ pub(super) async fn search(
 }
 
 /// Without a configured token the routes do not exist.
-fn refuse(service: &Service, headers: &HeaderMap) -> Option<Response> {
+pub(super) fn refuse(service: &Service, headers: &HeaderMap) -> Option<Response> {
     let Some(expected) = &service.admin_token else {
         return Some((StatusCode::NOT_FOUND, "not found").into_response());
     };

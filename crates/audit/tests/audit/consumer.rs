@@ -4,7 +4,9 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use caracal_audit::{Consumer, ConsumerOptions, DEAD_LETTERS, GROUP, Health, Ingest, verify_zone};
+use caracal_audit::{
+    Consumer, ConsumerOptions, DEAD_LETTERS, EXPORTER_GROUP, GROUP, Health, Ingest, verify_zone,
+};
 use caracal_bus::{Bus, Position, RedisOptions};
 use caracal_crypto::os::SystemClock;
 use caracal_model::Secret;
@@ -22,6 +24,13 @@ const DEADLINE: Duration = Duration::from_secs(20);
 statements! { mod sql {
     HIDE = "ALTER TABLE audit_events RENAME TO audit_events_away";
     SHOW = "ALTER TABLE audit_events_away RENAME TO audit_events";
+    /// What Postgres says while it is starting up.
+    SLOW = pg: "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
+                'BEGIN RAISE EXCEPTION ''later'' USING ERRCODE = ''57P03''; END'",
+           lite: "SELECT 1 AS one";
+    SLOW_TRIGGER = pg: "CREATE TRIGGER slow BEFORE INSERT ON audit_events FOR EACH ROW
+                        WHEN (NEW.id = '\\x00706f69736f6e'::bytea) EXECUTE FUNCTION slow()",
+                   lite: "SELECT 1 AS one";
 } }
 
 struct Running {
@@ -35,7 +44,8 @@ struct Running {
 impl Running {
     fn on(store: &Store) -> Self {
         let bus = Bus::memory(Arc::new(SystemClock::new()));
-        Self::with(bus, Arc::new(ingest(store)), "ingester-1")
+        let ingest = ingest(store).with_bus(bus.clone());
+        Self::with(bus, Arc::new(ingest), "ingester-1")
     }
 
     #[expect(
@@ -46,6 +56,7 @@ impl Running {
         let options = ConsumerOptions {
             wait: Duration::from_millis(50),
             claim_idle: Duration::from_millis(200),
+            max_deliveries: 3,
             ..ConsumerOptions::named(name)
         };
         let consumer = Consumer::new(bus.clone(), Arc::clone(&ingest), options);
@@ -77,8 +88,11 @@ impl Running {
     }
 
     async fn dead_letters(&self) -> Vec<Fields> {
-        let from = [(DEAD_LETTERS, Position::START)];
-        let letters = self.bus.tail(&from, Duration::ZERO, 100).await.unwrap();
+        let letters = self
+            .bus
+            .range(DEAD_LETTERS, Position::START, 100)
+            .await
+            .unwrap();
         letters.into_iter().map(|entry| entry.fields).collect()
     }
 
@@ -142,6 +156,32 @@ on_each_engine! {
         running.stop().await;
     }
 
+    async fn an_exporter_of_somebodys_own_reads_from_now_on_and_holds_what_it_reads(store: Store) {
+        let bus = Bus::memory(Arc::new(SystemClock::new()));
+        bus.append(TOPIC, &[signed(&event("early"))]).await.unwrap();
+        let ingest = Arc::new(ingest(&store).with_bus(bus.clone()));
+        let running = Running::with(bus.clone(), ingest, "ingester-1");
+        running.is_done().await;
+        let read = async || {
+            let read = bus.read_group(TOPIC, EXPORTER_GROUP, "siem", 10, Duration::ZERO);
+            read.await.unwrap()
+        };
+        assert!(read().await.is_empty());
+        running.publish(&[event("late")]).await;
+        until(async || length(&store).await == 2).await;
+        let late = read().await;
+        assert_eq!(late.len(), 1);
+        running.publish(&[event("later")]).await;
+        until(async || length(&store).await == 3).await;
+        assert!(bus.len(TOPIC).await.unwrap() >= 1, "held until the exporter has it");
+        let later = read().await;
+        let both: Vec<Position> = late.iter().chain(&later).map(|entry| entry.position).collect();
+        bus.ack(TOPIC, EXPORTER_GROUP, &both).await.unwrap();
+        running.publish(&[event("last")]).await;
+        until(async || length(&store).await == 4).await;
+        running.stop().await;
+    }
+
     async fn poison_becomes_dead_letters_and_the_rest_is_appended(store: Store) {
         let running = Running::on(&store);
         let good = event("e1");
@@ -193,6 +233,48 @@ on_each_engine! {
         running.stop().await;
     }
 
+    async fn an_unreachable_store_is_backpressure_and_not_the_consumers_fault(store: Store) {
+        let running = Running::on(&store);
+        running.publish(&events(0..5)).await;
+        running.is_done().await;
+        store.shutdown().await;
+        running.publish(&events(5..10)).await;
+        let failed = running.ingest.metrics().commit_failures.clone();
+        until(async || failed.get() > 1).await;
+        assert!(running.health.is_well(), "it waits for the store");
+        assert_eq!(running.bus.group_lag(TOPIC, GROUP).await.unwrap().total(), 5);
+        assert!(running.dead_letters().await.is_empty());
+        running.stop().await;
+    }
+
+    async fn one_that_fails_while_others_succeed_is_a_dead_letter_in_the_end(store: Store) {
+        if format!("{store:?}") == "Store(SQLite)" {
+            return; // nothing that one row can do makes SQLite say that it may work later
+        }
+        change(&store, &sql::SLOW).await;
+        change(&store, &sql::SLOW_TRIGGER).await;
+        let running = Running::on(&store);
+        running.publish(&[event("before"), event("poison"), event("after")]).await;
+        // Others have to come along, or it may be the store that fails.
+        let letter = async || running.dead_letters().await.pop();
+        for n in 0.. {
+            assert!(n < 400, "it never becomes a dead letter");
+            if letter().await.is_some() {
+                break;
+            }
+            running.publish(&[event(&format!("other-{n}"))]).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        running.is_done().await;
+        let letter = letter().await.unwrap();
+        assert!(letter["reason"].starts_with("transient_exceeded_max_deliveries:"), "{letter:?}");
+        assert_eq!(running.dead_letters().await.len(), 1);
+        let ids = |text: &str| text.contains("poison");
+        assert!(ids(&letter["src_data"]));
+        length(&store).await;
+        running.stop().await;
+    }
+
     async fn what_a_dead_consumer_had_in_hand_is_taken_over(store: Store) {
         let bus = Bus::memory(Arc::new(SystemClock::new()));
         bus.ensure_group(TOPIC, GROUP, true).await.unwrap();
@@ -240,8 +322,9 @@ async fn two_consumers_on_redis_share_the_topic_and_make_their_group_again() {
     let bus = Bus::redis(&Secret::new(url.clone()), options)
         .await
         .unwrap();
-    let first = Running::with(bus.clone(), Arc::new(ingest(&store)), "ingester-1");
-    let second = Running::with(bus.clone(), Arc::new(ingest(&store)), "ingester-2");
+    let on_redis = || Arc::new(ingest(&store).with_bus(bus.clone()));
+    let first = Running::with(bus.clone(), on_redis(), "ingester-1");
+    let second = Running::with(bus.clone(), on_redis(), "ingester-2");
     first.publish(&events(0..5_000)).await;
     first.is_done().await;
     assert_eq!(length(&store).await, 5_000);
@@ -259,6 +342,33 @@ async fn two_consumers_on_redis_share_the_topic_and_make_their_group_again() {
     assert_eq!(length(&store).await, 5_010);
     first.stop().await;
     second.stop().await;
+
+    // A store that is away: what was read waits on the bus, for whoever comes when it is back.
+    let away = database.open().await;
+    away.shutdown().await;
+    let third = Arc::new(ingest(&away).with_bus(bus.clone()));
+    let third = Running::with(bus.clone(), third, "ingester-3");
+    third.publish(&events(5_010..5_020)).await;
+    until(async || third.ingest.metrics().commit_failures.get() > 1).await;
+    assert!(third.health.is_well());
+    assert_eq!(bus.group_lag(TOPIC, GROUP).await.unwrap().total(), 10);
+    third.stop().await;
+    let fourth = Running::with(bus.clone(), on_redis(), "ingester-4");
+    fourth.is_done().await;
+    assert_eq!(length(&store).await, 5_020);
+    assert!(fourth.dead_letters().await.is_empty());
+    let poison = [fields(&[("data", "{}"), ("sig", "00")])];
+    bus.append(TOPIC, &poison).await.unwrap();
+    fourth.is_done().await;
+    let letters = fourth.ingest.dead_letters();
+    let letter = letters.list(Position::START, 10).await.unwrap().remove(0);
+    assert_eq!(letter.reason(), "hmac_verify_failed");
+    assert_eq!(
+        letters.get(letter.position).await.unwrap().as_ref(),
+        Some(&letter)
+    );
+    assert_eq!(letters.remove(&[letter.position]).await.unwrap(), 1);
+    fourth.stop().await;
     store.shutdown().await;
     database.remove().await;
 }

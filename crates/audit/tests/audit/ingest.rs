@@ -13,10 +13,10 @@ use crate::{event, event_of, events, ingest, key, zone};
 statements! { mod sql {
     POISON = pg: "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
                   'BEGIN RAISE EXCEPTION ''no''; END'",
-             lite: "CREATE TRIGGER poison BEFORE INSERT ON audit_events WHEN NEW.id = 'poison'
-                    BEGIN SELECT RAISE(ABORT, 'no'); END";
+             lite: "CREATE TRIGGER poison BEFORE INSERT ON audit_events
+                    WHEN NEW.id = x'00706f69736f6e' BEGIN SELECT RAISE(ABORT, 'no'); END";
     POISON_TRIGGER = pg: "CREATE TRIGGER poison BEFORE INSERT ON audit_events FOR EACH ROW
-                          WHEN (NEW.id = 'poison') EXECUTE FUNCTION refuse()",
+                          WHEN (NEW.id = '\\x00706f69736f6e'::bytea) EXECUTE FUNCTION refuse()",
                      lite: "SELECT 1 AS one";
 } }
 
@@ -121,7 +121,9 @@ on_each_engine! {
         ingest.deliver(&batch).await.unwrap();
         let head = verify_zone(&store, &zone("z1"), Some(&key())).await.unwrap();
         assert_eq!(head.seq(), 2);
-        assert_eq!(store.zone(&zone("unknown")).audit().alerts().await.unwrap(), 1);
+        let letters = store.audit_dead_letters((0, 0), 10).await.unwrap();
+        assert_eq!(letters[0].fields["src_data"], "no event\0");
+        assert_eq!(letters[0].fields["src_id"], "broken");
         store.shutdown().await;
         assert!(ingest.deliver(&batch).await.is_err());
     }

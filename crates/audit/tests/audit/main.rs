@@ -9,8 +9,10 @@
 )]
 
 mod consumer;
+mod dead_letters;
 mod http;
 mod ingest;
+mod retention;
 mod verify;
 
 use std::sync::Arc;

@@ -14,40 +14,60 @@ use caracal_store::{Sql, Store, on_each_engine, params, statements};
 
 use crate::{event_of, events, ingest, key, zone};
 
+/// `zone_no` of the zone that is tampered with.
+macro_rules! z1 {
+    () => {
+        "zone_no = (SELECT zone_no FROM audit_zones WHERE zone_id = 'z1')"
+    };
+}
+
 statements! { mod sql {
-    EDIT = "UPDATE audit_events SET event = REPLACE(event, '\"allow\"', '\"deny\"')
-            WHERE zone_id = 'z1' AND chain_seq = 7";
-    EDIT_AND_HASH = "UPDATE audit_events
-                     SET event = REPLACE(event, '\"allow\"', '\"deny\"'), content_sha256 = $1
-                     WHERE zone_id = 'z1' AND chain_seq = 7";
-    COLUMN = "UPDATE audit_events SET decision = 'deny' WHERE zone_id = 'z1' AND chain_seq = 7";
-    LABELS = "UPDATE audit_events SET labels = '' WHERE zone_id = 'z1' AND chain_seq = 7";
-    DROP = "DELETE FROM audit_events WHERE zone_id = 'z1' AND chain_seq = 7";
-    FIRST = "DELETE FROM audit_events WHERE zone_id = 'z1' AND chain_seq = 1";
-    LAST = "DELETE FROM audit_events WHERE zone_id = 'z1' AND chain_seq = 20";
-    PARK = "UPDATE audit_events SET chain_seq = 1000 WHERE zone_id = 'z1' AND chain_seq = 7";
-    SHIFT = "UPDATE audit_events SET chain_seq = 7 WHERE zone_id = 'z1' AND chain_seq = 8";
-    UNPARK = "UPDATE audit_events SET chain_seq = 8 WHERE zone_id = 'z1' AND chain_seq = 1000";
-    COPY = "INSERT INTO audit_events
-            SELECT zone_id, 21, 'forged', event_type, request_id, decision, evaluation_status,
-                application_id, agent_session_id, authority_record_id, labels, occurred_at,
-                ingested_at, event, content_sha256, chain_hash, chain_hmac
-            FROM audit_events WHERE zone_id = 'z1' AND chain_seq = 7";
-    REWRITE = "UPDATE audit_events SET event = $2, content_sha256 = $3, chain_hash = $4,
-                   decision = 'deny'
-               WHERE zone_id = 'z1' AND chain_seq = $1";
-    CHAIN_ONLY = "UPDATE audit_events SET chain_hash = $2 WHERE zone_id = 'z1' AND chain_seq = $1";
+    EDIT = concat!("UPDATE audit_events SET event = $1 WHERE ", z1!(), " AND chain_seq = 7");
+    EDIT_AND_HASH = concat!("UPDATE audit_events SET event = $1, content_sha256 = $2 WHERE ",
+        z1!(), " AND chain_seq = 7");
+    COLUMN = concat!("UPDATE audit_events SET decision = 'deny' WHERE ", z1!(),
+        " AND chain_seq = 7");
+    ID = concat!("UPDATE audit_events SET agent_session_id = $1 WHERE ", z1!(),
+        " AND chain_seq = 7");
+    LABELS = concat!("UPDATE audit_events SET labels = '' WHERE ", z1!(), " AND chain_seq = 7");
+    DROP = concat!("DELETE FROM audit_events WHERE ", z1!(), " AND chain_seq = 7");
+    FIRST = concat!("DELETE FROM audit_events WHERE ", z1!(), " AND chain_seq = 1");
+    LAST = concat!("DELETE FROM audit_events WHERE ", z1!(), " AND chain_seq = 20");
+    PARK = concat!("UPDATE audit_events SET chain_seq = 1000 WHERE ", z1!(), " AND chain_seq = 7");
+    SHIFT = concat!("UPDATE audit_events SET chain_seq = 7 WHERE ", z1!(), " AND chain_seq = 8");
+    UNPARK = concat!("UPDATE audit_events SET chain_seq = 8 WHERE ", z1!(),
+        " AND chain_seq = 1000");
+    COPY = concat!("INSERT INTO audit_events (zone_no, chain_seq, occurred_at, ingested_at, id,
+                request_id, event_type, decision, application_id, agent_session_id,
+                authority_record_id, labels, content_sha256, chain_hash, chain_hmac, event)
+            SELECT zone_no, 21, occurred_at, ingested_at, $1, request_id, event_type, decision,
+                application_id, agent_session_id, authority_record_id, labels, content_sha256,
+                chain_hash, chain_hmac, event
+            FROM audit_events WHERE ", z1!(), " AND chain_seq = 7");
+    REWRITE = concat!("UPDATE audit_events SET event = $2, content_sha256 = $3, chain_hash = $4,
+                   decision = 'deny' WHERE ", z1!(), " AND chain_seq = $1");
     HEAD = "UPDATE audit_heads SET chain_hash = $1 WHERE zone_id = 'z1'";
     BACK = "UPDATE audit_heads SET chain_seq = 19, chain_hash = $1 WHERE zone_id = 'z1'";
     NO_HEAD = "DELETE FROM audit_heads WHERE zone_id = 'z1'";
-    HMAC = "UPDATE audit_events SET chain_hmac = REPLACE(chain_hmac, 'a', 'b')
-            WHERE zone_id = 'z1' AND chain_seq = 7";
+    HMAC = concat!("UPDATE audit_events SET chain_hmac = $1 WHERE ", z1!(), " AND chain_seq = 7");
 } }
 
 async fn tamper(store: &Store, statement: &Sql, params: &[caracal_store::Param<'_>]) {
     let mut tx = store.begin("tampering").await.unwrap();
     assert!(tx.execute(statement, params).await.unwrap() > 0);
     tx.commit().await.unwrap();
+}
+
+fn bytes(hex: &str) -> Vec<u8> {
+    caracal_crypto::digest::hex_decode(hex).unwrap()
+}
+
+/// Turns event 7 into a deny; the text as it is written is one of the stored forms.
+async fn edit(store: &Store) {
+    let z1 = zone("z1");
+    let row = store.zone(&z1).audit().chain(6, 1).await.unwrap().remove(0);
+    let text = row.event.replace("\"allow\"", "\"deny\"").into_bytes();
+    tamper(store, &sql::EDIT, &params![text]).await;
 }
 
 /// Where the chain of `z1` breaks, and why.
@@ -77,18 +97,19 @@ async fn rewrite(store: &Store) -> Head {
         let text = row.event.replace("\"allow\"", "\"deny\"");
         let link = chain::append(Some(&head), &text, None);
         let seq = i64::try_from(link.seq).unwrap();
-        let params = params![seq, &text, &link.content_sha256, &link.chain_hash];
+        let hashes = (bytes(&link.content_sha256), bytes(&link.chain_hash));
+        let params = params![seq, text.into_bytes(), hashes.0, hashes.1];
         tamper(store, &sql::REWRITE, &params).await;
         head = link.head().clone();
     }
-    tamper(store, &sql::HEAD, &params![head.chain_hash()]).await;
+    tamper(store, &sql::HEAD, &params![bytes(&head.chain_hash())]).await;
     head
 }
 
 on_each_engine! {
     async fn an_edited_event_is_found(store: Store) {
         twenty(&store).await;
-        tamper(&store, &sql::EDIT, &[]).await;
+        edit(&store).await;
         assert_eq!(finding(&store).await, broken(7, Why::Content));
     }
 
@@ -96,9 +117,9 @@ on_each_engine! {
         twenty(&store).await;
         let z1 = zone("z1");
         let row = store.zone(&z1).audit().chain(6, 1).await.unwrap().remove(0);
-        let text = row.event.replace("\"allow\"", "\"deny\"");
-        let hash = caracal_crypto::digest::sha256_hex(text.as_bytes());
-        tamper(&store, &sql::EDIT_AND_HASH, &params![hash]).await;
+        let text = row.event.replace("\"allow\"", "\"deny\"").into_bytes();
+        let hash = caracal_crypto::digest::sha256(&text).to_vec();
+        tamper(&store, &sql::EDIT_AND_HASH, &params![text, hash]).await;
         assert_eq!(finding(&store).await, broken(7, Why::Link));
     }
 
@@ -106,6 +127,12 @@ on_each_engine! {
         twenty(&store).await;
         tamper(&store, &sql::COLUMN, &[]).await;
         assert_eq!(finding(&store).await, Some((7, Flaw::Columns)));
+    }
+
+    async fn a_column_that_stands_for_its_text_is_found(store: Store) {
+        twenty(&store).await;
+        tamper(&store, &sql::ID, &params![b"\0another".to_vec()]).await;
+        assert_eq!(finding(&store).await, broken(7, Why::Content));
     }
 
     async fn emptied_labels_are_found(store: Store) {
@@ -142,13 +169,13 @@ on_each_engine! {
 
     async fn a_copied_event_at_the_end_is_found(store: Store) {
         twenty(&store).await;
-        tamper(&store, &sql::COPY, &[]).await;
+        tamper(&store, &sql::COPY, &params![b"\0forged".to_vec()]).await;
         assert_eq!(finding(&store).await, broken(21, Why::Link));
     }
 
     async fn a_code_of_another_hand_is_found(store: Store) {
         twenty(&store).await;
-        tamper(&store, &sql::HMAC, &[]).await;
+        tamper(&store, &sql::HMAC, &params![vec![7_u8; 32]]).await;
         assert_eq!(finding(&store).await, broken(7, Why::Author));
     }
 
@@ -165,7 +192,7 @@ on_each_engine! {
         twenty(&store).await;
         let z1 = zone("z1");
         let rows = store.zone(&z1).audit().chain(18, 1).await.unwrap();
-        tamper(&store, &sql::BACK, &params![&rows[0].chain_hash]).await;
+        tamper(&store, &sql::BACK, &params![bytes(&rows[0].chain_hash)]).await;
         assert_eq!(finding(&store).await, broken(19, Why::Head));
         tamper(&store, &sql::NO_HEAD, &[]).await;
         assert_eq!(finding(&store).await, broken(0, Why::Head));
@@ -251,7 +278,7 @@ on_each_engine! {
         assert_eq!(metrics.tamper_checked.get(), 26);
 
         // What was verified is changed: the next full sweep finds it, and finds it once.
-        tamper(&store, &sql::EDIT, &[]).await;
+        edit(&store).await;
         sweep.sweep().await;
         assert_eq!(metrics.tamper_mismatch.get(), 0);
         for _ in 0..2 {

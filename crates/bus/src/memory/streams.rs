@@ -81,7 +81,15 @@ impl Stream {
     }
 
     pub fn after(&self, topic: &Arc<str>, position: Position, limit: usize) -> Vec<Entry> {
-        let start = self.index_after(position);
+        self.held(topic, self.index_after(position), limit)
+    }
+
+    pub fn from(&self, topic: &Arc<str>, position: Position, limit: usize) -> Vec<Entry> {
+        let start = self.entries.partition_point(|(at, _)| *at < position);
+        self.held(topic, start, limit)
+    }
+
+    fn held(&self, topic: &Arc<str>, start: usize, limit: usize) -> Vec<Entry> {
         self.entries
             .range(start..)
             .take(limit)

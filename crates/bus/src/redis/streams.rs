@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use caracal_model::change::Fields;
-use redis::streams::{StreamId, StreamReadReply};
+use redis::streams::{StreamId, StreamRangeReply, StreamReadReply};
 
 use super::connection::failed;
 use super::{Redis, millis};
@@ -105,6 +105,22 @@ impl Redis {
         let mut command = redis::cmd("XLEN");
         command.arg(self.key(topic));
         self.ask("measuring a topic", &command).await
+    }
+
+    pub async fn range(
+        &self,
+        topic: &str,
+        from: Position,
+        limit: usize,
+    ) -> Result<Vec<Entry>, BusError> {
+        let doing = "reading a range";
+        let mut command = redis::cmd("XRANGE");
+        command.arg(self.key(topic)).arg(from.to_string()).arg("+");
+        command.arg("COUNT").arg(limit);
+        let found: StreamRangeReply = self.ask(doing, &command).await?;
+        let name: Arc<str> = topic.into();
+        let entries = found.ids.into_iter().map(|id| entry(doing, &name, id));
+        entries.collect()
     }
 
     pub async fn remove(&self, topic: &str, positions: &[Position]) -> Result<u64, BusError> {

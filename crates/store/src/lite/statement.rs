@@ -41,6 +41,29 @@ pub(crate) fn execute(
     Ok(u64::try_from(changed).unwrap_or(u64::MAX))
 }
 
+/// One statement for each row. Where a parameter stands is looked up once, not once a row.
+pub(crate) fn execute_rows(
+    connection: &Connection,
+    sql: &Sql,
+    rows: &[Vec<impl rusqlite::ToSql>],
+) -> Result<u64, StoreError> {
+    let fails = |failure| error(connection, failure, sql.name);
+    let mut statement = connection.prepare_cached(sql.lite).map_err(fails)?;
+    let width = rows.first().map_or(0, Vec::len);
+    let places = places(&statement, sql, width, connection)?;
+    let mut total = 0;
+    for row in rows {
+        if row.len() != width {
+            return Err(miscounted(sql, "the width of a row"));
+        }
+        for (place, param) in places.iter().zip(row) {
+            statement.raw_bind_parameter(*place, param).map_err(fails)?;
+        }
+        total += statement.raw_execute().map_err(fails)?;
+    }
+    Ok(u64::try_from(total).unwrap_or(u64::MAX))
+}
+
 pub(crate) fn prepare(connection: &Connection, sql: &Sql) -> Result<(), StoreError> {
     connection
         .prepare(sql.lite)
@@ -57,16 +80,30 @@ fn bind(
     connection: &Connection,
 ) -> Result<(), StoreError> {
     let fails = |failure| error(connection, failure, sql.name);
-    for (at, param) in params.iter().enumerate() {
-        let name = format!("${}", at + 1);
-        let index = statement
-            .parameter_index(&name)
-            .map_err(fails)?
-            .ok_or_else(|| miscounted(sql, &name))?;
-        statement.raw_bind_parameter(index, param).map_err(fails)?;
+    let places = places(statement, sql, params.len(), connection)?;
+    for (place, param) in places.iter().zip(params) {
+        statement.raw_bind_parameter(*place, param).map_err(fails)?;
     }
-    if statement.parameter_count() == params.len() {
-        Ok(())
+    Ok(())
+}
+
+/// What SQLite calls `$1` to `$width`.
+fn places(
+    statement: &rusqlite::Statement<'_>,
+    sql: &Sql,
+    width: usize,
+    connection: &Connection,
+) -> Result<Vec<usize>, StoreError> {
+    let mut places = Vec::with_capacity(width);
+    for at in 1..=width {
+        let name = format!("${at}");
+        let place = statement
+            .parameter_index(&name)
+            .map_err(|failure| error(connection, failure, sql.name))?;
+        places.push(place.ok_or_else(|| miscounted(sql, &name))?);
+    }
+    if statement.parameter_count() == width {
+        Ok(places)
     } else {
         Err(miscounted(sql, "its last parameter"))
     }

@@ -296,10 +296,7 @@ impl Loop {
                 let _ = reply.send(statement::execute(connection, &sql, &params));
             }
             Command::ExecuteRows(sql, rows, reply) => {
-                let all = rows.iter().try_fold(0, |total, params| {
-                    statement::execute(connection, &sql, params).map(|changed| total + changed)
-                });
-                let _ = reply.send(all);
+                let _ = reply.send(statement::execute_rows(connection, &sql, &rows));
             }
             Command::Commit(reply) | Command::Rollback(reply) => drop(reply),
         }

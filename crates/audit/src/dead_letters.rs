@@ -1,0 +1,300 @@
+//! Evidence that can never be appended: where it is kept, and what an operator may do with it (spec:
+//! audit-and-streams §6 and §10; "better" 2).
+//!
+//! **Choice.** Distributed, dead letters are entries of their topic, where observers of before look
+//! for them. Embedded there is no topic that survives the process, so they are rows of the store,
+//! with places of the same form: every route reads both the same way.
+//!
+//! **Bound.** What is not signed by a holder of the key can be sent by anybody who reaches the bus.
+//! Beyond [`MOST`] letters the oldest of those go; what was signed is kept until somebody decides.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use caracal_bus::{Bus, BusError, Position};
+use caracal_model::change::Fields;
+use caracal_model::{Clock, Timestamp, Topic};
+use caracal_store::{Store, StoreError};
+
+/// Where poison goes.
+pub const DEAD_LETTERS: &str = "caracal.audit.events.dlq";
+/// Holds the dead letters for whoever looks at them.
+pub const DEAD_LETTER_GROUP: &str = "audit-dlq-observer";
+/// Letters beyond which the oldest unsigned ones are dropped (spec: audit-and-streams §2.1).
+pub const MOST: u64 = 100_000;
+
+/// The reason of an entry whose signature is missing or wrong.
+pub(crate) const UNSIGNED: &str = "hmac_verify_failed";
+/// The reason of an entry without a text.
+pub(crate) const EMPTY: &str = "missing_data_field";
+/// The reason of an event that came again with another text.
+pub(crate) const TAMPERED: &str = "tamper_on_replay";
+/// The reason of an event that failed too often while others did not.
+pub(crate) const TOO_OFTEN: &str = "transient_exceeded_max_deliveries";
+
+/// Letters that are looked at in one go.
+const PAGE: usize = 1_000;
+/// What may have come from anybody.
+const ANYBODYS: [&str; 2] = [UNSIGNED, EMPTY];
+/// Reasons that may no longer hold: the store, not the event, was at fault.
+const REPLAYABLE: [&str; 2] = ["transient_exceeded_max_deliveries:", "pg_permanent_error:"];
+
+/// Why dead letters could not be reached.
+#[derive(Debug, thiserror::Error)]
+pub enum LettersError {
+    /// On the bus.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// In the store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// One of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Letter {
+    /// Its place.
+    pub position: Position,
+    /// As the specification names them: `reason`, `src_id`, `received_at`, `src_data`, `src_sig`.
+    pub fields: Fields,
+}
+
+impl Letter {
+    /// Why it is here.
+    pub fn reason(&self) -> &str {
+        self.field("reason")
+    }
+
+    /// The text that could not be appended.
+    pub fn text(&self) -> Option<&str> {
+        self.fields.get("src_data").map(String::as_str)
+    }
+
+    /// Whether trying again may help without anybody having looked.
+    pub fn is_replayable(&self) -> bool {
+        let reason = self.reason();
+        self.text().is_some() && REPLAYABLE.iter().any(|prefix| reason.starts_with(prefix))
+    }
+
+    /// Whether it is here for this reason: all of it, or what stands before its first colon.
+    pub fn is_for(&self, reason: &str) -> bool {
+        let own = self.reason();
+        own == reason || own.split(':').next() == Some(reason)
+    }
+
+    /// When it was found out.
+    pub fn received_at(&self) -> Timestamp {
+        let millis = self.field("received_at").parse();
+        let millis = millis.unwrap_or(i64::try_from(self.position.millis).unwrap_or(i64::MAX));
+        Timestamp::from_unix_micros(millis.saturating_mul(1_000))
+    }
+
+    /// A field; empty when it has none of this name.
+    pub fn field(&self, name: &str) -> &str {
+        self.fields.get(name).map_or("", String::as_str)
+    }
+}
+
+/// What becomes of an entry that is poison. `source` names where it came from.
+pub(crate) fn letter(
+    source: impl IntoIterator<Item = (String, String)>,
+    src_id: String,
+    reason: &str,
+    now: Timestamp,
+) -> Fields {
+    let mut letter: Fields = source
+        .into_iter()
+        .map(|(name, value)| (format!("src_{name}"), value))
+        .collect();
+    letter.insert("reason".to_owned(), reason.to_owned());
+    letter.insert("src_id".to_owned(), src_id);
+    letter.insert("received_at".to_owned(), now.unix_millis().to_string());
+    letter
+}
+
+/// All dead letters of a deployment. Cheap to clone.
+#[derive(Clone)]
+pub struct DeadLetters {
+    kept: Kept,
+    clock: Arc<dyn Clock>,
+}
+
+#[derive(Clone)]
+enum Kept {
+    OnBus(Bus),
+    InStore(Store),
+}
+
+impl std::fmt::Debug for DeadLetters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self.kept {
+            Kept::OnBus(_) => "DeadLetters(bus)",
+            Kept::InStore(_) => "DeadLetters(store)",
+        })
+    }
+}
+
+impl DeadLetters {
+    /// Those on the topic of this bus.
+    pub fn on_bus(bus: Bus, clock: Arc<dyn Clock>) -> Self {
+        let kept = Kept::OnBus(bus);
+        Self { kept, clock }
+    }
+
+    /// Those in this store.
+    pub fn in_store(store: Store, clock: Arc<dyn Clock>) -> Self {
+        let kept = Kept::InStore(store);
+        Self { kept, clock }
+    }
+
+    pub(crate) fn are_on_bus(&self) -> bool {
+        matches!(self.kept, Kept::OnBus(_))
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Keeps them; answers with how many older ones had to go for them.
+    pub(crate) async fn keep(&self, letters: &[Fields]) -> Result<u64, LettersError> {
+        if letters.is_empty() {
+            return Ok(0);
+        }
+        match &self.kept {
+            Kept::OnBus(bus) => drop(bus.append(DEAD_LETTERS, letters).await?),
+            Kept::InStore(store) => store.keep_audit_dead_letters(letters).await?,
+        }
+        self.bound().await
+    }
+
+    async fn bound(&self) -> Result<u64, LettersError> {
+        let over = self.count().await?.saturating_sub(MOST);
+        if over == 0 {
+            return Ok(0);
+        }
+        let oldest = self.list(Position::START, PAGE).await?;
+        let going: Vec<Position> = oldest
+            .iter()
+            .filter(|letter| ANYBODYS.iter().any(|reason| letter.is_for(reason)))
+            .map(|letter| letter.position)
+            .take(usize::try_from(over).unwrap_or(usize::MAX))
+            .collect();
+        tracing::error!(
+            over,
+            dropped = going.len(),
+            "there are too many dead letters"
+        );
+        self.remove(&going).await
+    }
+
+    /// At most `limit` from this place on, oldest first.
+    ///
+    /// # Errors
+    /// When they cannot be reached.
+    pub async fn list(&self, from: Position, limit: usize) -> Result<Vec<Letter>, LettersError> {
+        Ok(match &self.kept {
+            Kept::OnBus(bus) => {
+                let entries = bus.range(DEAD_LETTERS, from, limit).await?;
+                let letter = |entry: caracal_bus::Entry| Letter {
+                    position: entry.position,
+                    fields: entry.fields,
+                };
+                entries.into_iter().map(letter).collect()
+            }
+            Kept::InStore(store) => {
+                let limit = u32::try_from(limit).unwrap_or(u32::MAX);
+                let rows = store
+                    .audit_dead_letters((from.millis, from.seq), limit)
+                    .await?;
+                let letter = |row: caracal_store::audit_dead_letters::StoredLetter| Letter {
+                    position: Position {
+                        millis: row.place.0,
+                        seq: row.place.1,
+                    },
+                    fields: row.fields,
+                };
+                rows.into_iter().map(letter).collect()
+            }
+        })
+    }
+
+    /// The one at this place.
+    ///
+    /// # Errors
+    /// When they cannot be reached.
+    pub async fn get(&self, at: Position) -> Result<Option<Letter>, LettersError> {
+        let found = self.list(at, 1).await?.pop();
+        Ok(found.filter(|letter| letter.position == at))
+    }
+
+    /// Removes these; answers with how many there were.
+    ///
+    /// # Errors
+    /// When they cannot be reached.
+    pub async fn remove(&self, at: &[Position]) -> Result<u64, LettersError> {
+        if at.is_empty() {
+            return Ok(0);
+        }
+        Ok(match &self.kept {
+            Kept::OnBus(bus) => bus.remove(DEAD_LETTERS, at).await?,
+            Kept::InStore(store) => {
+                let places: Vec<_> = at.iter().map(|at| (at.millis, at.seq)).collect();
+                store.remove_audit_dead_letters(&places).await?
+            }
+        })
+    }
+
+    /// How many there are.
+    ///
+    /// # Errors
+    /// When they cannot be reached.
+    pub async fn count(&self) -> Result<u64, LettersError> {
+        Ok(match &self.kept {
+            Kept::OnBus(bus) => bus.len(DEAD_LETTERS).await?,
+            Kept::InStore(store) => store.count_audit_dead_letters().await?,
+        })
+    }
+
+    /// How long the oldest has been here.
+    ///
+    /// # Errors
+    /// When they cannot be reached.
+    pub async fn oldest_age(&self) -> Result<Duration, LettersError> {
+        let oldest = self.list(Position::START, 1).await?.pop();
+        Ok(oldest.map_or(Duration::ZERO, |letter| {
+            self.now().since(time_of(letter.position))
+        }))
+    }
+
+    /// Sends these to the topic again, as they came, and removes them here; `None` where there is no
+    /// topic, and the ledger takes them directly.
+    pub(crate) async fn send_again(
+        &self,
+        letters: &[&Letter],
+    ) -> Result<Option<usize>, LettersError> {
+        let Kept::OnBus(bus) = &self.kept else {
+            return Ok(None);
+        };
+        let mut entries = Vec::with_capacity(letters.len());
+        let mut places = Vec::with_capacity(letters.len());
+        for letter in letters {
+            let Some(text) = letter.text() else { continue };
+            let mut entry: Fields = [("data".to_owned(), text.to_owned())].into();
+            if let Some(sig) = letter.fields.get("src_sig") {
+                entry.insert("sig".to_owned(), sig.clone());
+            }
+            entries.push(entry);
+            places.push(letter.position);
+        }
+        // In this order: twice is a duplicate, not at all is a loss.
+        bus.append(Topic::AuditEvents.name(), &entries).await?;
+        self.remove(&places).await?;
+        Ok(Some(places.len()))
+    }
+}
+
+/// The time in a position.
+pub(crate) fn time_of(position: Position) -> Timestamp {
+    let millis = i64::try_from(position.millis).unwrap_or(i64::MAX);
+    Timestamp::from_unix_micros(millis.saturating_mul(1_000))
+}

@@ -1,0 +1,39 @@
+//! Where a chain begins once retention has dropped what was before, and who says so.
+//!
+//! Whoever can write the database could drop the beginning of a chain and call it retention. So a
+//! floor carries a code of the holder of the key over zone, place and hash:
+//!
+//! ```text
+//! code = HMAC-SHA256(AUDIT_HMAC_KEY, "caracal.audit.floor" LF zone LF seq LF chain_hash)
+//! ```
+
+use caracal_crypto::HmacKey;
+use caracal_ledger::{Head, Why};
+use caracal_model::ZoneId;
+use caracal_store::audit_retention::AuditFloor;
+
+use crate::verify::{Finding, Flaw};
+
+/// The code for this floor; empty without a key.
+pub(crate) fn code(zone: &ZoneId, seq: u64, chain_hash: &str, key: Option<&HmacKey>) -> String {
+    key.map(|key| key.sign_hex(&signed(zone, seq, chain_hash)))
+        .unwrap_or_default()
+}
+
+fn signed(zone: &ZoneId, seq: u64, chain_hash: &str) -> Vec<u8> {
+    format!("caracal.audit.floor\n{zone}\n{seq}\n{chain_hash}").into_bytes()
+}
+
+/// The head that the rest of the chain continues. With a key, the floor must carry its code.
+pub(crate) fn head(floor: &AuditFloor, key: Option<&HmacKey>) -> Result<Head, Finding> {
+    let broken = |why| Finding {
+        zone: floor.zone.clone(),
+        seq: floor.chain_seq,
+        flaw: Flaw::Chain(why),
+    };
+    let signed = signed(&floor.zone, floor.chain_seq, &floor.chain_hash);
+    if key.is_some_and(|key| !key.verify_hex(&signed, &floor.code)) {
+        return Err(broken(Why::Author));
+    }
+    Head::stored(floor.chain_seq, &floor.chain_hash).ok_or_else(|| broken(Why::Link))
+}

@@ -1,0 +1,155 @@
+//! The age that evidence reaches (spec: audit-and-streams §8): months are made ahead, and dropped
+//! whole once they are older than `AUDIT_RETENTION_DAYS`, or than what an operator set below that.
+//!
+//! One replica does it. It drops nothing that checkpoints do not cover, once there are any: what is
+//! gone can then still be proven to have been there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use caracal_bus::Bus;
+use caracal_model::Ticks;
+use caracal_store::StoreError;
+use caracal_store::audit_retention::AuditPrefix;
+use caracal_store::platform_settings::AUDIT_RETENTION;
+use tokio_util::sync::CancellationToken;
+
+use crate::floor;
+use crate::ingest::Ingest;
+
+/// Between two passes.
+const EVERY: Duration = Duration::from_secs(6 * 3_600);
+/// Between two looks at who leads.
+const LOOK: Duration = Duration::from_secs(60);
+const LEADER: &str = "caracal:audit:retention";
+/// Months that have a place before they begin.
+const AHEAD: u32 = 3;
+
+/// Makes months and drops them.
+pub struct Retention {
+    ingest: Arc<Ingest>,
+    bus: Bus,
+    holder: String,
+    days: u32,
+    leads: bool,
+    passed_at: Option<Ticks>,
+}
+
+impl std::fmt::Debug for Retention {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Retention")
+            .field("holder", &self.holder)
+            .field("days", &self.days)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Retention {
+    /// `holder` names this process among those that might lead; `days` is the most that is kept.
+    pub fn new(ingest: Arc<Ingest>, bus: Bus, holder: impl Into<String>, days: u32) -> Self {
+        Self {
+            ingest,
+            bus,
+            holder: holder.into(),
+            days,
+            leads: false,
+            passed_at: None,
+        }
+    }
+
+    /// Passes every six hours until `stop`, while this process leads.
+    pub async fn run(mut self, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            self.turn(&stop).await;
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(LOOK) => {}
+            }
+        }
+    }
+
+    async fn turn(&mut self, stop: &CancellationToken) {
+        let leads = match self.bus.lead(LEADER, &self.holder, LOOK * 3).await {
+            Ok(leads) => leads,
+            Err(error) => {
+                tracing::warn!(%error, "it is not known who keeps the ledger's age");
+                false
+            }
+        };
+        let metrics = self.ingest.metrics();
+        metrics.is_retention_leader.set(i64::from(leads));
+        if std::mem::replace(&mut self.leads, leads) != leads {
+            metrics.retention_lease_transitions.inc();
+        }
+        let now = self.ingest.clock().ticks();
+        let due = self.passed_at.is_none_or(|at| now.since(at) >= EVERY);
+        if !leads || !due {
+            return;
+        }
+        match self.pass(stop).await {
+            Ok(()) => self.passed_at = Some(now),
+            // The next look tries again.
+            Err(error) => tracing::warn!(%error, "the ledger's age was not kept"),
+        }
+    }
+
+    /// Makes the months to come, and drops what is too old.
+    ///
+    /// # Errors
+    /// When the store does not answer; what was dropped until then stays dropped.
+    pub async fn pass(&self, stop: &CancellationToken) -> Result<(), StoreError> {
+        let store = self.ingest.store();
+        let metrics = self.ingest.metrics();
+        let now = self.ingest.clock().now();
+        let made = store.ensure_audit_months(now, AHEAD).await?;
+        metrics.retention_created.inc_by(made);
+        let before = now.minus(Duration::from_secs(
+            u64::from(self.days().await?) * 24 * 3_600,
+        ));
+        while !stop.is_cancelled() {
+            let Some(prefix) = store.audit_prefix(before).await? else {
+                return Ok(());
+            };
+            if !self.is_covered(&prefix).await? {
+                metrics.retention_held.inc();
+                return Ok(());
+            }
+            let prefix = self.signed(prefix);
+            store.drop_audit_prefix(&prefix).await?;
+            metrics.retention_dropped.inc();
+            let zones = prefix.floors.len();
+            tracing::info!(zones, events = ?prefix.events, "a beginning of the ledger was dropped");
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+
+    /// The days that count: those of the environment, or fewer when an operator said so.
+    async fn days(&self) -> Result<u32, StoreError> {
+        let store = self.ingest.store();
+        let set = store.platform_setting(AUDIT_RETENTION).await?;
+        Ok(set.map_or(self.days, |set| set.value.clamp(1, self.days)))
+    }
+
+    async fn is_covered(&self, prefix: &AuditPrefix) -> Result<bool, StoreError> {
+        let Some(covered) = self.ingest.store().audit_checkpointed().await? else {
+            return Ok(true);
+        };
+        for floor in &prefix.floors {
+            let until = covered.get(&floor.zone).copied().unwrap_or(0);
+            if until < floor.chain_seq {
+                tracing::warn!(zone_id = %floor.zone, until, seq = floor.chain_seq,
+                    "old evidence is kept until a checkpoint covers it");
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn signed(&self, mut prefix: AuditPrefix) -> AuditPrefix {
+        for one in &mut prefix.floors {
+            one.code = floor::code(&one.zone, one.chain_seq, &one.chain_hash, self.ingest.key());
+        }
+        prefix
+    }
+}
