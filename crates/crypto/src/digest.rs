@@ -54,6 +54,14 @@ pub fn base64_encode(data: &[u8]) -> String {
     STANDARD.encode(data)
 }
 
+/// From standard base64, padded. Left-over bits are refused, so that one value has one text.
+///
+/// # Errors
+/// [`EncodingError`] when the text is anything else.
+pub fn base64_decode(text: &str) -> Result<Vec<u8>, EncodingError> {
+    STANDARD.decode(text).map_err(|_| EncodingError)
+}
+
 /// Base64url without padding.
 pub fn b64url_encode(data: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(data)

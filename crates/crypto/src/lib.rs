@@ -9,6 +9,7 @@
 
 pub mod client_key;
 pub mod digest;
+pub mod ed25519;
 pub mod envelope;
 mod error;
 pub mod es256;
@@ -18,6 +19,7 @@ pub mod os;
 pub mod verifier;
 
 pub use client_key::{Certificate, ClientKey};
+pub use ed25519::{NoteKey, NoteVerifyKey};
 pub use envelope::{Kek, Keyring};
 pub use error::{CryptoError, TokenError};
 pub use es256::{Jws, PublicJwk, SigningKey, VerifyKey};
