@@ -277,16 +277,6 @@ impl Store {
         }
         tx.commit().await
     }
-
-    /// How far the chain of every zone is covered by checkpoints; `None` while there are no
-    /// checkpoints at all. Retention drops nothing beyond.
-    #[expect(
-        clippy::unused_async,
-        reason = "what checkpoints cover will be read from the store"
-    )]
-    pub async fn audit_checkpointed(&self) -> Result<Option<BTreeMap<ZoneId, u64>>, StoreError> {
-        Ok(None)
-    }
 }
 
 impl AuditEvents<'_> {

@@ -26,6 +26,7 @@ pub mod audit_dead_letters;
 pub mod audit_events;
 pub mod audit_exports;
 pub mod audit_retention;
+pub mod audit_trees;
 pub mod authority_records;
 pub mod checkup;
 pub mod connections;
@@ -97,6 +98,7 @@ const REGISTRY: &[&[&Sql]] = &[
     audit_events::read::sql::ALL,
     audit_retention::sql::ALL,
     audit_dead_letters::sql::ALL,
+    audit_trees::sql::ALL,
     workloads::sql::ALL,
 ];
 

@@ -79,6 +79,11 @@ const MIGRATIONS: &[Migration] = &[
         text: Text::Both(include_str!("../migrations/0007_outside_secrets.sql")),
     },
     Migration {
+        version: 9,
+        name: "audit checkpoints",
+        text: Text::Both(include_str!("../migrations/0009_audit_checkpoints.sql")),
+    },
+    Migration {
         version: 10,
         name: "ledger",
         text: Text::Each {

@@ -36,6 +36,10 @@ statements! { pub(crate) mod sql {
         ORDER BY id LIMIT $3";
     SWAP_REFRESH = "UPDATE provider_connections SET refresh_token = $4 \
         WHERE zone_id = $1 AND id = $2 AND refresh_token = $3";
+    CHECKPOINT_KEYS = "SELECT 'platform' AS zone_id, id, sealed_private AS sealed FROM audit_keys \
+        WHERE substr(sealed_private, 1, 12) <> $1 AND id > $2 ORDER BY id LIMIT $3";
+    SWAP_CHECKPOINT_KEY = "UPDATE audit_keys SET sealed_private = $4 \
+        WHERE CAST($1 AS TEXT) IS NOT NULL AND id = $2 AND sealed_private = $3";
     UPGRADE = "UPDATE applications SET secret_verifier = $4 \
         WHERE zone_id = $1 AND id = $2 AND secret_verifier = $3";
     UPGRADE_ADMIN = "UPDATE admin_tokens SET verifier = $2 \
@@ -53,15 +57,18 @@ pub enum Place {
     AccessTokens,
     /// Refresh tokens of connections.
     RefreshTokens,
+    /// Keys that sign checkpoints; they belong to no zone.
+    CheckpointKeys,
 }
 
 impl Place {
     /// Every place.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::Secrets,
         Self::ZoneKeys,
         Self::AccessTokens,
         Self::RefreshTokens,
+        Self::CheckpointKeys,
     ];
 
     const fn list(self) -> &'static Sql {
@@ -70,6 +77,7 @@ impl Place {
             Self::ZoneKeys => &sql::KEYS,
             Self::AccessTokens => &sql::ACCESS,
             Self::RefreshTokens => &sql::REFRESH,
+            Self::CheckpointKeys => &sql::CHECKPOINT_KEYS,
         }
     }
 
@@ -79,12 +87,16 @@ impl Place {
             Self::ZoneKeys => &sql::SWAP_KEY,
             Self::AccessTokens => &sql::SWAP_ACCESS,
             Self::RefreshTokens => &sql::SWAP_REFRESH,
+            Self::CheckpointKeys => &sql::SWAP_CHECKPOINT_KEY,
         }
     }
 }
 
 /// What signing keys are bound to.
 pub const ZONE_KEY_AAD: &str = "caracal/secrets/zoneSigningKey";
+
+/// What the keys of checkpoints are bound to.
+pub const CHECKPOINT_KEY_AAD: &str = "caracal/secrets/checkpointKey";
 
 /// An envelope under another key than the current one.
 #[derive(Clone, PartialEq, Eq)]
@@ -115,6 +127,7 @@ impl Sealed {
             Place::ZoneKeys => ZONE_KEY_AAD,
             Place::AccessTokens => ACCESS_TOKEN_AAD,
             Place::RefreshTokens => REFRESH_TOKEN_AAD,
+            Place::CheckpointKeys => CHECKPOINT_KEY_AAD,
         }
     }
 

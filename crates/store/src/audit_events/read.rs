@@ -55,6 +55,8 @@ statements! { pub(crate) mod sql {
                                  "IN (SELECT value FROM json_each($13))");
     BY_REQUEST = concat!("SELECT ", columns!(), " FROM audit_events
         WHERE ", in_zone!(), " AND request_id = $2 ORDER BY occurred_at, id LIMIT $3");
+    FIND = concat!("SELECT ", columns!(), " FROM audit_events
+        WHERE id = $2 AND ", in_zone!());
     SEARCH = concat!("SELECT ", columns!(), ", (SELECT before.content_sha256
             FROM audit_events before
             WHERE before.zone_no = audit_events.zone_no
@@ -179,6 +181,12 @@ impl<'s> AuditEvents<'s> {
             &params![self.0.id(), pack::pack_id(request_id), REQUEST_LIMIT],
         )
         .await
+    }
+
+    /// One event.
+    pub async fn find(&self, id: &str) -> Result<Option<AuditEvent>, StoreError> {
+        let params = [Param::from(self.0.id()), Param::Blob(pack::pack_id(id))];
+        Ok(self.read(&sql::FIND, &params).await?.into_iter().next())
     }
 
     /// Events after a place of the chain, in its order, within `[since, until)`, each with the

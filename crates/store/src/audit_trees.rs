@@ -1,0 +1,503 @@
+//! What proves the ledger to others, as rows: keys, trees, tiles, checkpoints, findings. What they
+//! mean belongs to the crates `ledger` and `tlog`.
+//!
+//! INVARIANT (one tree): a tree grows from the size and chain hash at which its writer saw it, with
+//! its tiles, in one transaction; a checkpoint is stored once and never changed. So of two processes
+//! that both believe to lead, one does nothing.
+
+use caracal_model::{Timestamp, ZoneId};
+
+use crate::error::StoreError;
+use crate::row::Row;
+use crate::store::{Store, ZoneScope};
+use crate::{Param, params, statements};
+
+macro_rules! tree {
+    () => {
+        "size, chain_hash, signed_size, signed_at, again_size, again_hash"
+    };
+}
+
+statements! { pub(crate) mod sql {
+    KEYS = "SELECT id, deployment, public_key, sealed_private, created_at FROM audit_keys
+            ORDER BY created_at, id";
+    ADD_KEY = "INSERT INTO audit_keys (id, deployment, public_key, sealed_private, created_at)
+               VALUES ($1, $2, $3, $4, $5) ON CONFLICT (id) DO NOTHING";
+    TREE = concat!("SELECT ", tree!(), " FROM audit_trees WHERE zone_id = $1");
+    /// Zones whose head is past what was signed, and where the period is over, enough has come, or
+    /// somebody waits. Also those whose head was set back behind what was verified.
+    DUE = "SELECT head.zone_id AS zone_id FROM audit_heads head
+           LEFT JOIN audit_trees tree ON tree.zone_id = head.zone_id
+           LEFT JOIN audit_checkpoint_wishes wish ON wish.zone_id = head.zone_id
+           WHERE head.chain_seq < COALESCE(tree.size, 0)
+              OR head.chain_seq > COALESCE(tree.signed_size, 0)
+                 AND (COALESCE(tree.signed_at, 0) <= $1
+                      OR head.chain_seq - COALESCE(tree.signed_size, 0) >= $2
+                      OR wish.zone_id IS NOT NULL)
+           ORDER BY head.zone_id";
+    SEED = "INSERT INTO audit_trees (zone_id, size, chain_hash, signed_size, signed_at, again_size,
+                again_hash)
+            VALUES ($1, $2, $3, 0, 0, $2, $3) ON CONFLICT (zone_id) DO NOTHING";
+    GROW = "UPDATE audit_trees SET size = $4, chain_hash = $5
+            WHERE zone_id = $1 AND size = $2 AND chain_hash = $3";
+    AGAIN = "UPDATE audit_trees SET again_size = $2, again_hash = $3 WHERE zone_id = $1";
+    PUT_TILE = pg: "INSERT INTO audit_tiles (zone_id, level, tile, hashes)
+                    SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bytea[])
+                    ON CONFLICT (zone_id, level, tile) DO UPDATE SET hashes = excluded.hashes",
+               lite: "INSERT INTO audit_tiles (zone_id, level, tile, hashes) VALUES ($1, $2, $3, $4)
+                      ON CONFLICT (zone_id, level, tile) DO UPDATE SET hashes = excluded.hashes";
+    TILES = pg: "SELECT level, tile, hashes FROM audit_tiles
+                 JOIN unnest($2::bigint[], $3::bigint[]) AS wanted (level, tile)
+                     USING (level, tile)
+                 WHERE zone_id = $1",
+            lite: "SELECT stored.level AS level, stored.tile AS tile, stored.hashes AS hashes
+                   FROM json_each($2) wanted_level
+                   CROSS JOIN json_each($3) wanted_tile ON wanted_tile.key = wanted_level.key
+                   CROSS JOIN audit_tiles stored ON stored.zone_id = $1
+                       AND stored.level = wanted_level.value AND stored.tile = wanted_tile.value";
+    SIGN = "INSERT INTO audit_checkpoints (zone_id, size, note, made_at) VALUES ($1, $2, $3, $4)
+            ON CONFLICT (zone_id, size) DO NOTHING";
+    SIGNED = "UPDATE audit_trees SET signed_size = $2, signed_at = $3
+              WHERE zone_id = $1 AND signed_size < $2";
+    GRANTED = "DELETE FROM audit_checkpoint_wishes WHERE zone_id = $1";
+    WISH = "INSERT INTO audit_checkpoint_wishes (zone_id, wished_at) VALUES ($1, $2)
+            ON CONFLICT (zone_id) DO NOTHING";
+    LATEST = "SELECT size, note, made_at FROM audit_checkpoints WHERE zone_id = $1
+              ORDER BY size DESC LIMIT 1";
+    AT = "SELECT size, note, made_at FROM audit_checkpoints WHERE zone_id = $1 AND size = $2";
+    BELOW = "SELECT size, note, made_at FROM audit_checkpoints WHERE zone_id = $1 AND size < $2
+             ORDER BY size DESC LIMIT $3";
+    ABOVE = "SELECT size, note, made_at FROM audit_checkpoints WHERE zone_id = $1 AND size > $2
+             ORDER BY size LIMIT $3";
+    COVERED = "SELECT zone_id, MAX(size) AS size FROM audit_checkpoints GROUP BY zone_id";
+    FIND = "INSERT INTO audit_findings (zone_id, seq, flaw, found_at) VALUES ($1, $2, $3, $4)
+            ON CONFLICT (zone_id, seq, flaw) DO NOTHING";
+    FINDINGS = "SELECT zone_id, seq, flaw, found_at FROM audit_findings ORDER BY found_at, zone_id";
+} }
+
+/// A key that signs checkpoints.
+#[derive(Clone, PartialEq, Eq)]
+pub struct AuditKey {
+    /// Its id; the first is `1`.
+    pub id: String,
+    /// How the logs of this deployment are called.
+    pub deployment: String,
+    /// The public half.
+    pub public_key: Vec<u8>,
+    /// The envelope of the private half.
+    pub sealed_private: Vec<u8>,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+impl std::fmt::Debug for AuditKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "AuditKey({} of {})", self.id, self.deployment)
+    }
+}
+
+/// How far a zone is in its tree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditTree {
+    /// Events that were verified and are in the tiles.
+    pub size: u64,
+    /// Chain hash of the last of them, hex.
+    pub chain_hash: String,
+    /// Size of the largest checkpoint; 0 when there is none.
+    pub signed_size: u64,
+    /// When that was made; the epoch when there is none.
+    pub signed_at: Timestamp,
+    /// How far the round of verifying again has come.
+    pub again_size: u64,
+    /// Chain hash there, hex.
+    pub again_hash: String,
+}
+
+impl AuditTree {
+    fn read(row: &Row) -> Result<Self, StoreError> {
+        Ok(Self {
+            size: row.count("size")?,
+            chain_hash: row.string("chain_hash")?,
+            signed_size: row.count("signed_size")?,
+            signed_at: row.time("signed_at")?,
+            again_size: row.count("again_size")?,
+            again_hash: row.string("again_hash")?,
+        })
+    }
+}
+
+/// A tile: its level, its place in the level, and its hashes one after another.
+pub type AuditTile = (u32, u64, Vec<u8>);
+
+/// A checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditCheckpoint {
+    /// How many events it covers.
+    pub size: u64,
+    /// The signed note.
+    pub note: String,
+    /// When it was made.
+    pub made_at: Timestamp,
+}
+
+impl AuditCheckpoint {
+    fn read(row: &Row) -> Result<Self, StoreError> {
+        Ok(Self {
+            size: row.count("size")?,
+            note: row.string("note")?,
+            made_at: row.time("made_at")?,
+        })
+    }
+}
+
+/// A place where a ledger does not hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditFinding {
+    /// The zone.
+    pub zone: ZoneId,
+    /// The first event that cannot be trusted.
+    pub seq: u64,
+    /// What does not hold, in words.
+    pub flaw: String,
+}
+
+fn whole<'p>(number: u64) -> Param<'p> {
+    Param::Int(whole_int(number))
+}
+
+fn whole_int(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+impl Store {
+    /// The keys of checkpoints, the newest last.
+    pub async fn audit_keys(&self) -> Result<Vec<AuditKey>, StoreError> {
+        let rows = self.query(&sql::KEYS, &[]).await?;
+        let read = |row: &Row| {
+            Ok(AuditKey {
+                id: row.string("id")?,
+                deployment: row.string("deployment")?,
+                public_key: row.bytes("public_key")?.to_vec(),
+                sealed_private: row.bytes("sealed_private")?.to_vec(),
+                created_at: row.time("created_at")?,
+            })
+        };
+        rows.iter().map(read).collect()
+    }
+
+    /// Adds a key unless there is one of this id.
+    pub async fn add_audit_key(&self, key: &AuditKey) -> Result<(), StoreError> {
+        let mut tx = self.begin("adding a checkpoint key").await?;
+        let params = params![
+            &key.id,
+            &key.deployment,
+            &key.public_key,
+            &key.sealed_private,
+            key.created_at
+        ];
+        tx.execute(&sql::ADD_KEY, &params).await?;
+        tx.commit().await
+    }
+
+    /// Zones of which a checkpoint is due: the last one is not younger than `signed_before`, or this
+    /// many events have come since, or somebody wishes it.
+    pub async fn audit_trees_due(
+        &self,
+        signed_before: Timestamp,
+        events: u64,
+    ) -> Result<Vec<ZoneId>, StoreError> {
+        let params = [Param::from(signed_before), whole(events)];
+        let rows = self.query(&sql::DUE, &params).await?;
+        let zone = |row: &Row| Ok(ZoneId::trusted(row.text("zone_id")?));
+        rows.iter().map(zone).collect()
+    }
+
+    /// How many events of each zone a checkpoint covers. Retention drops nothing beyond: what was
+    /// never signed would leave no trace.
+    pub async fn audit_checkpointed(&self) -> Result<Vec<(ZoneId, u64)>, StoreError> {
+        let rows = self.query(&sql::COVERED, &[]).await?;
+        rows.iter()
+            .map(|row| Ok((ZoneId::trusted(row.text("zone_id")?), row.count("size")?)))
+            .collect()
+    }
+
+    /// Records a finding; whether it is a new one.
+    pub async fn add_audit_finding(&self, finding: &AuditFinding) -> Result<bool, StoreError> {
+        let now = self.clock().now();
+        let mut tx = self.begin("recording a finding").await?;
+        let params = [
+            Param::from(&finding.zone),
+            whole(finding.seq),
+            Param::from(&finding.flaw),
+            Param::from(now),
+        ];
+        let added = tx.execute(&sql::FIND, &params).await?;
+        tx.commit().await?;
+        Ok(added == 1)
+    }
+
+    /// Everything that was found, with when, the first first.
+    pub async fn audit_findings(&self) -> Result<Vec<(AuditFinding, Timestamp)>, StoreError> {
+        let rows = self.query(&sql::FINDINGS, &[]).await?;
+        let read = |row: &Row| {
+            let finding = AuditFinding {
+                zone: ZoneId::trusted(row.text("zone_id")?),
+                seq: row.count("seq")?,
+                flaw: row.string("flaw")?,
+            };
+            Ok((finding, row.time("found_at")?))
+        };
+        rows.iter().map(read).collect()
+    }
+}
+
+/// From where to where a tree grows.
+#[derive(Clone, Debug)]
+pub struct Growing<'g> {
+    /// Size and chain hash as the writer saw them; size 0 begins a tree.
+    pub from: (u64, &'g str),
+    /// After the new leaves.
+    pub to: (u64, &'g str),
+    /// Every tile that changed.
+    pub tiles: &'g [AuditTile],
+}
+
+/// The tree of one zone.
+#[derive(Clone, Copy, Debug)]
+pub struct AuditTrees<'s>(ZoneScope<'s>);
+
+impl<'s> ZoneScope<'s> {
+    /// The tree of this zone's ledger.
+    pub fn audit_tree(self) -> AuditTrees<'s> {
+        AuditTrees(self)
+    }
+}
+
+impl AuditTrees<'_> {
+    /// How far it is; `None` before its first leaf.
+    pub async fn state(&self) -> Result<Option<AuditTree>, StoreError> {
+        let row = self.0.query_opt(&sql::TREE, &params![self.0.id()]).await?;
+        row.as_ref().map(AuditTree::read).transpose()
+    }
+
+    /// The tiles with these levels and places; what is not stored is left out.
+    pub async fn tiles(&self, ids: &[(u32, u64)]) -> Result<Vec<AuditTile>, StoreError> {
+        let params = [
+            Param::from(self.0.id()),
+            Param::Ints(ids.iter().map(|(level, _)| i64::from(*level)).collect()),
+            Param::Ints(ids.iter().map(|(_, tile)| whole_int(*tile)).collect()),
+        ];
+        let rows = self.0.query(&sql::TILES, &params).await?;
+        let read = |row: &Row| {
+            let level = u32::try_from(row.count("level")?);
+            let level = level.map_err(|_| StoreError::corrupt("the level of a tile".to_owned()))?;
+            Ok((level, row.count("tile")?, row.bytes("hashes")?.to_vec()))
+        };
+        rows.iter().map(read).collect()
+    }
+
+    /// INVARIANT (one tree): whether the tree was still where the writer saw it; nothing is stored
+    /// when it was not.
+    pub async fn grow(&self, growing: &Growing<'_>) -> Result<bool, StoreError> {
+        let zone = self.0.id();
+        let (from, to) = (growing.from, growing.to);
+        let rows: Vec<Vec<Param<'_>>> = growing
+            .tiles
+            .iter()
+            .map(|(level, tile, hashes)| {
+                vec![
+                    Param::from(zone),
+                    Param::from(*level),
+                    whole(*tile),
+                    Param::from(hashes),
+                ]
+            })
+            .collect();
+        let mut tx = self.0.store().begin("growing a tree").await?;
+        if from.0 == 0 {
+            let seed = [Param::from(zone), whole(0), Param::from(from.1)];
+            tx.execute(&sql::SEED, &seed).await?;
+        }
+        let step = [
+            Param::from(zone),
+            whole(from.0),
+            Param::from(from.1),
+            whole(to.0),
+            Param::from(to.1),
+        ];
+        if tx.execute(&sql::GROW, &step).await? != 1 {
+            tx.rollback().await;
+            return Ok(false);
+        }
+        tx.commit_with_rows(&sql::PUT_TILE, &rows).await?;
+        Ok(true)
+    }
+
+    /// Keeps a checkpoint, and drops the wish for one; whether none of this size was there.
+    pub async fn sign(&self, checkpoint: &AuditCheckpoint) -> Result<bool, StoreError> {
+        let (zone, size) = (self.0.id(), checkpoint.size);
+        let mut tx = self.0.store().begin("keeping a checkpoint").await?;
+        let params = [
+            Param::from(zone),
+            whole(size),
+            Param::from(&checkpoint.note),
+            Param::from(checkpoint.made_at),
+        ];
+        let added = tx.execute(&sql::SIGN, &params).await? == 1;
+        let signed = [
+            Param::from(zone),
+            whole(size),
+            Param::from(checkpoint.made_at),
+        ];
+        tx.execute(&sql::SIGNED, &signed).await?;
+        tx.execute(&sql::GRANTED, &params![zone]).await?;
+        tx.commit().await?;
+        Ok(added)
+    }
+
+    /// Asks for a checkpoint soon.
+    pub async fn wish(&self) -> Result<(), StoreError> {
+        let store = self.0.store();
+        let now = store.clock().now();
+        let mut tx = store.begin("wishing for a checkpoint").await?;
+        tx.execute(&sql::WISH, &params![self.0.id(), now]).await?;
+        tx.commit().await
+    }
+
+    /// Remembers how far the round of verifying again has come.
+    pub async fn verified_again(&self, size: u64, chain_hash: &str) -> Result<(), StoreError> {
+        let mut tx = self
+            .0
+            .store()
+            .begin("remembering what was verified")
+            .await?;
+        let params = [
+            Param::from(self.0.id()),
+            whole(size),
+            Param::from(chain_hash),
+        ];
+        tx.execute(&sql::AGAIN, &params).await?;
+        tx.commit().await
+    }
+
+    /// The largest checkpoint.
+    pub async fn latest(&self) -> Result<Option<AuditCheckpoint>, StoreError> {
+        let row = self
+            .0
+            .query_opt(&sql::LATEST, &params![self.0.id()])
+            .await?;
+        row.as_ref().map(AuditCheckpoint::read).transpose()
+    }
+
+    /// The checkpoint of exactly this size.
+    pub async fn checkpoint(&self, size: u64) -> Result<Option<AuditCheckpoint>, StoreError> {
+        let params = [Param::from(self.0.id()), whole(size)];
+        let row = self.0.query_opt(&sql::AT, &params).await?;
+        row.as_ref().map(AuditCheckpoint::read).transpose()
+    }
+
+    /// Checkpoints smaller than `size`, the largest first.
+    pub async fn below(&self, size: u64, limit: u32) -> Result<Vec<AuditCheckpoint>, StoreError> {
+        self.list(&sql::BELOW, size, limit).await
+    }
+
+    /// Checkpoints larger than `size`, the smallest first.
+    pub async fn above(&self, size: u64, limit: u32) -> Result<Vec<AuditCheckpoint>, StoreError> {
+        self.list(&sql::ABOVE, size, limit).await
+    }
+
+    async fn list(
+        &self,
+        sql: &crate::Sql,
+        size: u64,
+        limit: u32,
+    ) -> Result<Vec<AuditCheckpoint>, StoreError> {
+        let params = [Param::from(self.0.id()), whole(size), Param::from(limit)];
+        let rows = self.0.query(sql, &params).await?;
+        rows.iter().map(AuditCheckpoint::read).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checkpoint(size: u64) -> AuditCheckpoint {
+        AuditCheckpoint {
+            size,
+            note: format!("note of {size}\n"),
+            made_at: Timestamp::from_unix_seconds(whole_int(size)),
+        }
+    }
+
+    fn growing<'g>(
+        from: (u64, &'g str),
+        to: (u64, &'g str),
+        tiles: &'g [AuditTile],
+    ) -> Growing<'g> {
+        Growing { from, to, tiles }
+    }
+
+    crate::on_each_engine! {
+        async fn a_tree_grows_only_from_where_it_was_seen(store: Store) {
+            let z1 = ZoneId::trusted("z1");
+            let tree = store.zone(&z1).audit_tree();
+            assert_eq!(tree.state().await.unwrap(), None);
+            let first = [(0, 0, vec![1; 64]), (1, 0, vec![2; 32])];
+            assert!(tree.grow(&growing((0, "none"), (2, "two"), &first)).await.unwrap());
+            for stale in [(0, "none"), (2, "other"), (1, "two")] {
+                let late = [(0, 0, vec![9; 32])];
+                assert!(!tree.grow(&growing(stale, (3, "three"), &late)).await.unwrap(), "{stale:?}");
+            }
+            let second = [(0, 0, vec![3; 96])];
+            assert!(tree.grow(&growing((2, "two"), (3, "three"), &second)).await.unwrap());
+            let state = tree.state().await.unwrap().unwrap();
+            assert_eq!((state.size, state.chain_hash.as_str(), state.signed_size), (3, "three", 0));
+            let mut tiles = tree.tiles(&[(0, 0), (1, 0), (0, 1), (1, 1)]).await.unwrap();
+            tiles.sort();
+            assert_eq!(tiles, [(0, 0, vec![3; 96]), (1, 0, vec![2; 32])]);
+            let z2 = ZoneId::trusted("z2");
+            assert_eq!(store.zone(&z2).audit_tree().tiles(&[(0, 0)]).await.unwrap(), []);
+        }
+
+        async fn a_checkpoint_is_kept_once_and_listed_both_ways(store: Store) {
+            let z1 = ZoneId::trusted("z1");
+            let tree = store.zone(&z1).audit_tree();
+            assert_eq!(tree.latest().await.unwrap(), None);
+            for size in [3, 5, 9] {
+                assert!(tree.sign(&checkpoint(size)).await.unwrap());
+            }
+            let other = AuditCheckpoint { note: "another".to_owned(), ..checkpoint(5) };
+            assert!(!tree.sign(&other).await.unwrap());
+            assert_eq!(tree.checkpoint(5).await.unwrap(), Some(checkpoint(5)));
+            assert_eq!(tree.checkpoint(4).await.unwrap(), None);
+            assert_eq!(tree.latest().await.unwrap(), Some(checkpoint(9)));
+            assert_eq!(tree.below(9, 10).await.unwrap(), [checkpoint(5), checkpoint(3)]);
+            assert_eq!(tree.above(3, 1).await.unwrap(), [checkpoint(5)]);
+            assert_eq!(store.audit_checkpointed().await.unwrap(), [(z1.clone(), 9)]);
+        }
+
+        async fn a_finding_is_new_once(store: Store) {
+            let finding = AuditFinding { zone: ZoneId::trusted("z1"), seq: 7, flaw: "changed".to_owned() };
+            assert!(store.add_audit_finding(&finding).await.unwrap());
+            assert!(!store.add_audit_finding(&finding).await.unwrap());
+            let later = AuditFinding { seq: 8, ..finding.clone() };
+            assert!(store.add_audit_finding(&later).await.unwrap());
+            let found: Vec<_> = store.audit_findings().await.unwrap().into_iter().map(|(one, _)| one).collect();
+            assert_eq!(found, [finding, later]);
+        }
+
+        async fn the_first_key_stays(store: Store) {
+            let key = |public: u8| AuditKey {
+                id: "1".to_owned(),
+                deployment: "caracal/a1".to_owned(),
+                public_key: vec![public; 32],
+                sealed_private: vec![public; 100],
+                created_at: Timestamp::from_unix_seconds(1),
+            };
+            store.add_audit_key(&key(1)).await.unwrap();
+            store.add_audit_key(&key(2)).await.unwrap();
+            assert_eq!(store.audit_keys().await.unwrap(), [key(1)]);
+        }
+    }
+}
