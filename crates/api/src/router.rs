@@ -13,6 +13,7 @@ use caracal_store::origin;
 use http::{HeaderValue, header};
 
 use crate::admission::{self, Head};
+use crate::audit::proofs;
 use crate::failure::Failure;
 use crate::service::Api;
 use crate::{
@@ -286,6 +287,22 @@ fn reads() -> Routes {
         .route(
             "/v1/zones/{zone}/audit/by-request/{id}/explain",
             get(audit::explain),
+        )
+        .route("/v1/zones/{zone}/audit/{id}/receipt", get(proofs::receipt))
+        .route("/v1/zones/{zone}/audit/checkpoints", get(proofs::list))
+        .route(
+            "/v1/zones/{zone}/audit/checkpoints/{id}",
+            get(proofs::at_size),
+        )
+        .route("/v1/zones/{zone}/audit/checkpoint", get(proofs::latest))
+        .route(
+            "/v1/zones/{zone}/audit/consistency",
+            get(proofs::consistency),
+        )
+        .route("/v1/zones/{zone}/audit/checkpoint-key", get(proofs::key))
+        .route(
+            "/v1/zones/{zone}/audit/tile/{level}/{*tile}",
+            get(proofs::tile),
         )
 }
 

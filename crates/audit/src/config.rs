@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use caracal_crypto::HmacKey;
+use caracal_ledger::note::is_name;
 use caracal_model::Secret;
 use caracal_net::settings::{Mistakes, Mode, Strings};
 
@@ -24,6 +25,13 @@ caracal_net::settings! {
         pub max_deliveries: u32 = var("AUDIT_MAX_DELIVERIES").or("8").within("1", "1000"),
         /// Days after which whole months of evidence are dropped; an operator can set fewer.
         pub retention_days: u32 = var("AUDIT_RETENTION_DAYS").or("365").within("1", "36500"),
+        /// Longest time between an event and the checkpoint that covers it.
+        pub checkpoint_every: Duration = var("AUDIT_CHECKPOINT_SECS").or("3600").seconds().within("1", "86400"),
+        /// Most events of a zone that wait for a checkpoint.
+        pub checkpoint_events: u64 = var("AUDIT_CHECKPOINT_EVENTS").or("10000").within("1", "10000000"),
+        /// How the logs of this deployment are called in checkpoints, a URL without its scheme; kept
+        /// with the first key. Unset is `caracal/` and a random number.
+        pub log_name: Option<String> = var("AUDIT_LOG_NAME"),
         /// Dead letters beyond which `/ready` fails; 0 is never.
         pub ready_dlq_max: u64 = var("AUDIT_READY_DLQ_MAX").or("0"),
         /// Unfinished entries beyond which `/ready` fails; 0 is never.
@@ -49,6 +57,14 @@ impl Config {
                 "AUDIT_HMAC_KEY",
                 "is required unless CARACAL_MODE is dev: 64 hex digits or more",
             );
+        }
+        if let Some(config) = &config
+            && config
+                .log_name
+                .as_deref()
+                .is_some_and(|name| !is_name(name))
+        {
+            mistakes.add("AUDIT_LOG_NAME", "must not hold spaces or plus signs");
         }
         match config {
             Some(config) if mistakes.is_empty() => Ok(config),

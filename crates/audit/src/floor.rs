@@ -8,11 +8,13 @@
 //! ```
 
 use caracal_crypto::HmacKey;
-use caracal_ledger::{Head, Why};
-use caracal_model::ZoneId;
+use caracal_ledger::{Flaw, Floor, Head, Why};
+use caracal_model::{Timestamp, ZoneId};
+use caracal_store::Store;
 use caracal_store::audit_retention::AuditFloor;
+use caracal_tlog::ZoneLog;
 
-use crate::verify::{Finding, Flaw};
+use crate::verify::{Finding, VerifyError};
 
 /// The code for this floor; empty without a key.
 pub(crate) fn code(zone: &ZoneId, seq: u64, chain_hash: &str, key: Option<&HmacKey>) -> String {
@@ -36,4 +38,37 @@ pub(crate) fn head(floor: &AuditFloor, key: Option<&HmacKey>) -> Result<Head, Fi
         return Err(broken(Why::Author));
     }
     Head::stored(floor.chain_seq, &floor.chain_hash).ok_or_else(|| broken(Why::Link))
+}
+
+/// Where the ledger of a zone begins, with the tree of what was before, and its code; `None` when
+/// nothing was dropped.
+pub(crate) async fn of(
+    store: &Store,
+    zone: &ZoneId,
+    key: Option<&HmacKey>,
+) -> Result<Option<(Floor, String)>, VerifyError> {
+    let Some(stored) = store.zone(zone).audit().floor().await? else {
+        return Ok(None);
+    };
+    let head = head(&stored, key)?;
+    // Nothing is dropped that is not in the tree.
+    let tree = ZoneLog::of(store, zone).tree(stored.chain_seq).await?;
+    Ok(Some((Floor::new(&head, &tree), stored.code)))
+}
+
+/// Whether an export may say that a zone begins there.
+pub(crate) fn check(
+    zone: &ZoneId,
+    floor: &Floor,
+    code: &str,
+    key: Option<&HmacKey>,
+) -> Result<(), Finding> {
+    let said = AuditFloor {
+        zone: zone.clone(),
+        chain_seq: floor.size,
+        chain_hash: floor.chain_hash.clone(),
+        code: code.to_owned(),
+        dropped_at: Timestamp::from_unix_micros(0),
+    };
+    head(&said, key).map(drop)
 }

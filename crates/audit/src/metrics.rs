@@ -42,6 +42,11 @@ pub struct Metrics {
     pub tamper_chain_breaks: Counter,
     /// Links that were made without the key.
     pub tamper_hmac_failures: Counter,
+    /// Checkpoints that were signed.
+    pub checkpoints: Counter,
+    /// Checkpoints that could not be made.
+    pub checkpoint_errors: Counter,
+    pub(crate) checkpoint_last: Gauge,
     pub(crate) last_sweep: Gauge,
     pub(crate) last_full: Gauge,
     pub(crate) lag: Gauge,
@@ -139,6 +144,12 @@ impl Metrics {
                 "Links that were made without the key",
                 &self.tamper_hmac_failures,
             ),
+            ("checkpoints", "Checkpoints signed", &self.checkpoints),
+            (
+                "checkpoint_errors",
+                "Checkpoints that could not be made",
+                &self.checkpoint_errors,
+            ),
         ] {
             registry.register(name, help, counter.clone());
         }
@@ -159,13 +170,18 @@ impl Metrics {
                 &self.oldest_unprocessed,
             ),
             (
+                "checkpoint_last_unix",
+                "When a checkpoint was signed last",
+                &self.checkpoint_last,
+            ),
+            (
                 "tamper_last_sweep_unix",
                 "When the ledger was verified last",
                 &self.last_sweep,
             ),
             (
                 "tamper_last_full_unix",
-                "When the ledger was verified from the first event",
+                "When the last event was verified again",
                 &self.last_full,
             ),
             (
@@ -217,6 +233,9 @@ impl Metrics {
             "tamper_mismatch_total": self.tamper_mismatch.get(),
             "tamper_chain_breaks": self.tamper_chain_breaks.get(),
             "tamper_hmac_failures": self.tamper_hmac_failures.get(),
+            "checkpoints_total": self.checkpoints.get(),
+            "checkpoint_errors_total": self.checkpoint_errors.get(),
+            "checkpoint_last_unix": self.checkpoint_last.get(),
             "tamper_last_sweep_unix": self.last_sweep.get(),
             "tamper_last_full_unix": self.last_full.get(),
             "consumer_lag": self.lag.get(),

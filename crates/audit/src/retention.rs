@@ -1,8 +1,8 @@
 //! The age that evidence reaches (spec: audit-and-streams §8): months are made ahead, and dropped
 //! whole once they are older than `AUDIT_RETENTION_DAYS`, or than what an operator set below that.
 //!
-//! One replica does it. It drops nothing that checkpoints do not cover, once there are any: what is
-//! gone can then still be proven to have been there.
+//! One replica does it. It drops nothing that no checkpoint covers, or that is in no tree where
+//! nothing is signed: what is gone can then still be proven to have been there.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -132,9 +132,7 @@ impl Retention {
     }
 
     async fn is_covered(&self, prefix: &AuditPrefix) -> Result<bool, StoreError> {
-        let Some(covered) = self.ingest.store().audit_checkpointed().await? else {
-            return Ok(true);
-        };
+        let covered = self.ingest.store().audit_checkpointed().await?;
         for floor in &prefix.floors {
             let until = covered.get(&floor.zone).copied().unwrap_or(0);
             if until < floor.chain_seq {

@@ -17,6 +17,7 @@ use events::Events;
 mod events;
 mod explain;
 mod export;
+mod key;
 mod tail;
 mod trace;
 mod verify;
@@ -24,8 +25,10 @@ mod verify;
 /// Read, export and verify evidence.
 #[derive(Debug, Subcommand)]
 pub enum Audit {
-    /// Verify the chain of every zone, in the database or in an export
+    /// Verify ledgers against their chain and their checkpoints, in the database or in an export
     Verify(verify::Verify),
+    /// Print the public key of checkpoints, or the latest checkpoint of every zone to keep elsewhere
+    Key(key::Key),
     /// Say why a request was decided as it was, and what would have to change
     Explain(explain::Explain),
     /// Print events as they arrive
@@ -40,6 +43,7 @@ impl Audit {
     pub fn run(&self) -> Outcome {
         match self {
             Self::Verify(verify) => verify.run(),
+            Self::Key(key) => key.run(),
             Self::Explain(explain) => explain.run(),
             Self::Tail(tail) => tail.run(),
             Self::Trace(trace) => trace.run(),

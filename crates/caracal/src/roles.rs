@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
-use caracal_audit::{Consumer, ConsumerOptions, Health, Retention, Retry, Sweep};
+use caracal_audit::{
+    CheckpointOptions, Checkpoints, Consumer, ConsumerOptions, Health, Retention, Retry, Sealing,
+};
 use caracal_bus::Bus;
 use caracal_client::{Exchange, RemoteExchange};
 use caracal_crypto::envelope::Keyring;
@@ -360,8 +362,19 @@ impl On<'_> {
             stream: self.consumer(&config),
             registry: registry.clone(),
         };
-        let sweep = Sweep::new(ingest.clone(), bus.clone(), replica.clone());
-        at.loops.spawn("audit sweep", sweep.run(at.loops.stop()));
+        let sealing = at.keyring.clone().map(|keyring| Sealing {
+            keyring,
+            rng: at.rng.clone(),
+        });
+        let options = CheckpointOptions {
+            every: config.checkpoint_every,
+            events: config.checkpoint_events,
+            name: config.log_name.clone(),
+        };
+        let (of, to) = (ingest.clone(), bus.clone());
+        let checkpoints = Checkpoints::new(of, to, replica.clone(), sealing, options);
+        at.loops
+            .spawn("audit checkpoints", checkpoints.run(at.loops.stop()));
         let retry = Retry::new(ingest.clone(), bus.clone(), replica.clone());
         at.loops.spawn("dead letters", retry.run(at.loops.stop()));
         let days = config.retention_days;

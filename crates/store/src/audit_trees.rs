@@ -5,6 +5,8 @@
 //! its tiles, in one transaction; a checkpoint is stored once and never changed. So of two processes
 //! that both believe to lead, one does nothing.
 
+use std::collections::BTreeMap;
+
 use caracal_model::{Timestamp, ZoneId};
 
 use crate::error::StoreError;
@@ -69,7 +71,9 @@ statements! { pub(crate) mod sql {
              ORDER BY size DESC LIMIT $3";
     ABOVE = "SELECT size, note, made_at FROM audit_checkpoints WHERE zone_id = $1 AND size > $2
              ORDER BY size LIMIT $3";
-    COVERED = "SELECT zone_id, MAX(size) AS size FROM audit_checkpoints GROUP BY zone_id";
+    COVERED = "SELECT zone_id, CASE WHEN EXISTS (SELECT 1 FROM audit_keys) THEN signed_size
+                   ELSE size END AS size
+               FROM audit_trees";
     FIND = "INSERT INTO audit_findings (zone_id, seq, flaw, found_at) VALUES ($1, $2, $3, $4)
             ON CONFLICT (zone_id, seq, flaw) DO NOTHING";
     FINDINGS = "SELECT zone_id, seq, flaw, found_at FROM audit_findings ORDER BY found_at, zone_id";
@@ -212,9 +216,9 @@ impl Store {
         rows.iter().map(zone).collect()
     }
 
-    /// How many events of each zone a checkpoint covers. Retention drops nothing beyond: what was
-    /// never signed would leave no trace.
-    pub async fn audit_checkpointed(&self) -> Result<Vec<(ZoneId, u64)>, StoreError> {
+    /// How many events of each zone a checkpoint covers, or its tree when nothing is ever signed.
+    /// Retention drops nothing beyond: of what was in no tree, nothing would be left.
+    pub async fn audit_checkpointed(&self) -> Result<BTreeMap<ZoneId, u64>, StoreError> {
         let rows = self.query(&sql::COVERED, &[]).await?;
         rows.iter()
             .map(|row| Ok((ZoneId::trusted(row.text("zone_id")?), row.count("size")?)))
@@ -453,6 +457,8 @@ mod tests {
             assert!(tree.grow(&growing((2, "two"), (3, "three"), &second)).await.unwrap());
             let state = tree.state().await.unwrap().unwrap();
             assert_eq!((state.size, state.chain_hash.as_str(), state.signed_size), (3, "three", 0));
+            let covered = store.audit_checkpointed().await.unwrap();
+            assert_eq!(covered.into_iter().collect::<Vec<_>>(), [(z1.clone(), 3)]);
             let mut tiles = tree.tiles(&[(0, 0), (1, 0), (0, 1), (1, 1)]).await.unwrap();
             tiles.sort();
             assert_eq!(tiles, [(0, 0, vec![3; 96]), (1, 0, vec![2; 32])]);
@@ -474,7 +480,6 @@ mod tests {
             assert_eq!(tree.latest().await.unwrap(), Some(checkpoint(9)));
             assert_eq!(tree.below(9, 10).await.unwrap(), [checkpoint(5), checkpoint(3)]);
             assert_eq!(tree.above(3, 1).await.unwrap(), [checkpoint(5)]);
-            assert_eq!(store.audit_checkpointed().await.unwrap(), [(z1.clone(), 9)]);
         }
 
         async fn a_finding_is_new_once(store: Store) {

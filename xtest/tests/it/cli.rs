@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
-use xtest::{CALLED, DENIED, Deployment, Options, Part, Stack, World, on_both_stacks};
+use xtest::{CALLED, DENIED, Deployment, Options, Part, Stack, World, eventually, on_both_stacks};
 
 /// How long an event may take to be seen.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
@@ -108,6 +108,43 @@ on_both_stacks! {
             passed |= event["request_id"] == called;
         }
         tail.kill().await.unwrap();
+    }
+
+    async fn an_event_is_proven_with_the_public_key_alone(stack: Arc<Stack>) {
+        let world = World::new(Arc::clone(&stack)).await;
+        let agent = world.agent().await;
+        let called = world.call(&world.mandate(&agent).await).await.unwrap().expect(200).request_id();
+        world.is_recorded(&called, CALLED).await;
+        let event = world.evidence(&called).await[0]["id"].as_str().unwrap().to_owned();
+        let path = format!("/v1/zones/{}/audit/{event}/receipt", world.zone);
+        // Asking for a receipt is what has the checkpoint made.
+        eventually("the receipt is there", async || stack.read(&path).await.status == 200).await;
+        let receipt = stack.read(&path).await.json();
+
+        let key = succeeds(&stack.caracal("audit key").await);
+        let key = key.trim();
+        let directory = tempfile::tempdir().unwrap();
+        let file = |name: &str| directory.path().join(name).display().to_string();
+        let (honest, edited, kept) = (file("receipt.json"), file("edited.json"), file("kept.txt"));
+        std::fs::write(&honest, receipt.to_string()).unwrap();
+        std::fs::write(&edited, receipt.to_string().replace("allow", "deny")).unwrap();
+        std::fs::write(&kept, receipt["checkpoint"].as_str().unwrap()).unwrap();
+        succeeds(&stack.caracal(&format!("audit verify --key {key} --receipt {honest}")).await);
+        let told = fails(&stack.caracal(&format!("audit verify --key {key} --receipt {edited}")).await);
+        assert!(told.contains("BROKEN"), "{told}");
+
+        let export = file("events.ndjson");
+        succeeds(&stack.caracal(&format!("audit export --out {export}")).await);
+        let verify = format!("audit verify --key {key} --checkpoint {kept}");
+        succeeds(&stack.caracal(&verify).await);
+        succeeds(&stack.caracal(&format!("{verify} --export {export}")).await);
+        let cut = file("cut.ndjson");
+        let lines = std::fs::read_to_string(&export).unwrap();
+        let of_events = lines.lines().filter(|line| !line.contains("checkpoint"));
+        let first: Vec<&str> = of_events.take(2).collect();
+        std::fs::write(&cut, first.join("\n")).unwrap();
+        let told = fails(&stack.caracal(&format!("{verify} --export {cut}")).await);
+        assert!(told.contains("the ledger ends before it"), "{told}");
     }
 }
 

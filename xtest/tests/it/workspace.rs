@@ -16,6 +16,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("caracal-view", 3),
     ("caracal-evidence", 3),
     ("caracal-net", 3),
+    ("caracal-tlog", 3),
     // The typed clients are built with the HTTP kit.
     ("caracal-client", 4),
     ("caracal-oauth", 4),

@@ -2,6 +2,7 @@
 
 mod explain;
 pub mod export;
+pub mod proofs;
 mod redact;
 mod stream;
 mod tail;

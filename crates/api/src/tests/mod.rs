@@ -10,6 +10,7 @@ mod lists;
 mod malformed;
 mod outside;
 mod policy;
+mod proofs;
 mod provisioning;
 mod replay;
 mod reseal;

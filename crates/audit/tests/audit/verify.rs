@@ -5,14 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use caracal_audit::{
-    Finding, Flaw, Ingest, Sweep, VerifyError, export_chain, verify_export, verify_zone,
+    CheckpointOptions, Checkpoints, Finding, Ingest, Sealing, Trust, VerifyError, export_chain,
+    verify_export, verify_ledger, verify_zone,
 };
 use caracal_bus::Bus;
-use caracal_ledger::{Head, Why, chain};
+use caracal_crypto::NoteKey;
+use caracal_crypto::envelope::{Kek, Keyring};
+use caracal_crypto::os::OsRng;
+use caracal_ledger::Checkpoint;
+use caracal_ledger::{Flaw, Head, Why, chain};
 use caracal_model::TestClock;
 use caracal_store::{Sql, Store, on_each_engine, params, statements};
+use serde_json::json;
 
-use crate::{event_of, events, ingest, key, zone};
+use crate::{KEY, event_of, events, ingest, key, zone};
 
 /// `zone_no` of the zone that is tampered with.
 macro_rules! z1 {
@@ -49,6 +55,17 @@ statements! { mod sql {
     HEAD = "UPDATE audit_heads SET chain_hash = $1 WHERE zone_id = 'z1'";
     BACK = "UPDATE audit_heads SET chain_seq = 19, chain_hash = $1 WHERE zone_id = 'z1'";
     NO_HEAD = "DELETE FROM audit_heads WHERE zone_id = 'z1'";
+    TILE = pg: "UPDATE audit_tiles SET hashes = set_byte(hashes, 600, 255 - get_byte(hashes, 600))
+                WHERE zone_id = 'z1' AND level = 0",
+           lite: "UPDATE audit_tiles SET hashes = CAST(
+                      substr(hashes, 33, 32) || substr(hashes, 1, 32) || substr(hashes, 65) AS BLOB)
+                  WHERE zone_id = 'z1' AND level = 0";
+    TREE_BACK = "UPDATE audit_trees SET size = 7 WHERE zone_id = 'z1'";
+    TREE_FORTH = "UPDATE audit_trees SET size = 25 WHERE zone_id = 'z1'";
+    NOTE = "UPDATE audit_checkpoints SET note = REPLACE(note, 'time 2', 'time 1')";
+    NOTE_BACK = "UPDATE audit_checkpoints SET note = REPLACE(note, 'time 1', 'time 2')";
+    HIDE_NOTE = "UPDATE audit_checkpoints SET zone_id = 'hidden'";
+    SHOW_NOTE = "UPDATE audit_checkpoints SET zone_id = 'z1'";
     HMAC = concat!("UPDATE audit_events SET chain_hmac = $1 WHERE ", z1!(), " AND chain_seq = 7");
 } }
 
@@ -227,14 +244,17 @@ on_each_engine! {
         assert_eq!(export_chain(&store, &zone("z2"), &mut export).await.unwrap(), 2);
 
         let key = key();
-        let heads = verify_export(Cursor::new(&export), Some(&key), &[]).unwrap();
-        let goes: Vec<_> = heads.iter().map(|(zone, head)| (zone.as_str(), head.seq())).collect();
+        let none = Trust::default();
+        let sound = verify_export(Cursor::new(&export), Some(&key), &none).unwrap();
+        let heads = sound.iter().map(|(zone, sound)| (zone.clone(), sound.head.clone()));
+        let heads = Trust { heads: heads.collect(), ..Trust::default() };
+        let goes: Vec<_> = heads.heads.iter().map(|(zone, head)| (zone.as_str(), head.seq())).collect();
         assert_eq!(goes, [("z1", 20), ("z2", 2)]);
         verify_export(Cursor::new(&export), Some(&key), &heads).unwrap();
 
         let text = String::from_utf8(export).unwrap();
         let lines: Vec<&str> = text.lines().collect();
-        let verify = |lines: &[&str], kept: &[_]| {
+        let verify = |lines: &[&str], kept: &Trust| {
             let broken = verify_export(Cursor::new(lines.join("\n")), Some(&key), kept);
             match broken.unwrap_err() {
                 VerifyError::Found(found) => (found.zone.to_string(), found.seq, found.flaw),
@@ -245,57 +265,199 @@ on_each_engine! {
 
         let edited = lines[6].replace("allow", "deny");
         let flipped = [&lines[..6], &[edited.as_str()], &lines[7..]].concat();
-        assert_eq!(verify(&flipped, &[]), at("z1", 7, Why::Content));
+        assert_eq!(verify(&flipped, &none), at("z1", 7, Why::Content));
         let dropped = [&lines[..6], &lines[7..]].concat();
-        assert_eq!(verify(&dropped, &[]), at("z1", 7, Why::Gap { found: 8 }));
+        assert_eq!(verify(&dropped, &none), at("z1", 7, Why::Gap { found: 8 }));
         let doubled = [&lines[..7], &lines[6..]].concat();
-        assert_eq!(verify(&doubled, &[]), at("z1", 8, Why::Gap { found: 7 }));
+        assert_eq!(verify(&doubled, &none), at("z1", 8, Why::Gap { found: 7 }));
         let swapped = [&lines[..6], &lines[7..8], &lines[6..7], &lines[8..]].concat();
-        assert_eq!(verify(&swapped, &[]), at("z1", 7, Why::Gap { found: 8 }));
+        assert_eq!(verify(&swapped, &none), at("z1", 7, Why::Gap { found: 8 }));
         let moved = lines[20].replace(r#""zone_id":"z2","seq""#, r#""zone_id":"z3","seq""#);
         let foreign = [&[moved.as_str()], &lines[..20]].concat();
-        assert_eq!(verify(&foreign, &[]), ("z3".into(), 1, Flaw::Columns));
+        assert_eq!(verify(&foreign, &none), ("z3".into(), 1, Flaw::Columns));
         assert_eq!(verify(&lines[..19], &heads), at("z1", 20, Why::Truncated));
         assert_eq!(verify(&lines[..20], &heads), at("z2", 1, Why::Truncated));
 
         let damaged = [&lines[..3], &["{\"zone_id\":1}"]].concat().join("\n");
-        let line = verify_export(Cursor::new(damaged), Some(&key), &[]).unwrap_err();
+        let line = verify_export(Cursor::new(damaged), Some(&key), &none).unwrap_err();
         assert!(matches!(line, VerifyError::Line { line: 4, .. }), "{line}");
     }
 
-    async fn a_sweep_continues_where_it_ended_and_counts_a_finding_once(store: Store) {
+    async fn what_was_verified_is_verified_again_and_a_finding_counts_once(store: Store) {
         let clock = Arc::new(TestClock::default());
-        let bus = Bus::memory(clock.clone());
-        let ingest = Arc::new(Ingest::new(store.clone(), Some(key()), clock.clone()));
-        let mut sweep = Sweep::new(Arc::clone(&ingest), bus, "here");
+        let (ingest, mut checkpoints) = signing(&store, clock.clone());
         let metrics = ingest.metrics();
         ingest.commit(events(0..20)).await.unwrap();
         ingest.commit(vec![event_of("z2", "other")]).await.unwrap();
-        sweep.sweep().await;
-        assert_eq!(metrics.tamper_checked.get(), 21);
+        checkpoints.sign_all().await;
+        assert_eq!((metrics.tamper_checked.get(), metrics.checkpoints.get()), (21, 2));
         ingest.commit(events(20..25)).await.unwrap();
-        sweep.sweep().await;
-        assert_eq!(metrics.tamper_checked.get(), 26);
+        checkpoints.sign_all().await;
+        assert_eq!((metrics.tamper_checked.get(), metrics.checkpoints.get()), (26, 3));
+        checkpoints.verify_again().await;
+        assert_eq!(metrics.tamper_checked.get(), 26 + 26);
 
-        // What was verified is changed: the next full sweep finds it, and finds it once.
+        // What was verified is changed: verifying again finds it, and counts it once.
         edit(&store).await;
-        sweep.sweep().await;
-        assert_eq!(metrics.tamper_mismatch.get(), 0);
         for _ in 0..2 {
-            clock.advance(Duration::from_secs(86_400));
-            sweep.sweep().await;
+            checkpoints.verify_again().await;
             assert_eq!(metrics.tamper_mismatch.get(), 1);
         }
         let breaks = metrics.tamper_chain_breaks.get();
         assert_eq!((breaks, metrics.tamper_hmac_failures.get()), (0, 0));
+        let found = store.audit_findings().await.unwrap();
+        let found: Vec<_> = found.iter().map(|(found, _)| (found.zone.as_str(), found.seq)).collect();
+        assert_eq!(found, [("z1", 7)]);
     }
 
-    async fn a_sweep_misses_no_zone_whose_head_is_gone(store: Store) {
+    async fn no_zone_is_missed_whose_head_is_gone(store: Store) {
         twenty(&store).await;
+        let (ingest, mut checkpoints) = signing(&store, Arc::new(TestClock::default()));
+        checkpoints.sign_all().await;
         tamper(&store, &sql::NO_HEAD, &[]).await;
-        let ingest = Arc::new(ingest(&store));
-        let bus = Bus::memory(Arc::new(TestClock::default()));
-        Sweep::new(Arc::clone(&ingest), bus, "here").sweep().await;
+        checkpoints.verify_again().await;
         assert_eq!(ingest.metrics().tamper_chain_breaks.get(), 1);
     }
+
+    async fn a_checkpoint_is_due_by_time_by_number_and_by_wish(store: Store) {
+        let clock = Arc::new(TestClock::default());
+        let (ingest, mut checkpoints) = signing(&store, clock.clone());
+        let z1 = zone("z1");
+        let sizes = async || {
+            let all = store.zone(&z1).audit_tree().above(0, 100).await.unwrap();
+            all.iter().map(|one| one.size).collect::<Vec<_>>()
+        };
+        ingest.commit(events(0..3)).await.unwrap();
+        checkpoints.sign_due().await;
+        assert_eq!(sizes().await, [3], "the first is due at once");
+        ingest.commit(events(3..5)).await.unwrap();
+        checkpoints.sign_due().await;
+        assert_eq!(sizes().await, [3]);
+        clock.advance(Duration::from_secs(3_600));
+        checkpoints.sign_due().await;
+        checkpoints.sign_due().await;
+        assert_eq!(sizes().await, [3, 5]);
+        ingest.commit(events(5..55)).await.unwrap();
+        checkpoints.sign_due().await;
+        assert_eq!(sizes().await, [3, 5, 55]);
+        ingest.commit(events(55..56)).await.unwrap();
+        store.zone(&z1).audit_tree().wish().await.unwrap();
+        checkpoints.sign_due().await;
+        ingest.commit(events(56..57)).await.unwrap();
+        checkpoints.sign_due().await;
+        assert_eq!(sizes().await, [3, 5, 55, 56], "a wish is for one checkpoint");
+        let covered = store.audit_checkpointed().await.unwrap();
+        assert_eq!(covered.into_iter().collect::<Vec<_>>(), [(z1.clone(), 56)]);
+    }
+
+    async fn nothing_is_signed_that_does_not_continue_what_was_signed(store: Store) {
+        let (ingest, mut checkpoints) = signing(&store, Arc::new(TestClock::default()));
+        let metrics = ingest.metrics();
+        ingest.commit(events(0..20)).await.unwrap();
+        checkpoints.sign_all().await;
+        ingest.commit(events(20..25)).await.unwrap();
+        let spoil = async |checkpoints: &mut Checkpoints, statement: &Sql, repair: &Sql| {
+            let before = store.audit_findings().await.unwrap().len();
+            tamper(&store, statement, &[]).await;
+            checkpoints.sign_all().await;
+            assert_eq!(metrics.checkpoints.get(), 1, "{}", statement.name);
+            assert_eq!(store.audit_findings().await.unwrap().len(), before + 1, "{}", statement.name);
+            tamper(&store, repair, &[]).await;
+        };
+        spoil(&mut checkpoints, &sql::TILE, &sql::TILE).await;
+        spoil(&mut checkpoints, &sql::TREE_BACK, &sql::TREE_FORTH).await;
+        spoil(&mut checkpoints, &sql::NOTE, &sql::NOTE_BACK).await;
+        spoil(&mut checkpoints, &sql::HIDE_NOTE, &sql::SHOW_NOTE).await;
+        checkpoints.sign_all().await;
+        assert_eq!(metrics.checkpoints.get(), 2);
+    }
+
+    async fn a_ledger_that_was_rewritten_with_the_key_contradicts_a_kept_checkpoint(store: Store) {
+        let (ingest, mut checkpoints) = signing(&store, Arc::new(TestClock::default()));
+        ingest.commit(events(0..10)).await.unwrap();
+        checkpoints.sign_all().await;
+        ingest.commit(events(10..20)).await.unwrap();
+        checkpoints.sign_all().await;
+        let z1 = zone("z1");
+        let vkey = caracal_tlog::vkeys(&store).await.unwrap().remove(0);
+        let stored = store.zone(&z1).audit_tree().above(0, 10).await.unwrap();
+        let kept: Vec<_> = stored.iter().map(|one| Checkpoint::open(&one.note, &vkey).unwrap()).collect();
+        let trust = |kept: &[Checkpoint]| Trust {
+            keys: vec![vkey.clone()],
+            checkpoints: kept.to_vec(),
+            heads: Vec::new(),
+        };
+        let sound = verify_ledger(&store, &z1, Some(&key()), &trust(&kept)).await.unwrap();
+        assert_eq!((sound.head.seq(), sound.signed.unwrap().size, sound.checkpoints), (20, 20, 4));
+
+        // Everything that the deployment holds is made anew, except what others kept.
+        let mut export = Vec::new();
+        export_chain(&store, &z1, &mut export).await.unwrap();
+        let honest = String::from_utf8(export).unwrap();
+        verify_export(Cursor::new(&honest), None, &trust(&kept)).unwrap();
+        let rewritten = rechained(&honest, |seq, event| match seq {
+            12.. => event.replace("allow", "deny"),
+            _ => event,
+        });
+        let alone = verify_export(Cursor::new(&rewritten), Some(&key()), &Trust::default()).unwrap();
+        assert_eq!(alone[0].1.head.seq(), 20, "it fits itself");
+        let found = |text: &str, kept: &[Checkpoint]| {
+            match verify_export(Cursor::new(text), Some(&key()), &trust(kept)).unwrap_err() {
+                VerifyError::Found(found) => (found.seq, found.flaw),
+                other => panic!("{other}"),
+            }
+        };
+        assert_eq!(found(&rewritten, &kept), (11, Flaw::Signed { size: 20 }));
+        let cut: String = rewritten.lines().take(9).flat_map(|line| [line, "\n"]).collect();
+        assert_eq!(found(&cut, &kept[..1]), (10, Flaw::Cut { size: 10 }));
+        // A checkpoint of its own does not help: it is of another key, or it is no longer what was signed.
+        let forger = NoteKey::generate(&OsRng).unwrap();
+        let mut forged = kept[1].clone();
+        forged.root = [7; 32];
+        let forged = [forged.sign(&forger).unwrap(), stored[1].note.replace("\n20\n", "\n19\n")];
+        for note in forged {
+            let line = json!({"zone_id": "z1", "checkpoint": note}).to_string();
+            let (seq, flaw) = found(&format!("{line}\n{honest}"), &[]);
+            assert!(seq == 1 && matches!(flaw, Flaw::Checkpoint(_)), "{flaw}");
+        }
+    }
+}
+
+/// A ledger and what signs it: every 50 events, or every hour.
+fn signing(store: &Store, clock: Arc<TestClock>) -> (Arc<Ingest>, Checkpoints) {
+    let bus = Bus::memory(clock.clone());
+    let ingest = Arc::new(Ingest::new(store.clone(), Some(key()), clock));
+    let kek = Kek::from_hex(&KEY.replace("0123", "93af")).unwrap();
+    let sealing = Sealing {
+        keyring: Arc::new(Keyring::new(kek, None)),
+        rng: Arc::new(OsRng),
+    };
+    let options = CheckpointOptions {
+        events: 50,
+        ..CheckpointOptions::default()
+    };
+    let checkpoints = Checkpoints::new(ingest.clone(), bus, "here", Some(sealing), options);
+    (ingest, checkpoints)
+}
+
+/// The events of an export with other texts and a chain of their own, made with the key; no
+/// checkpoints.
+fn rechained(export: &str, text: impl Fn(u64, String) -> String) -> String {
+    let mut head = None;
+    let mut out = String::new();
+    for line in export.lines() {
+        let mut line: serde_json::Value = serde_json::from_str(line).unwrap();
+        let Some(seq) = line["seq"].as_u64() else {
+            continue;
+        };
+        let wire = text(seq, line["event"].as_str().unwrap().to_owned());
+        let link = chain::append(head.as_ref(), &wire, Some(&key()));
+        head = Some(link.head().clone());
+        line["event"] = json!(wire);
+        line["content_sha256"] = json!(link.content_sha256);
+        line["chain_hash"] = json!(link.chain_hash);
+        line["chain_hmac"] = json!(link.chain_hmac);
+        out.push_str(&format!("{line}\n"));
+    }
+    out
 }

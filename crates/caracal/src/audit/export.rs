@@ -31,8 +31,9 @@ EXAMPLES
   caracal audit export --parquet --dir exported    a file for each zone
   duckdb -c \"select decision, count(*) from 'exported/*.parquet' group by 1\"
 
-A line of JSON holds the exact text of an event and its link: anyone can recompute the hashes. Parquet
-has the columns of the hourly export, without the exact text.")]
+A line of JSON holds the exact text of an event and its link: anyone can recompute the hashes. Before
+the events stand all checkpoints that were signed of them. Parquet has the columns of the hourly
+export, without the exact text.")]
 pub struct Export {
     #[command(flatten)]
     data: Data,

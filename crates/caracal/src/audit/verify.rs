@@ -1,18 +1,19 @@
 //! `caracal audit verify`: is every event still what was decided, in the order in which it was
-//! decided, with none missing?
+//! decided, with none missing, and is it what was signed?
 //!
-//! A chain shows every change behind its head. That its end was cut off shows only against a head
-//! that was kept elsewhere: this command prints the heads, and takes them back with `--head`.
+//! A chain shows every change behind its head. That its end was cut off, or that all of it was made
+//! anew, shows only against something that was kept elsewhere: a checkpoint (`--checkpoint`), or a
+//! head that this command printed (`--head`).
 
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, bail};
-use caracal_audit::{VerifyError, verify_export, verify_zone};
+use anyhow::{Context as _, bail, ensure};
+use caracal_audit::{Trust, VerifyError, verify_export, verify_ledger};
 use caracal_crypto::mac::HmacKey;
-use caracal_ledger::Head;
+use caracal_ledger::{Checkpoint, Consistency, Head, Receipt, ReceiptError, Sound, Vkey};
 use caracal_model::{Secret, ZoneId};
 use caracal_store::Store;
 use clap::Args;
@@ -27,26 +28,42 @@ use crate::term;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 EXAMPLES
-  caracal audit verify                            every zone of this deployment
-  caracal audit verify --zone ZONE                one of them
-  caracal audit verify --export events.ndjson     a file, without any database
-  caracal audit verify --head ZONE:1200:9f2c…     against a head that was printed before
+  caracal audit verify                              every zone of this deployment
+  caracal audit verify --zone ZONE                  one of them
+  caracal audit verify --checkpoint kept.txt        that it continues a checkpoint that was kept
+  caracal audit verify --key VKEY --export events.ndjson --checkpoint kept.txt
+                                                    a file, with nothing but the public key
+  caracal audit verify --key VKEY --receipt r.json  that one event is in the ledger
 
-The key (AUDIT_HMAC_KEY, or the data directory's) proves who made the links; --without-key checks
-only that they fit each other. Keep the heads where the operators of the deployment cannot change
-them: only against a kept head shows that the end of a chain was cut off.
+VKEY is what `caracal audit key` prints; take it from somebody whom you trust, not from the file that
+you verify. AUDIT_HMAC_KEY (or the data directory's) proves who made the links; it is not needed with
+--key, and --without-key leaves it out. Keep checkpoints, or the heads that this command prints, where
+the operators of the deployment cannot change them: only against those shows that the end of a ledger
+was cut off, or that all of it was made anew.
 
 EXIT CODE
-  0 when every chain holds, else 1; the first broken link of a chain is named")]
+  0 when everything holds, else 1; the first place that does not hold is named")]
 pub struct Verify {
     #[command(flatten)]
     data: Data,
     /// Only this zone
     #[arg(long, conflicts_with = "export")]
     zone: Option<String>,
-    /// Verify a file written by `caracal audit export`
-    #[arg(long, value_name = "FILE")]
+    /// Verify a file written by `caracal audit export`, or all such files of a directory
+    #[arg(long, value_name = "FILE|DIR")]
     export: Option<PathBuf>,
+    /// A checkpoint that was kept: the ledger must continue it
+    #[arg(long = "checkpoint", value_name = "FILE")]
+    checkpoints: Vec<PathBuf>,
+    /// The public key of the deployment's checkpoints; give older keys too
+    #[arg(long = "key", value_name = "VKEY")]
+    keys: Vec<Vkey>,
+    /// A receipt of the API: its event must be in the ledger that was signed
+    #[arg(long = "receipt", value_name = "FILE", requires = "keys")]
+    receipts: Vec<PathBuf>,
+    /// A consistency proof of the API: one checkpoint must continue the other
+    #[arg(long = "consistency", value_name = "FILE", requires = "keys")]
+    consistency: Vec<PathBuf>,
     /// A head that was kept: its event must still be there, unchanged
     #[arg(long = "head", value_name = "ZONE:SEQ:HASH", value_parser = kept_head)]
     heads: Vec<(ZoneId, Head)>,
@@ -57,22 +74,11 @@ pub struct Verify {
 
 impl Verify {
     pub fn run(&self) -> Outcome {
-        let (environment, home) = self.data.open()?;
-        let key = if self.without_key {
-            None
-        } else {
-            Some(audit_key(&environment, &home)?)
-        };
-        let held = match &self.export {
-            Some(file) => self.verify_file(file, key.as_ref())?,
-            None => crate::up::small_runtime()?.block_on(async {
-                let store = database::open_existing(&environment, &home).await?;
-                let verifying = self.verify_store(&store, key.as_ref());
-                let held = term::patiently("reading the ledger", verifying).await;
-                store.shutdown().await;
-                held
-            })?,
-        };
+        let mut held = self.verify_proofs()?;
+        let proofs_only = !(self.receipts.is_empty() && self.consistency.is_empty());
+        if self.export.is_some() || !proofs_only {
+            held &= self.verify_ledgers()?;
+        }
         Ok(if held {
             ExitCode::SUCCESS
         } else {
@@ -80,29 +86,118 @@ impl Verify {
         })
     }
 
-    fn verify_file(&self, file: &Path, key: Option<&HmacKey>) -> anyhow::Result<bool> {
-        let opened =
-            File::open(file).with_context(|| format!("{} cannot be opened", file.display()))?;
-        match verify_export(BufReader::new(opened), key, &self.heads) {
-            Ok(heads) => {
-                heads.iter().for_each(|(zone, head)| holds(zone, head));
-                Ok(true)
-            }
-            Err(VerifyError::Found(finding)) => {
-                broken(&finding.to_string());
-                Ok(false)
-            }
-            Err(error) => Err(error).with_context(|| file.display().to_string()),
+    fn verify_ledgers(&self) -> anyhow::Result<bool> {
+        let Some(trust) = self.trust()? else {
+            return Ok(false);
+        };
+        if let Some(path) = &self.export {
+            let key = self.key_for_export()?;
+            return verify_path(path, key.as_ref(), &trust);
+        }
+        let (environment, home) = self.data.open()?;
+        let key = match self.without_key {
+            true => None,
+            false => Some(audit_key(&environment, &home)?),
+        };
+        crate::up::small_runtime()?.block_on(async {
+            let store = database::open_existing(&environment, &home).await?;
+            let verifying = self.verify_store(&store, key.as_ref(), trust);
+            let held = term::patiently("reading the ledger", Box::pin(verifying)).await;
+            store.shutdown().await;
+            held
+        })
+    }
+
+    /// The key of the links, which whoever has the public key can do without.
+    fn key_for_export(&self) -> anyhow::Result<Option<HmacKey>> {
+        if self.without_key {
+            return Ok(None);
+        }
+        let found = self
+            .data
+            .open()
+            .and_then(|(environment, home)| audit_key(&environment, &home));
+        match found {
+            Err(_) if !self.keys.is_empty() => Ok(None),
+            found => found.map(Some),
         }
     }
 
-    async fn verify_store(&self, store: &Store, key: Option<&HmacKey>) -> anyhow::Result<bool> {
+    /// What was kept; `None` when a checkpoint is not of the key.
+    fn trust(&self) -> anyhow::Result<Option<Trust>> {
+        let mut checkpoints = Vec::new();
+        for file in &self.checkpoints {
+            let note = read(file)?;
+            let mut opened = match self.keys.is_empty() {
+                true => Checkpoint::unverified(&note),
+                false => Err(caracal_ledger::CheckpointError::OtherLog),
+            };
+            for key in &self.keys {
+                opened = opened.or_else(|_| Checkpoint::open(&note, key));
+            }
+            match opened {
+                Ok(checkpoint) => checkpoints.push(checkpoint),
+                Err(error) => {
+                    broken(&format!("{}: {error}", file.display()));
+                    return Ok(None);
+                }
+            }
+        }
+        Ok(Some(Trust {
+            keys: self.keys.clone(),
+            checkpoints,
+            heads: self.heads.clone(),
+        }))
+    }
+
+    fn verify_proofs(&self) -> anyhow::Result<bool> {
+        let mut all = true;
+        for file in &self.receipts {
+            let receipt: Receipt = parse(file, "receipt")?;
+            let verified = self.with_any_key(|key| receipt.verify(key));
+            all &= told(file, verified, |checkpoint| {
+                let (event, size) = (receipt.leaf_index + 1, checkpoint.size);
+                format!("event {event} of {size} of {}", checkpoint.origin)
+            });
+        }
+        for file in &self.consistency {
+            let proof: Consistency = parse(file, "consistency proof")?;
+            let verified = self.with_any_key(|key| proof.verify(key));
+            all &= told(file, verified, |(from, to)| {
+                format!("{} events continue {} of {}", to.size, from.size, to.origin)
+            });
+        }
+        Ok(all)
+    }
+
+    fn with_any_key<T>(
+        &self,
+        verify: impl Fn(&Vkey) -> Result<T, ReceiptError>,
+    ) -> Result<T, ReceiptError> {
+        let none = Err(ReceiptError::Checkpoint(
+            caracal_ledger::CheckpointError::OtherLog,
+        ));
+        let any = |tried: Result<T, ReceiptError>, key| tried.or_else(|_| verify(key));
+        self.keys.iter().fold(none, any)
+    }
+
+    async fn verify_store(
+        &self,
+        store: &Store,
+        key: Option<&HmacKey>,
+        mut trust: Trust,
+    ) -> anyhow::Result<bool> {
         let mut zones = store
             .audit_zones()
             .await
             .context("the ledger cannot be read")?;
+        if trust.keys.is_empty() {
+            let keys = caracal_tlog::vkeys(store).await;
+            trust.keys = keys.context("the keys of checkpoints cannot be read")?;
+        }
         // A zone whose events are all gone must not pass because it is not listed any more.
-        zones.extend(self.heads.iter().map(|(zone, _)| zone.clone()));
+        zones.extend(trust.heads.iter().map(|(zone, _)| zone.clone()));
+        zones.extend(trust.checkpoints.iter().filter_map(Checkpoint::zone));
         zones.sort();
         zones.dedup();
         zones.retain(|zone| self.zone.as_ref().is_none_or(|only| zone.as_str() == only));
@@ -111,63 +206,86 @@ impl Verify {
         }
         let mut all = true;
         for zone in &zones {
-            all &= self.verify_one(store, zone, key).await?;
+            match Box::pin(verify_ledger(store, zone, key, &trust)).await {
+                Ok(sound) => holds(zone, &sound),
+                Err(VerifyError::Found(finding)) => {
+                    broken(&finding.to_string());
+                    all = false;
+                }
+                Err(error) => return Err(error).context("the ledger cannot be read"),
+            }
         }
         Ok(all)
     }
+}
 
-    async fn verify_one(
-        &self,
-        store: &Store,
-        zone: &ZoneId,
-        key: Option<&HmacKey>,
-    ) -> anyhow::Result<bool> {
-        match verify_zone(store, zone, key).await {
-            Ok(head) => {
-                for (_, kept) in self.heads.iter().filter(|(of, _)| of == zone) {
-                    if !leads_through(store, zone, kept).await? {
-                        broken(&format!(
-                            "zone {zone}: it does not lead to the kept head at {}",
-                            kept.seq()
-                        ));
-                        return Ok(false);
-                    }
-                }
-                holds(zone, &head);
-                Ok(true)
+/// A file, or those of a directory one after another, in the order of their names.
+fn verify_path(path: &Path, key: Option<&HmacKey>, trust: &Trust) -> anyhow::Result<bool> {
+    let mut files = vec![path.to_owned()];
+    if path.is_dir() {
+        let entries = std::fs::read_dir(path);
+        let entries = entries.with_context(|| format!("{} cannot be read", path.display()))?;
+        let entries: Result<Vec<_>, _> = entries.map(|entry| Ok(entry?.path())).collect();
+        files = entries.map_err(|error: std::io::Error| error)?;
+        files.retain(|file| file.extension().is_some_and(|kind| kind == "ndjson"));
+        files.sort();
+        ensure!(
+            !files.is_empty(),
+            "{} holds no .ndjson file",
+            path.display()
+        );
+    }
+    let mut export: Box<dyn Read> = Box::new(std::io::empty());
+    for file in &files {
+        let opened = File::open(file);
+        let opened = opened.with_context(|| format!("{} cannot be opened", file.display()))?;
+        export = Box::new(export.chain(opened));
+    }
+    match verify_export(BufReader::new(export), key, trust) {
+        Ok(zones) => {
+            if trust.keys.is_empty() {
+                term::progress("signatures were not checked: give --key for that");
             }
-            Err(VerifyError::Found(finding)) => {
-                broken(&finding.to_string());
-                Ok(false)
-            }
-            Err(error) => Err(error).context("the ledger cannot be read"),
+            zones.iter().for_each(|(zone, sound)| holds(zone, sound));
+            Ok(true)
         }
+        Err(VerifyError::Found(finding)) => {
+            broken(&finding.to_string());
+            Ok(false)
+        }
+        Err(error) => Err(error).with_context(|| path.display().to_string()),
     }
 }
 
-/// Whether the verified chain has this head at its place.
-async fn leads_through(store: &Store, zone: &ZoneId, kept: &Head) -> anyhow::Result<bool> {
-    let Some(before) = kept.seq().checked_sub(1) else {
-        return Ok(true);
-    };
-    let at = store
-        .zone(zone)
-        .audit()
-        .chain(before, 1)
-        .await
-        .context("the ledger cannot be read")?;
-    Ok(at.first().is_some_and(|event| {
-        event.chain_seq == kept.seq() && event.chain_hash == kept.chain_hash()
-    }))
+fn read(file: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))
 }
 
-fn holds(zone: &ZoneId, head: &Head) {
-    let events = head.seq();
-    println!(
-        "{}  {events} events  {zone}:{events}:{}",
-        term::green("holds "),
-        head.chain_hash()
-    );
+fn parse<T: serde::de::DeserializeOwned>(file: &Path, kind: &str) -> anyhow::Result<T> {
+    let parsed = serde_json::from_str(&read(file)?);
+    parsed.with_context(|| format!("{} is no {kind}", file.display()))
+}
+
+fn told<T>(
+    file: &Path,
+    verified: Result<T, ReceiptError>,
+    what: impl FnOnce(&T) -> String,
+) -> bool {
+    match &verified {
+        Ok(verified) => println!(
+            "{}  {}  {}",
+            term::green("holds "),
+            file.display(),
+            what(verified)
+        ),
+        Err(error) => broken(&format!("{}: {error}", file.display())),
+    }
+    verified.is_ok()
+}
+
+fn holds(zone: &ZoneId, sound: &Sound) {
+    let (events, hash) = (sound.head.seq(), sound.head.chain_hash());
+    println!("{}  {sound}  {zone}:{events}:{hash}", term::green("holds "));
 }
 
 fn broken(what: &str) {

@@ -1,0 +1,310 @@
+//! What proves the ledger of a zone to others: receipts, checkpoints, consistency, and the tree itself
+//! as C2SP tlog-tiles has it, with `/v1/zones/{zone}/audit` as its prefix.
+//!
+//! A receipt holds the exact text of its event, unredacted: with anything left out, nobody could
+//! recompute the hash. Everything is checked before it is handed out: a proof that does not verify
+//! would only make an auditor doubt the wrong thing.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, RawQuery, State};
+use axum::response::IntoResponse;
+use caracal_ledger::checkpoint::origin;
+use caracal_ledger::receipt::encode;
+use caracal_ledger::tile::TileId;
+use caracal_ledger::{Consistency, Receipt, Vkey};
+use caracal_model::ZoneId;
+use caracal_model::id::is_id;
+use caracal_store::audit_trees::AuditCheckpoint;
+use caracal_tlog::{TlogError, ZoneLog};
+use http::header;
+use serde_json::json;
+
+use crate::failure::Failure;
+use crate::query::Query;
+use crate::service::Api;
+use crate::wire::{self, Answer, At};
+
+/// Seconds within which a checkpoint that was wished for is made, usually.
+const SOON: u32 = 2;
+const TEXT: &str = "text/plain; charset=utf-8";
+
+impl From<TlogError> for Failure {
+    fn from(error: TlogError) -> Self {
+        match error {
+            TlogError::Store(error) => error.into(),
+            error => broken(&error),
+        }
+    }
+}
+
+/// What is stored does not prove what it should. That is for the operators, not for the caller.
+fn broken(error: &dyn std::fmt::Display) -> Failure {
+    tracing::error!(%error, "the ledger cannot be proven; run `caracal audit verify`");
+    Failure::internal()
+}
+
+/// The keys of the deployment, the newest last.
+async fn keys(api: &Api) -> Result<Vec<Vkey>, Failure> {
+    let keys = caracal_tlog::vkeys(&api.store).await?;
+    if keys.is_empty() {
+        return Err(Failure::absent(
+            "checkpoints_unavailable",
+            "this deployment signs no checkpoints yet: run the role audit with SECRET_STORE_KEK",
+        ));
+    }
+    Ok(keys)
+}
+
+fn verifies<T, E: std::fmt::Display>(
+    keys: &[Vkey],
+    verify: impl Fn(&Vkey) -> Result<T, E>,
+) -> Result<T, Failure> {
+    let mut last = None;
+    for key in keys.iter().rev() {
+        match verify(key) {
+            Ok(verified) => return Ok(verified),
+            Err(error) => last = Some(broken(&error)),
+        }
+    }
+    Err(last.unwrap_or_else(Failure::internal))
+}
+
+/// `GET /v1/zones/{zone}/audit/{id}/receipt`
+pub async fn receipt(State(api): State<Arc<Api>>, at: At) -> Answer {
+    let event = api.store.zone(&at.zone).audit().find(&at.id).await?;
+    let event = event.ok_or_else(|| {
+        let why = format!("no event {} is on record in this zone", at.id);
+        Failure::absent("event_not_found", why)
+    })?;
+    let keys = keys(&api).await?;
+    let log = ZoneLog::of(&api.store, &at.zone);
+    let covering = log.rows().latest().await?;
+    let Some(checkpoint) = covering.filter(|latest| latest.size >= event.chain_seq) else {
+        log.rows().wish().await?;
+        let why = "no checkpoint covers the event yet; one is being made. Ask again shortly";
+        return Err(Failure::conflict("checkpoint_pending", why).retry_after(SOON));
+    };
+    let leaf_index = event.chain_seq.saturating_sub(1);
+    let proof = log.inclusion(leaf_index, checkpoint.size).await?;
+    let receipt = Receipt {
+        event: event.event,
+        leaf_index,
+        inclusion_proof: encode(&proof),
+        checkpoint: checkpoint.note,
+    };
+    verifies(&keys, |key| receipt.verify(key))?;
+    wire::ok(json!(receipt))
+}
+
+fn shown(checkpoint: &AuditCheckpoint) -> serde_json::Value {
+    json!({
+        "size": checkpoint.size,
+        "checkpoint": checkpoint.note,
+        "created_at": checkpoint.made_at.iso_millis(),
+    })
+}
+
+fn size_of(text: &str) -> Option<u64> {
+    let fits = text.len() <= 18 && text.bytes().all(|digit| digit.is_ascii_digit());
+    fits.then(|| text.parse().ok()).flatten()
+}
+
+/// `GET /v1/zones/{zone}/audit/checkpoints`
+pub async fn list(State(api): State<Arc<Api>>, at: At, RawQuery(raw): RawQuery) -> Answer {
+    let query = Query::parse(raw.as_deref());
+    let limit = query.limit(100, 1000)?;
+    let below = match query.text("cursor", 512)? {
+        None => i64::MAX.unsigned_abs(),
+        Some(text) => size_of(text).ok_or_else(|| {
+            Failure::bad(
+                "invalid_cursor",
+                "cursor is the next_cursor of the page before",
+            )
+        })?,
+    };
+    let rows = api.store.zone(&at.zone).audit_tree();
+    let page = rows.below(below, limit).await?;
+    let full = u32::try_from(page.len()) == Ok(limit);
+    let next = page
+        .last()
+        .filter(|_| full)
+        .map(|last| last.size.to_string());
+    let items: Vec<_> = page.iter().map(shown).collect();
+    wire::ok(json!({"items": items, "next_cursor": next}))
+}
+
+fn no_checkpoint(why: &str) -> Failure {
+    Failure::absent("checkpoint_not_found", why.to_owned())
+}
+
+fn note(checkpoint: Option<AuditCheckpoint>, why: &str) -> Answer {
+    let checkpoint = checkpoint.ok_or_else(|| no_checkpoint(why))?;
+    Ok(([(header::CONTENT_TYPE, TEXT)], checkpoint.note).into_response())
+}
+
+/// `GET /v1/zones/{zone}/audit/checkpoint`
+pub async fn latest(State(api): State<Arc<Api>>, at: At) -> Answer {
+    let latest = api.store.zone(&at.zone).audit_tree().latest().await?;
+    note(latest, "no checkpoint of this zone was signed yet")
+}
+
+/// `GET /v1/zones/{zone}/audit/checkpoints/{id}`: by its size
+pub async fn at_size(State(api): State<Arc<Api>>, at: At) -> Answer {
+    let rows = api.store.zone(&at.zone).audit_tree();
+    let found = match size_of(&at.id) {
+        Some(size) => rows.checkpoint(size).await?,
+        None => None,
+    };
+    note(found, "no checkpoint of this size was signed")
+}
+
+/// `GET /v1/zones/{zone}/audit/consistency?from=&to=`: between two checkpoints, by their sizes; `to`
+/// is the latest unless it is given
+pub async fn consistency(State(api): State<Arc<Api>>, at: At, RawQuery(raw): RawQuery) -> Answer {
+    let query = Query::parse(raw.as_deref());
+    let size = |name: &str| {
+        let text = query.text(name, 18)?;
+        let size = text.map(|text| {
+            let why = format!("{name} must be the size of a checkpoint");
+            size_of(text).ok_or_else(|| Failure::bad("invalid_query", why))
+        });
+        size.transpose()
+    };
+    let rows = api.store.zone(&at.zone).audit_tree();
+    let from = size("from")?.ok_or_else(|| Failure::bad("invalid_query", "from is required"))?;
+    let later = match size("to")? {
+        Some(to) => rows.checkpoint(to).await?,
+        None => rows.latest().await?,
+    };
+    let earlier = rows.checkpoint(from).await?;
+    let (Some(earlier), Some(later)) = (earlier, later) else {
+        return Err(no_checkpoint("from and to must be sizes of checkpoints"));
+    };
+    if earlier.size > later.size {
+        return Err(Failure::bad(
+            "invalid_query",
+            "from must not be larger than to",
+        ));
+    }
+    let log = ZoneLog::of(&api.store, &at.zone);
+    let proof = log.consistency(earlier.size, later.size).await?;
+    let proven = Consistency {
+        from: earlier.note,
+        to: later.note,
+        consistency_proof: encode(&proof),
+    };
+    let keys = keys(&api).await?;
+    verifies(&keys, |key| proven.verify(key).map(drop))?;
+    wire::ok(json!(proven))
+}
+
+/// `GET /v1/zones/{zone}/audit/checkpoint-key`
+pub async fn key(State(api): State<Arc<Api>>, at: At) -> Answer {
+    let keys = keys(&api).await?;
+    let of_zone = |key: &Vkey| {
+        let key = key.of_log(&origin(key.name(), &at.zone));
+        key.map(|key| key.to_string())
+    };
+    let newest = keys.last().ok_or_else(Failure::internal)?;
+    wire::ok(json!({
+        "origin": origin(newest.name(), &at.zone),
+        "key": of_zone(newest),
+        "keys": keys.iter().filter_map(of_zone).collect::<Vec<_>>(),
+        "deployment_key": newest.to_string(),
+    }))
+}
+
+/// `GET /v1/zones/{zone}/audit/tile/{level}/{index}[.p/{width}]`
+pub async fn tile(
+    State(api): State<Arc<Api>>,
+    Path((zone, level, path)): Path<(String, String, String)>,
+) -> Answer {
+    if !is_id(&zone) {
+        return Err(Failure::bad(
+            "invalid_params",
+            "an id is 1 to 128 letters, digits, `_.-:`",
+        ));
+    }
+    let zone = ZoneId::trusted(zone);
+    let absent = || Failure::absent("tile_not_found", "the tree has no such tile");
+    let (id, width) = tile_of(&level, &path).ok_or_else(absent)?;
+    let log = ZoneLog::of(&api.store, &zone);
+    // Nothing is served that no checkpoint covers.
+    let size = log.rows().latest().await?.map_or(0, |latest| latest.size);
+    let hashes = log.tile(id, size).await?.ok_or_else(absent)?;
+    let wanted = width.map_or(hashes.len(), |width| width * 32);
+    let full = width.is_some() || hashes.len() == 256 * 32;
+    let hashes = hashes.get(..wanted).filter(|_| full).ok_or_else(absent)?;
+    let kind = (header::CONTENT_TYPE, "application/octet-stream");
+    Ok(([kind], hashes.to_vec()).into_response())
+}
+
+/// A path of tlog-tiles: `0`, `x001/x234/067` or `x001/x234/067.p/12`.
+fn tile_of(level: &str, path: &str) -> Option<(TileId, Option<usize>)> {
+    let canonical = |text: &str| {
+        let number = size_of(text)?;
+        (number.to_string() == text).then_some(number)
+    };
+    let level = u32::try_from(canonical(level)?)
+        .ok()
+        .filter(|level| *level < 8)?;
+    let (path, width) = match path.split_once(".p/") {
+        None => (path, None),
+        Some((path, width)) => {
+            let width = canonical(width).filter(|width| (1..256).contains(width))?;
+            (path, Some(usize::try_from(width).ok()?))
+        }
+    };
+    let mut parts = path.split('/').peekable();
+    let mut index: u64 = 0;
+    let mut count = 0;
+    while let Some(part) = parts.next() {
+        let digits = match parts.peek() {
+            Some(_) => part.strip_prefix('x')?,
+            None => part,
+        };
+        let number = size_of(digits).filter(|_| digits.len() == 3)?;
+        index = index.checked_mul(1000)?.checked_add(number)?;
+        count += 1;
+        // One index has one path.
+        if count == 1 && number == 0 && parts.peek().is_some() {
+            return None;
+        }
+    }
+    Some((TileId { level, index }, width))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiles_have_the_paths_of_the_standard() {
+        let at = |level: &str, path: &str| {
+            tile_of(level, path).map(|(id, width)| (id.level, id.index, width))
+        };
+        assert_eq!(at("0", "000"), Some((0, 0, None)));
+        assert_eq!(at("1", "x001/x234/067"), Some((1, 1_234_067, None)));
+        assert_eq!(at("2", "x001/x234/067.p/8"), Some((2, 1_234_067, Some(8))));
+        for (level, path) in [
+            ("", "000"),
+            ("00", "000"),
+            ("8", "000"),
+            ("-1", "000"),
+            ("entries", "000"),
+            ("0", ""),
+            ("0", "0"),
+            ("0", "x000/067"),
+            ("0", "001/067"),
+            ("0", "x001/x067"),
+            ("0", "x001"),
+            ("0", "000.p/0"),
+            ("0", "000.p/256"),
+            ("0", "000.p/08"),
+            ("0", "x999/x999/x999/x999/x999/x999/x999/999"),
+        ] {
+            assert_eq!(at(level, path), None, "{level} {path}");
+        }
+    }
+}

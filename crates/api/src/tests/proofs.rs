@@ -1,0 +1,145 @@
+//! Receipts, checkpoints and the tree over HTTP.
+
+use caracal_crypto::envelope::{Kek, Keyring};
+use caracal_crypto::os::{OsRng, SystemClock};
+use caracal_ledger::history::checkpoint_of;
+use caracal_ledger::merkle::{Tree, leaf_hash};
+use caracal_ledger::{Consistency, Head, Receipt, Vkey};
+use caracal_model::{Clock as _, Timestamp, ZoneId};
+use caracal_store::audit_trees::AuditCheckpoint;
+use caracal_tlog::{Signer, ZoneLog};
+use serde_json::json;
+
+use super::Stack;
+use super::audit::{append_events, event};
+use super::stack::KEK;
+use crate::on_stack;
+
+/// Does what Audit does: grows the tree over the events so far and signs it.
+async fn checkpoint(stack: &Stack, zone: &ZoneId) -> u64 {
+    let keyring = Keyring::new(Kek::from_hex(KEK).unwrap(), None);
+    let clock = SystemClock::new();
+    let signer = Signer::open(&stack.store, &keyring, &OsRng, &clock, None);
+    let signer = signer.await.unwrap();
+    let log = ZoneLog::of(&stack.store, zone);
+    let state = log.rows().state().await.unwrap();
+    let (size, hash) = state.map_or((0, "-".to_owned()), |state| (state.size, state.chain_hash));
+    let rows = stack
+        .store
+        .zone(zone)
+        .audit()
+        .chain(size, 1000)
+        .await
+        .unwrap();
+    let mut growth = log.growth(size).await.unwrap();
+    rows.iter()
+        .for_each(|row| growth.append(leaf_hash(row.event.as_bytes())));
+    let size_now = growth.size();
+    assert!(log.store((size, &hash), growth, "-").await.unwrap());
+    let tree: Tree = log.tree(size_now).await.unwrap();
+    let mut made = checkpoint_of(signer.origin(zone), &Head::GENESIS, &tree);
+    made.chain_hash = None;
+    let stored = AuditCheckpoint {
+        size: size_now,
+        note: signer.sign(&made).unwrap(),
+        made_at: clock.now(),
+    };
+    assert!(log.rows().sign(&stored).await.unwrap());
+    size_now
+}
+
+fn at(zone: &ZoneId, rest: &str) -> String {
+    format!("/v1/zones/{zone}/audit{rest}")
+}
+
+async fn zone_with_events(stack: &Stack, count: usize) -> ZoneId {
+    let zone = ZoneId::trusted("z-proofs");
+    let events =
+        (0..count).map(|n| event(&zone, n, "r", "allow", &json!({"session_id": "record-1"})));
+    append_events(stack, &zone, events.collect()).await;
+    zone
+}
+
+on_stack! {
+    async fn a_receipt_verifies_with_the_served_key_alone(stack: Stack) {
+        let zone = zone_with_events(&stack, 300).await;
+        let pending = stack.get(&at(&zone, "/evt-7/receipt")).await;
+        assert_eq!(pending.text("error"), "checkpoints_unavailable");
+        checkpoint(&stack, &zone).await;
+        let key = stack.get(&at(&zone, "/checkpoint-key")).await.is(200);
+        for name in ["key", "deployment_key"] {
+            let vkey: Vkey = key[name].as_str().unwrap().parse().unwrap();
+            for id in ["evt-0", "evt-7", "evt-299"] {
+                let receipt = stack.get(&at(&zone, &format!("/{id}/receipt"))).await.is(200);
+                let receipt: Receipt = serde_json::from_value(receipt).unwrap();
+                assert_eq!(receipt.verify(&vkey).unwrap().size, 300);
+                assert!(receipt.event.contains("record-1"), "its exact text");
+            }
+        }
+        let unknown = stack.get(&at(&zone, "/evt-300/receipt")).await;
+        assert_eq!((unknown.status.as_u16(), unknown.text("error")), (404, "event_not_found"));
+    }
+
+    async fn a_receipt_of_what_no_checkpoint_covers_asks_for_one(stack: Stack) {
+        let zone = zone_with_events(&stack, 3).await;
+        let other = ZoneId::trusted("z-other");
+        append_events(&stack, &other, vec![event(&other, 900, "r", "allow", &json!({}))]).await;
+        checkpoint(&stack, &other).await;
+        let later = Timestamp::from_unix_seconds(0);
+        assert_eq!(stack.store.audit_trees_due(later, 1000).await.unwrap().len(), 1, "the first is due");
+        let pending = stack.get(&at(&zone, "/evt-1/receipt")).await;
+        assert_eq!((pending.status.as_u16(), pending.text("error")), (409, "checkpoint_pending"));
+        assert_eq!(pending.headers["retry-after"], "2");
+        checkpoint(&stack, &zone).await;
+        stack.get(&at(&zone, "/evt-1/receipt")).await.is(200);
+    }
+
+    async fn checkpoints_are_listed_and_proven_to_continue_each_other(stack: Stack) {
+        let zone = zone_with_events(&stack, 3).await;
+        let none = stack.get(&at(&zone, "/checkpoint")).await;
+        assert_eq!((none.status.as_u16(), none.text("error")), (404, "checkpoint_not_found"));
+        assert_eq!(stack.get(&at(&zone, "/checkpoints")).await.is(200), json!({"items": [], "next_cursor": null}));
+        checkpoint(&stack, &zone).await;
+        let latest = stack.get(&at(&zone, "/checkpoint")).await;
+        assert_eq!(latest.headers["content-type"], "text/plain; charset=utf-8");
+        assert!(latest.text.starts_with("caracal/") && latest.text.contains("\n3\n"), "{}", latest.text);
+        let by_size = stack.get(&at(&zone, "/checkpoints/3")).await;
+        assert_eq!(by_size.text, latest.text);
+        let page = stack.get(&at(&zone, "/checkpoints?limit=1")).await.is(200);
+        assert_eq!(page["items"][0]["checkpoint"], json!(latest.text));
+        assert_eq!(page["next_cursor"], "3");
+        let end = stack.get(&at(&zone, "/checkpoints?limit=1&cursor=3")).await.is(200);
+        assert_eq!(end["items"], json!([]));
+        let key = stack.get(&at(&zone, "/checkpoint-key")).await.is(200);
+        let vkey: Vkey = key["key"].as_str().unwrap().parse().unwrap();
+        let proven = stack.get(&at(&zone, "/consistency?from=3")).await.is(200);
+        let proven: Consistency = serde_json::from_value(proven).unwrap();
+        assert_eq!(proven.verify(&vkey).unwrap().1.size, 3);
+        let mut table = String::new();
+        for path in ["/checkpoints/4", "/checkpoints/x", "/checkpoints?cursor=x", "/consistency",
+                     "/consistency?from=3&to=4", "/consistency?from=x", "/tile/0/000", "/tile/9/000"] {
+            table.push_str(&format!("{path} | {}\n", stack.get(&at(&zone, path)).await));
+        }
+        let expected = [
+            "/checkpoints/4 | 404 checkpoint_not_found: no checkpoint of this size was signed",
+            "/checkpoints/x | 404 checkpoint_not_found: no checkpoint of this size was signed",
+            "/checkpoints?cursor=x | 400 invalid_cursor: cursor is the next_cursor of the page before",
+            "/consistency | 400 invalid_query: from is required",
+            "/consistency?from=3&to=4 | 404 checkpoint_not_found: from and to must be sizes of checkpoints",
+            "/consistency?from=x | 400 invalid_query: from must be the size of a checkpoint",
+            "/tile/0/000 | 404 tile_not_found: the tree has no such tile",
+            "/tile/9/000 | 404 tile_not_found: the tree has no such tile",
+        ];
+        assert_eq!(table.lines().collect::<Vec<_>>(), expected);
+    }
+
+    async fn the_tree_is_served_as_tiles(stack: Stack) {
+        let zone = zone_with_events(&stack, 300).await;
+        assert_eq!(stack.get(&at(&zone, "/tile/0/000")).await.status, 404);
+        checkpoint(&stack, &zone).await;
+        for (path, status) in [("0/000", 200), ("0/001.p/44", 200), ("0/001", 404), ("0/001.p/45", 404),
+                               ("1/000.p/1", 200), ("1/000", 404), ("2/000.p/1", 404)] {
+            assert_eq!(stack.get(&at(&zone, &format!("/tile/{path}"))).await.status, status, "{path}");
+        }
+    }
+}

@@ -1,0 +1,385 @@
+//! Watches the ledger and signs what it has seen: new events are verified and put into the tree of
+//! their zone, a checkpoint is signed of it, and what was verified long ago is verified again.
+//!
+//! **Forces.** Tampering must be noticed without anybody asking, at a cost that does not grow with
+//! the age of the ledger. A signature must never be given to a history that contradicts an earlier
+//! one, whoever has changed the rows, and whichever of several processes signs.
+//!
+//! **Choice.** One replica leads. How far each zone was verified is stored, so nothing is verified
+//! twice to get there, and verifying what came since is at the same time what the tree grows by.
+//! Every hour a slice of what is old is verified again, the whole ledger within about a day.
+//! INVARIANT (one history): a checkpoint is signed of a tree that was grown, within this call, from
+//! the root of the last checkpoint, by events whose chain and codes were verified; and the tiles
+//! must give the same root. What does not fit is recorded once, counted, logged, and nothing more is
+//! signed of that zone until it fits again.
+//!
+//! **Consequence.** Who can write every row and has `AUDIT_HMAC_KEY` can still have a new past
+//! signed by removing the checkpoints too. So checkpoints belong in other hands: an earlier one then
+//! contradicts (docs/evidence.md).
+
+mod again;
+mod grow;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use caracal_bus::Bus;
+use caracal_crypto::envelope::Keyring;
+use caracal_ledger::history::checkpoint_of;
+use caracal_ledger::merkle::{Tree, verify_consistency};
+use caracal_ledger::{Checkpoint, Flaw, Head, Unsound, Why};
+use caracal_model::{Rng, Ticks, Timestamp, ZoneId};
+use caracal_store::StoreError;
+use caracal_store::audit_trees::{AuditCheckpoint, AuditFinding};
+use caracal_tlog::{Signer, TlogError, ZoneLog};
+use tokio_util::sync::CancellationToken;
+
+use crate::ingest::Ingest;
+use crate::verify::{Finding, Trust, VerifyError, open_stored};
+
+/// Between two looks for zones of which a checkpoint is due.
+const TICK: Duration = Duration::from_secs(1);
+/// How long a leader is believed to live without a sign.
+const LEAD: Duration = Duration::from_secs(30);
+/// Between two slices of what is verified again.
+const AGAIN: Duration = Duration::from_secs(3_600);
+/// Before a zone that did not hold is looked at again.
+const HELD: Duration = Duration::from_secs(300);
+/// How long the last checkpoints may take when the process stops.
+const LAST: Duration = Duration::from_secs(3);
+const LEADER: &str = "caracal:audit:checkpoints";
+
+/// When and with what checkpoints are made.
+#[derive(Debug)]
+pub struct CheckpointOptions {
+    /// Longest time between an event and the checkpoint that covers it.
+    pub every: Duration,
+    /// Most events that wait for a checkpoint.
+    pub events: u64,
+    /// How the logs of this deployment are called, when it has no key yet.
+    pub name: Option<String>,
+}
+
+impl Default for CheckpointOptions {
+    fn default() -> Self {
+        Self {
+            every: Duration::from_secs(3_600),
+            events: 10_000,
+            name: None,
+        }
+    }
+}
+
+/// What opens the key.
+#[derive(Clone)]
+pub struct Sealing {
+    /// Opens what is sealed.
+    pub keyring: Arc<Keyring>,
+    /// Makes the first key.
+    pub rng: Arc<dyn Rng>,
+}
+
+impl std::fmt::Debug for Sealing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Sealing(..)")
+    }
+}
+
+/// Verifies the ledger and signs checkpoints of it.
+pub struct Checkpoints {
+    ingest: Arc<Ingest>,
+    bus: Bus,
+    holder: String,
+    sealing: Option<Sealing>,
+    options: CheckpointOptions,
+    signer: Option<Signer>,
+    /// Keys that checkpoints in the store may be of.
+    trust: Trust,
+    /// The last checkpoint of each zone that this process has signed: the store must still have it.
+    signed: HashMap<ZoneId, Checkpoint>,
+    /// Zones that did not hold, and when that was seen.
+    held: HashMap<ZoneId, Ticks>,
+    again_at: Option<Ticks>,
+    /// Zones that the current round of verifying again has not come to the end of.
+    open_rounds: usize,
+}
+
+impl std::fmt::Debug for Checkpoints {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Checkpoints")
+            .field("holder", &self.holder)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Checkpoints {
+    /// `holder` names this process among those that might lead. Without sealing, the ledger is
+    /// verified but nothing is signed.
+    pub fn new(
+        ingest: Arc<Ingest>,
+        bus: Bus,
+        holder: impl Into<String>,
+        sealing: Option<Sealing>,
+        options: CheckpointOptions,
+    ) -> Self {
+        if sealing.is_none() {
+            tracing::warn!(
+                "no checkpoints are signed: this process has no SECRET_STORE_KEK, which seals their \
+                 key"
+            );
+        }
+        Self {
+            ingest,
+            bus,
+            holder: holder.into(),
+            sealing,
+            options,
+            signer: None,
+            trust: Trust::default(),
+            signed: HashMap::new(),
+            held: HashMap::new(),
+            again_at: None,
+            open_rounds: 0,
+        }
+    }
+
+    /// Works until `stop`, while this process leads; then signs what is not signed yet.
+    pub async fn run(mut self, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = Box::pin(self.turn()) => {}
+            }
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(TICK) => {}
+            }
+        }
+        if matches!(self.bus.lead(LEADER, &self.holder, LEAD).await, Ok(true))
+            && tokio::time::timeout(LAST, Box::pin(self.sign_all()))
+                .await
+                .is_err()
+        {
+            tracing::warn!("not every zone has a checkpoint of its last events");
+        }
+    }
+
+    async fn turn(&mut self) {
+        match self.bus.lead(LEADER, &self.holder, LEAD).await {
+            Ok(true) => {
+                // Without a key everything would be due, always.
+                if self.sealing.is_some() {
+                    self.sign_due().await;
+                }
+                let now = self.ingest.clock().ticks();
+                if self.again_at.is_none_or(|at| now.since(at) >= AGAIN) {
+                    self.again_at = Some(now);
+                    self.verify_again().await;
+                }
+            }
+            Ok(false) => {
+                // Whoever leads meanwhile signs more than we remember.
+                self.signed.clear();
+            }
+            Err(error) => tracing::warn!(%error, "it is not known who signs checkpoints"),
+        }
+    }
+
+    /// Makes the checkpoints that are due.
+    pub async fn sign_due(&mut self) {
+        let period = self.ingest.clock().now().minus(self.options.every);
+        self.sign_older(period, self.options.events).await;
+    }
+
+    /// Makes a checkpoint of every zone that has events which none covers.
+    pub async fn sign_all(&mut self) {
+        self.held.clear();
+        self.sign_older(self.ingest.clock().now(), 1).await;
+    }
+
+    async fn sign_older(&mut self, than: Timestamp, events: u64) {
+        let zones = match self.ingest.store().audit_trees_due(than, events).await {
+            Ok(zones) => zones,
+            Err(error) => {
+                tracing::warn!(%error, "it is not known which checkpoints are due");
+                return;
+            }
+        };
+        for zone in zones {
+            let now = self.ingest.clock().ticks();
+            let held = self.held.get(&zone);
+            if held.is_none_or(|at| now.since(*at) >= HELD) {
+                self.zone(&zone).await;
+            }
+        }
+    }
+
+    /// Brings the tree of a zone to its head, and signs it.
+    async fn zone(&mut self, zone: &ZoneId) {
+        let done = async {
+            self.open_signer().await?;
+            let last = self.last(zone).await?;
+            let grown = grow::to_head(&self.ingest, zone, self.base(&last)).await?;
+            match grown {
+                Some((head, tree)) => self.sign(zone, &last, &head, &tree).await,
+                None => Ok(()),
+            }
+        };
+        let done = Box::pin(done).await;
+        self.settle(zone, done).await;
+    }
+
+    /// What a zone has come to.
+    async fn settle(&mut self, zone: &ZoneId, done: Result<(), VerifyError>) {
+        let now = self.ingest.clock().ticks();
+        match done {
+            Ok(()) => {
+                self.held.remove(zone);
+            }
+            Err(VerifyError::Found(finding)) => {
+                self.held.insert(zone.clone(), now);
+                self.report(&finding).await;
+            }
+            Err(error) => {
+                self.held.insert(zone.clone(), now);
+                self.ingest.metrics().checkpoint_errors.inc();
+                tracing::error!(%error, zone_id = %zone, "no checkpoint could be made");
+            }
+        }
+    }
+
+    async fn open_signer(&mut self) -> Result<(), TlogError> {
+        let (None, Some(sealing)) = (&self.signer, &self.sealing) else {
+            return Ok(());
+        };
+        let (store, clock) = (self.ingest.store(), self.ingest.clock());
+        let name = self.options.name.as_deref();
+        let opening = Signer::open(store, &sealing.keyring, sealing.rng.as_ref(), clock, name);
+        self.signer = Some(opening.await?);
+        self.trust.keys = caracal_tlog::vkeys(store).await?;
+        Ok(())
+    }
+
+    /// Where what is to be signed is grown from: the last checkpoint, or the very beginning.
+    fn base(&self, last: &Option<Checkpoint>) -> Option<Head> {
+        self.signer.as_ref()?;
+        let last = last.as_ref().and_then(Checkpoint::head);
+        Some(last.unwrap_or(Head::GENESIS))
+    }
+
+    /// The last checkpoint, which must be ours, and no older than what we know to have signed.
+    async fn last(&self, zone: &ZoneId) -> Result<Option<Checkpoint>, VerifyError> {
+        let log = ZoneLog::of(self.ingest.store(), zone);
+        let last = log.rows().latest().await?;
+        let last = last.map(|stored| open_stored(&self.trust, zone, &stored));
+        let last = last.transpose()?;
+        let size = last.as_ref().map_or(0, |last| last.size);
+        match self.signed.get(zone) {
+            // Somebody else may have signed more since; nobody can have signed less.
+            Some(known)
+                if known.size > size || known.size == size && last.as_ref() != Some(known) =>
+            {
+                let flaw = Flaw::Unproven { size: known.size };
+                Err(Finding::at(
+                    zone,
+                    Unsound {
+                        seq: size + 1,
+                        flaw,
+                    },
+                )
+                .into())
+            }
+            _ => Ok(last),
+        }
+    }
+
+    /// INVARIANT (one history).
+    async fn sign(
+        &mut self,
+        zone: &ZoneId,
+        last: &Option<Checkpoint>,
+        head: &Head,
+        tree: &Tree,
+    ) -> Result<(), VerifyError> {
+        let Some(signer) = &self.signer else {
+            return Ok(());
+        };
+        let log = ZoneLog::of(self.ingest.store(), zone);
+        let size = tree.size();
+        if last.as_ref().is_some_and(|last| last.size >= size) {
+            return Ok(());
+        }
+        let unlike = |seq| {
+            Finding::at(
+                zone,
+                Unsound {
+                    seq,
+                    flaw: Flaw::Tree,
+                },
+            )
+        };
+        let after = last.as_ref().map_or(1, |last| last.size + 1);
+        let root = tree.root();
+        if log.tree(size).await?.root() != root {
+            return Err(unlike(after).into());
+        }
+        if let Some(last) = last {
+            let proof = log.consistency(last.size, size).await?;
+            verify_consistency((last.size, &last.root), (size, &root), &proof)
+                .map_err(|_| unlike(after))?;
+        }
+        let now = self.ingest.clock().now();
+        let mut checkpoint = checkpoint_of(signer.origin(zone), head, tree);
+        // As it will be read: to the millisecond.
+        checkpoint.at = Timestamp::parse_rfc3339(&now.iso_millis()).ok();
+        let note = signer.sign(&checkpoint).map_err(TlogError::from)?;
+        let stored = AuditCheckpoint {
+            size,
+            note,
+            made_at: now,
+        };
+        if log.rows().sign(&stored).await? {
+            let metrics = self.ingest.metrics();
+            metrics.checkpoints.inc();
+            metrics.checkpoint_last.set(now.unix_seconds());
+            tracing::info!(zone_id = %zone, size, "a checkpoint was signed");
+            self.signed.insert(zone.clone(), checkpoint);
+        }
+        Ok(())
+    }
+
+    /// Records, counts and logs; counts once, however often it is found again.
+    async fn report(&self, finding: &Finding) {
+        tracing::error!(zone_id = %finding.zone, seq = finding.seq, flaw = %finding.flaw,
+            "the ledger was tampered with");
+        let recorded = AuditFinding {
+            zone: finding.zone.clone(),
+            seq: finding.seq,
+            flaw: finding.flaw.to_string(),
+        };
+        match self.ingest.store().add_audit_finding(&recorded).await {
+            Ok(true) => {}
+            Ok(false) => return,
+            // Rather twice than never.
+            Err(error) => tracing::warn!(%error, "a finding was not recorded"),
+        }
+        let metrics = self.ingest.metrics();
+        match finding.flaw {
+            Flaw::Columns | Flaw::Chain(Why::Content) | Flaw::Signed { .. } | Flaw::Tree => {
+                metrics.tamper_mismatch.inc()
+            }
+            Flaw::Chain(Why::Author) | Flaw::Checkpoint(_) => metrics.tamper_hmac_failures.inc(),
+            Flaw::Chain(_) | Flaw::Cut { .. } | Flaw::Unproven { .. } | Flaw::Floor => {
+                metrics.tamper_chain_breaks.inc()
+            }
+        };
+    }
+}
+
+/// A stored chain hash as a head.
+fn head_at(size: u64, chain_hash: &str, zone: &ZoneId) -> Result<Head, StoreError> {
+    Head::stored(size, chain_hash).ok_or_else(|| StoreError::Corrupt {
+        what: format!("the chain hash in the tree of zone {zone}"),
+    })
+}

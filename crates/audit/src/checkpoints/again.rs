@@ -1,0 +1,138 @@
+//! What was verified can be changed afterwards: it is verified again, slice by slice.
+
+use caracal_ledger::merkle::leaf_hash;
+use caracal_ledger::{Flaw, Floor, Head, History, Unsound, Why};
+use caracal_model::ZoneId;
+use caracal_store::audit_trees::AuditTree;
+use caracal_tlog::ZoneLog;
+
+use super::{Checkpoints, grow, head_at};
+use crate::floor;
+use crate::verify::{Finding, PAGE, VerifyError, check_rows, open_stored};
+
+/// Slices in a round, about.
+const SLICES: u64 = 24;
+/// Events that a slice has at least.
+const SLICE: u64 = 10_000;
+
+impl Checkpoints {
+    /// Verifies the next slice of every zone, and what came since the last one.
+    pub async fn verify_again(&mut self) {
+        let zones = match self.ingest.store().audit_zones().await {
+            Ok(zones) => zones,
+            Err(error) => {
+                tracing::warn!(%error, "the ledger could not be verified");
+                return;
+            }
+        };
+        self.open_rounds = 0;
+        for zone in &zones {
+            let done = Box::pin(self.slice(zone)).await;
+            self.settle(zone, done).await;
+        }
+        let metrics = self.ingest.metrics();
+        let seconds = self.ingest.clock().now().unix_seconds();
+        metrics.last_sweep.set(seconds);
+        if self.open_rounds == 0 {
+            metrics.last_full.set(seconds);
+        }
+    }
+
+    async fn slice(&mut self, zone: &ZoneId) -> Result<(), VerifyError> {
+        self.open_signer().await?;
+        self.last(zone).await?;
+        grow::to_head(&self.ingest, zone, None).await?;
+        let log = ZoneLog::of(self.ingest.store(), zone);
+        let Some(state) = log.rows().state().await? else {
+            return Ok(());
+        };
+        let (store, key) = (self.ingest.store(), self.ingest.key());
+        let floor = floor::of(store, zone, key).await?;
+        let begin = floor.as_ref().map(|(floor, _)| floor);
+        let reached = self.rows_again(zone, &state, begin).await;
+        if reached.is_err() && floor::of(store, zone, key).await? != floor {
+            // Retention has dropped what was to be verified; the next slice begins behind it.
+            return Ok(());
+        }
+        let reached = reached?;
+        if reached.seq() < state.size {
+            self.open_rounds += 1;
+            let hash = reached.chain_hash();
+            return Ok(log.rows().verified_again(reached.seq(), &hash).await?);
+        }
+        if reached.chain_hash() != state.chain_hash {
+            let flaw = Flaw::Chain(Why::Head);
+            return Err(Finding::at(
+                zone,
+                Unsound {
+                    seq: state.size,
+                    flaw,
+                },
+            )
+            .into());
+        }
+        self.checkpoints_again(zone).await?;
+        let start = Head::GENESIS;
+        Ok(log
+            .rows()
+            .verified_again(start.seq(), &start.chain_hash())
+            .await?)
+    }
+
+    /// The chain, the columns and the leaves of a slice; how far it came.
+    async fn rows_again(
+        &self,
+        zone: &ZoneId,
+        state: &AuditTree,
+        floor: Option<&Floor>,
+    ) -> Result<Head, VerifyError> {
+        let (store, key) = (self.ingest.store(), self.ingest.key());
+        let log = ZoneLog::of(store, zone);
+        let found = |seq, flaw| Finding::at(zone, Unsound { seq, flaw });
+        let start = match floor {
+            Some(floor) if floor.size > state.again_size => {
+                head_at(floor.size, &floor.chain_hash, zone)?
+            }
+            _ => head_at(state.again_size, &state.again_hash, zone)?,
+        };
+        let mut history = History::after(&start, key);
+        let slice = SLICE.max(state.size / SLICES + 1);
+        let end = state.size.min(start.seq().saturating_add(slice));
+        while history.head().seq() < end {
+            let from = history.head().seq();
+            let mut rows = store.zone(zone).audit().chain(from, PAGE).await?;
+            rows.retain(|row| row.chain_seq <= end);
+            let checked = check_rows(&mut history, &rows);
+            checked.map_err(|unsound| Finding::at(zone, unsound))?;
+            let to = history.head().seq();
+            if to == from {
+                return Err(found(from + 1, Flaw::Chain(Why::Truncated)).into());
+            }
+            let leaves = log.leaves(from..to).await?;
+            for (row, leaf) in rows.iter().zip(leaves) {
+                if leaf_hash(row.event.as_bytes()) != leaf {
+                    return Err(found(row.chain_seq, Flaw::Tree).into());
+                }
+            }
+            self.ingest.metrics().tamper_checked.inc_by(to - from);
+        }
+        Ok(history.head().clone())
+    }
+
+    /// Every checkpoint is one of ours, and of this tree.
+    async fn checkpoints_again(&self, zone: &ZoneId) -> Result<(), VerifyError> {
+        let log = ZoneLog::of(self.ingest.store(), zone);
+        let mut good = 0;
+        for stored in log.checkpoints().await? {
+            let checkpoint = open_stored(&self.trust, zone, &stored)?;
+            let size = checkpoint.size;
+            if log.tree(size).await?.root() != checkpoint.root {
+                let flaw = Flaw::Signed { size };
+                let seq = good + 1;
+                return Err(Finding::at(zone, Unsound { seq, flaw }).into());
+            }
+            good = size;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,98 @@
+use super::*;
+use caracal_crypto::envelope::{Kek, Keyring};
+use caracal_crypto::os::{OsRng, SystemClock};
+use caracal_ledger::history::checkpoint_of;
+use caracal_ledger::merkle::{leaf_hash, verify_consistency, verify_inclusion};
+use caracal_ledger::{Checkpoint, Head};
+use caracal_store::on_each_engine;
+
+const KEK: &str = "8f3d9a712c45e6b0d18f2a4c6e9b3d57a1c4f8020e6a9c3d5b7f1a2c4e6d8b90";
+
+fn leaf(n: u64) -> Hash {
+    leaf_hash(&n.to_be_bytes())
+}
+
+fn keyring() -> Keyring {
+    Keyring::new(Kek::from_hex(KEK).unwrap(), None)
+}
+
+/// Grows the tree of the zone by this many leaves, in one step.
+async fn grow(log: &ZoneLog<'_>, by: u64) {
+    let state = log.rows().state().await.unwrap();
+    let (size, hash) = state.map_or((0, "none".to_owned()), |state| {
+        (state.size, state.chain_hash)
+    });
+    let mut growth = log.growth(size).await.unwrap();
+    (size..size + by).for_each(|n| growth.append(leaf(n)));
+    assert!(
+        log.store((size, &hash), growth, &format!("at {}", size + by))
+            .await
+            .unwrap()
+    );
+}
+
+on_each_engine! {
+    async fn a_stored_tree_proves_at_every_size_that_it_had(store: Store) {
+        let zone = ZoneId::trusted("z1");
+        let log = ZoneLog::of(&store, &zone);
+        let mut whole = Tree::default();
+        let mut trees = vec![whole.clone()];
+        let sizes = [1u64, 255, 1, 300, 700];
+        for by in sizes {
+            grow(&log, by).await;
+            (whole.size()..whole.size() + by).for_each(|n| whole.append(leaf(n)));
+            assert_eq!(log.tree(whole.size()).await.unwrap(), whole);
+            trees.push(whole.clone());
+        }
+        let (size, root) = (whole.size(), whole.root());
+        for old in &trees {
+            let proof = log.consistency(old.size(), size).await.unwrap();
+            let verified = verify_consistency((old.size(), &old.root()), (size, &root), &proof);
+            assert_eq!(verified, Ok(()), "{}", old.size());
+        }
+        for index in [0, 255, 256, 700, size - 1] {
+            let proof = log.inclusion(index, size).await.unwrap();
+            assert_eq!(verify_inclusion(&leaf(index), index, size, &proof, &root), Ok(()));
+        }
+        assert_eq!(log.leaves(254..258).await.unwrap(), [leaf(254), leaf(255), leaf(256), leaf(257)]);
+        let short = TileId { level: 0, index: 2 };
+        let tile = log.tile(short, 513).await.unwrap().unwrap();
+        assert_eq!(tile, leaf(512));
+        assert_eq!(log.tile(TileId { level: 0, index: 3 }, 513).await.unwrap(), None);
+        assert!(matches!(log.tree(size + 1).await, Err(TlogError::Tile(_))));
+    }
+
+    async fn two_who_grow_a_tree_at_once_do_not_both_succeed(store: Store) {
+        let zone = ZoneId::trusted("z1");
+        let log = ZoneLog::of(&store, &zone);
+        grow(&log, 3).await;
+        let (mut one, mut two) = (log.growth(3).await.unwrap(), log.growth(3).await.unwrap());
+        one.append(leaf(3));
+        two.append(leaf(9));
+        assert!(log.store((3, "at 3"), one, "at 4").await.unwrap());
+        assert!(!log.store((3, "at 3"), two, "also at 4").await.unwrap());
+        assert_eq!(log.leaves(3..4).await.unwrap(), [leaf(3)]);
+    }
+
+    async fn a_deployment_has_one_key_and_one_name(store: Store) {
+        let clock = SystemClock::new();
+        let first = Signer::open(&store, &keyring(), &OsRng, &clock, Some("caracal.example/a")).await.unwrap();
+        let again = Signer::open(&store, &keyring(), &OsRng, &clock, Some("other")).await.unwrap();
+        let vkey = first.vkey().unwrap();
+        assert_eq!(again.vkey(), Some(vkey.clone()));
+        assert_eq!(vkeys(&store).await.unwrap(), std::slice::from_ref(&vkey));
+        let zone = ZoneId::trusted("z1");
+        assert_eq!(first.origin(&zone), "caracal.example/a/z1");
+        let checkpoint = checkpoint_of(first.origin(&zone), &Head::GENESIS, &Tree::default());
+        let note = again.sign(&checkpoint).unwrap();
+        assert_eq!(Checkpoint::open(&note, &vkey), Ok(checkpoint));
+    }
+
+    async fn a_key_that_does_not_open_is_said(store: Store) {
+        let clock = SystemClock::new();
+        Signer::open(&store, &keyring(), &OsRng, &clock, None).await.unwrap();
+        let other = Keyring::new(Kek::from_hex(&KEK.replace("8f3d", "7f3d")).unwrap(), None);
+        let refused = Signer::open(&store, &other, &OsRng, &clock, None).await;
+        assert!(matches!(refused, Err(TlogError::Key(_))));
+    }
+}
