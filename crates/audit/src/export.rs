@@ -36,8 +36,15 @@ const MAX_LINE: u64 = 16 * 1024 * 1024;
 enum Line {
     Event(EventLine),
     Checkpoint(CheckpointLine),
-    Floor { zone_id: ZoneId, floor: Floor, code: String },
-    Key { zone_id: ZoneId, key: String },
+    Floor {
+        zone_id: ZoneId,
+        floor: Floor,
+        code: String,
+    },
+    Key {
+        zone_id: ZoneId,
+        key: String,
+    },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -71,7 +78,14 @@ pub async fn export_chain(
     let floor = begin.as_ref().map_or(0, |(floor, _)| floor.size);
     if let Some((floor, code)) = begin {
         let zone_id = zone.clone();
-        line(out, &Line::Floor { zone_id, floor, code })?;
+        line(
+            out,
+            &Line::Floor {
+                zone_id,
+                floor,
+                code,
+            },
+        )?;
     }
     // Before the events: those of a checkpoint that is read here are there already.
     export_proofs(store, zone, floor, out).await?;

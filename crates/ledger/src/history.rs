@@ -171,24 +171,27 @@ impl<'k> History<'k> {
                 flaw: Flaw::Floor,
             })?,
         };
-        let mut history = Self::after(&head, key);
-        history.floor = (tree.size(), tree.root());
-        history.sound.floor = tree.size();
-        history.tree = tree;
+        let mut history = Self::from(&head, tree, key);
+        history.sound.floor = history.size();
         Ok(history)
     }
 
-    /// From a head that was verified before, without any checkpoint: for the chain alone.
+    /// From a head that was verified before, for the chain alone.
     pub fn after(head: &Head, key: Option<&'k HmacKey>) -> Self {
+        Self::from(head, Tree::default(), key)
+    }
+
+    /// From a head and a tree of the same size that were verified before.
+    pub fn from(head: &Head, tree: Tree, key: Option<&'k HmacKey>) -> Self {
         Self {
             chain: Verifier::new(Some(head), key),
-            tree: Tree::default(),
-            floor: (0, Tree::default().root()),
+            floor: (tree.size(), tree.root()),
+            good: 0,
+            tree,
             waiting: BTreeMap::new(),
             heads: BTreeMap::new(),
             below: Vec::new(),
             proven: BTreeMap::new(),
-            good: 0,
             sound: Sound::default(),
         }
     }

@@ -1,7 +1,7 @@
 //! What was verified can be changed afterwards: it is verified again, slice by slice.
 
 use caracal_ledger::merkle::leaf_hash;
-use caracal_ledger::{Flaw, Floor, Head, History, Unsound, Why};
+use caracal_ledger::{Flaw, Floor, Head, History, Kept, Unsound, Why};
 use caracal_model::ZoneId;
 use caracal_store::audit_trees::AuditTree;
 use caracal_tlog::ZoneLog;
@@ -13,7 +13,7 @@ use crate::verify::{Finding, PAGE, VerifyError, check_rows, open_stored};
 /// Slices in a round, about.
 const SLICES: u64 = 24;
 /// Events that a slice has at least.
-const SLICE: u64 = 10_000;
+const SLICE: u64 = 1_000;
 
 impl Checkpoints {
     /// Verifies the next slice of every zone, and what came since the last one.
@@ -71,7 +71,6 @@ impl Checkpoints {
             )
             .into());
         }
-        self.checkpoints_again(zone).await?;
         let start = Head::GENESIS;
         Ok(log
             .rows()
@@ -79,7 +78,7 @@ impl Checkpoints {
             .await?)
     }
 
-    /// The chain, the columns and the leaves of a slice; how far it came.
+    /// The chain, the columns, the leaves and the checkpoints of a slice; how far it came.
     async fn rows_again(
         &self,
         zone: &ZoneId,
@@ -95,9 +94,11 @@ impl Checkpoints {
             }
             _ => head_at(state.again_size, &state.again_hash, zone)?,
         };
-        let mut history = History::after(&start, key);
+        let tree = log.tree(start.seq()).await?;
+        let mut history = History::from(&start, tree, key);
         let slice = SLICE.max(state.size / SLICES + 1);
         let end = state.size.min(start.seq().saturating_add(slice));
+        self.expect_own(zone, &mut history, end).await?;
         while history.head().seq() < end {
             let from = history.head().seq();
             let mut rows = store.zone(zone).audit().chain(from, PAGE).await?;
@@ -119,20 +120,27 @@ impl Checkpoints {
         Ok(history.head().clone())
     }
 
-    /// Every checkpoint is one of ours, and of this tree.
-    async fn checkpoints_again(&self, zone: &ZoneId) -> Result<(), VerifyError> {
-        let log = ZoneLog::of(self.ingest.store(), zone);
-        let mut good = 0;
-        for stored in log.checkpoints().await? {
-            let checkpoint = open_stored(&self.trust, zone, &stored)?;
-            let size = checkpoint.size;
-            if log.tree(size).await?.root() != checkpoint.root {
-                let flaw = Flaw::Signed { size };
-                let seq = good + 1;
-                return Err(Finding::at(zone, Unsound { seq, flaw }).into());
+    /// Has a slice agree with the checkpoints that were signed within it.
+    async fn expect_own(
+        &self,
+        zone: &ZoneId,
+        history: &mut History<'_>,
+        end: u64,
+    ) -> Result<(), VerifyError> {
+        let rows = ZoneLog::of(self.ingest.store(), zone).rows();
+        let mut after = history.size();
+        loop {
+            let mut page = rows.above(after, PAGE).await?;
+            page.retain(|stored| stored.size <= end);
+            let Some(last) = page.last() else {
+                return Ok(());
+            };
+            after = last.size;
+            for stored in &page {
+                let checkpoint = open_stored(&self.trust, zone, stored)?;
+                let expected = history.expect(Kept::from(checkpoint));
+                expected.map_err(|unsound| Finding::at(zone, unsound))?;
             }
-            good = size;
         }
-        Ok(())
     }
 }

@@ -64,6 +64,8 @@ statements! { mod sql {
     TREE_FORTH = "UPDATE audit_trees SET size = 25 WHERE zone_id = 'z1'";
     NOTE = "UPDATE audit_checkpoints SET note = REPLACE(note, 'time 2', 'time 1')";
     NOTE_BACK = "UPDATE audit_checkpoints SET note = REPLACE(note, 'time 1', 'time 2')";
+    OLD_NOTE = "UPDATE audit_checkpoints SET note = REPLACE(note, 'chain ', 'chaim ')
+                WHERE size = 4";
     HIDE_NOTE = "UPDATE audit_checkpoints SET zone_id = 'hidden'";
     SHOW_NOTE = "UPDATE audit_checkpoints SET zone_id = 'z1'";
     HMAC = concat!("UPDATE audit_events SET chain_hmac = $1 WHERE ", z1!(), " AND chain_seq = 7");
@@ -348,6 +350,29 @@ on_each_engine! {
         assert_eq!(sizes().await, [3, 5, 55, 56], "a wish is for one checkpoint");
         let covered = store.audit_checkpointed().await.unwrap();
         assert_eq!(covered.into_iter().collect::<Vec<_>>(), [(z1.clone(), 56)]);
+    }
+
+    async fn an_orderly_stop_signs_what_is_not_signed_yet(store: Store) {
+        let (ingest, checkpoints) = signing(&store, Arc::new(TestClock::default()));
+        ingest.commit(events(0..3)).await.unwrap();
+        let stop = tokio_util::sync::CancellationToken::new();
+        stop.cancel();
+        checkpoints.run(stop).await;
+        let latest = store.zone(&zone("z1")).audit_tree().latest().await.unwrap();
+        assert_eq!(latest.unwrap().size, 3);
+    }
+
+    async fn a_checkpoint_that_was_changed_is_found_when_it_is_verified_again(store: Store) {
+        let (ingest, mut checkpoints) = signing(&store, Arc::new(TestClock::default()));
+        for first in [0, 4] {
+            ingest.commit(events(first..first + 4)).await.unwrap();
+            checkpoints.sign_all().await;
+        }
+        tamper(&store, &sql::OLD_NOTE, &[]).await;
+        checkpoints.verify_again().await;
+        let found = store.audit_findings().await.unwrap();
+        let found: Vec<_> = found.iter().map(|(found, _)| found.seq).collect();
+        assert_eq!((found, ingest.metrics().tamper_hmac_failures.get()), (vec![4], 1));
     }
 
     async fn nothing_is_signed_that_does_not_continue_what_was_signed(store: Store) {
