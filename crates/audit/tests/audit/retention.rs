@@ -7,16 +7,17 @@ use std::time::Duration;
 
 use caracal_audit::{
     CheckpointOptions, Checkpoints, Finding, Ingest, Retention, Trust, VerifyError, export_chain,
-    verify_export, verify_zone,
+    verify_export, verify_ledger, verify_zone,
 };
 use caracal_bus::Bus;
-use caracal_ledger::{Flaw, Why};
+use caracal_ledger::{Checkpoint, Flaw, Why};
 use caracal_model::{Clock, TestClock, Timestamp};
 use caracal_store::audit_retention::{month_after, month_of};
 use caracal_store::platform_settings::{AUDIT_RETENTION, PlatformSetting};
 use caracal_store::{Store, on_each_engine, params, statements};
 use tokio_util::sync::CancellationToken;
 
+use crate::verify::signing;
 use crate::{event_of, key, zone};
 
 const DAY: u64 = 24 * 3_600;
@@ -183,6 +184,56 @@ on_each_engine! {
         assert!(verify_export(Cursor::new(without), Some(&key()), &none).is_err());
         let forged = text.replacen("\"size\":3", "\"size\":2", 1);
         assert!(verify_export(Cursor::new(forged), Some(&key()), &none).is_err());
+    }
+
+    async fn what_is_gone_was_signed_and_what_is_left_continues_it(store: Store) {
+        let ledger = Ledger::new(&store);
+        let (_, mut checkpoints) = signing(&store, ledger.clock.clone());
+        for count in [3, 2] {
+            ledger.append("z1", count).await;
+            checkpoints.sign_all().await;
+        }
+        ledger.days(40);
+        ledger.append("z1", 4).await;
+        ledger.retain(5).await;
+        assert_eq!(ledger.first("z1").await, Some(6));
+        checkpoints.sign_all().await;
+
+        let keys = caracal_tlog::vkeys(&store).await.unwrap();
+        let zone = zone("z1");
+        let of_size = async |size| {
+            let stored = store.zone(&zone).audit_tree().checkpoint(size).await.unwrap();
+            Checkpoint::open(&stored.unwrap().note, &keys[0]).unwrap()
+        };
+        let mut out = Vec::new();
+        export_chain(&store, &zone, &mut out).await.unwrap();
+        for size in [3, 5, 9] {
+            let checkpoints = vec![of_size(size).await];
+            let trust = Trust { keys: keys.clone(), checkpoints, heads: Vec::new() };
+            let sound = verify_export(Cursor::new(&out), None, &trust).unwrap();
+            assert_eq!((sound[0].1.head.seq(), sound[0].1.floor), (9, 5), "{size}");
+            verify_ledger(&store, &zone, Some(&key()), &trust).await.unwrap();
+        }
+        let mut forged = of_size(3).await;
+        forged.root = [7; 32];
+        let trust = Trust { keys, checkpoints: vec![forged], heads: Vec::new() };
+        let found = verify_export(Cursor::new(&out), None, &trust).unwrap_err();
+        let VerifyError::Found(found) = found else { panic!("{found}") };
+        assert_eq!((found.seq, found.flaw), (1, Flaw::Unproven { size: 3 }));
+    }
+
+    async fn what_no_checkpoint_covers_stays(store: Store) {
+        let ledger = Ledger::new(&store);
+        let (_, mut checkpoints) = signing(&store, ledger.clock.clone());
+        ledger.append("z1", 2).await;
+        checkpoints.sign_all().await;
+        ledger.append("z1", 2).await;
+        ledger.days(40);
+        ledger.retain(5).await;
+        assert_eq!(ledger.first("z1").await, Some(1));
+        checkpoints.sign_all().await;
+        ledger.retain(5).await;
+        assert_eq!(ledger.first("z1").await, None);
     }
 
     async fn time_of_ingestion_never_goes_back_along_a_chain(store: Store) {

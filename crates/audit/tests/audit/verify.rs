@@ -449,7 +449,7 @@ on_each_engine! {
 }
 
 /// A ledger and what signs it: every 50 events, or every hour.
-fn signing(store: &Store, clock: Arc<TestClock>) -> (Arc<Ingest>, Checkpoints) {
+pub fn signing(store: &Store, clock: Arc<TestClock>) -> (Arc<Ingest>, Checkpoints) {
     let bus = Bus::memory(clock.clone());
     let ingest = Arc::new(Ingest::new(store.clone(), Some(key()), clock));
     let kek = Kek::from_hex(&KEY.replace("0123", "93af")).unwrap();
