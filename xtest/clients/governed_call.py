@@ -806,6 +806,19 @@ async def a_narrowed_policy_stops_mandates_that_were_minted_before() -> None:
     await desk.aclose()
 
 
+async def what_administrators_did_is_on_record() -> None:
+    rows = W.admin.admin_audit.list(W.zone, {"entity_type": "applications", "method": "POST"})
+    made = [row for row in rows if row["action"] == f"POST /v1/zones/{W.zone}/applications"]
+    assert {W.desk_app, W.helper_app} <= {row["entity_id"] for row in made}, rows
+    for row in made:
+        assert isinstance(row["chain_seq"], int) and row["signed"] is True, row
+        assert row["status_code"] == 201 and row["payload_json"]["change_kind"] == "create", row
+        assert "name" in row["payload_json"]["changed_fields"], row
+    assert W.desk_secret not in json.dumps(rows)
+    places = [row["chain_seq"] for row in W.admin.admin_audit.list(W.zone)]
+    assert places == sorted(places, reverse=True) and len(set(places)) == len(places), places
+
+
 STEPS: list[Callable[[], Awaitable[None]]] = [
     all_five_services_are_healthy_and_ready,
     a_wrong_admin_token_is_named_as_such,
@@ -828,6 +841,7 @@ STEPS: list[Callable[[], Awaitable[None]]] = [
     the_operator_sees_and_stops_sessions,
     a_rotated_secret_ends_the_old_one_and_a_deleted_application_is_refused,
     a_narrowed_policy_stops_mandates_that_were_minted_before,
+    what_administrators_did_is_on_record,
 ]
 
 

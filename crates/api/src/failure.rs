@@ -125,6 +125,14 @@ impl From<StoreError> for Failure {
                     "the store cannot be reached; try again",
                 )
             }
+            _ if error.is_unrecorded() => {
+                tracing::error!(%error, "a change was not made: it cannot be recorded");
+                Self::new(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "audit_unavailable",
+                    "the change cannot be recorded, so it was not made; try again",
+                )
+            }
             _ => {
                 tracing::error!(%error, "unexpected answer of the store");
                 Self::internal()

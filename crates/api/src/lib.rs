@@ -6,6 +6,7 @@
 //! first signing key of a zone, so that the zone's key set is served from its first moment.
 
 mod activation;
+mod admin_audit;
 mod admin_tokens;
 mod admission;
 mod application_secrets;
@@ -20,6 +21,7 @@ mod failure;
 mod fields;
 mod manifest;
 mod names;
+mod notifications;
 mod operations;
 mod operator;
 mod outbox;
@@ -52,6 +54,8 @@ mod zones;
 pub use audit::follow;
 pub use config::Config;
 pub use custody::sweep as keep_secrets;
+pub use notifications::Hooks;
+pub use notifications::dispatch::run as notify;
 pub use reseal::run as reseal;
 pub use router::router;
 pub use seed::{derived as derived_token, run as seed};

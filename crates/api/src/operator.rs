@@ -95,8 +95,14 @@ pub fn measure(api: &Arc<Api>, registry: &Registry) {
         api.tails.cut.clone(),
     );
     custody(api, registry);
+    let open = registry.gauge("notifications_pending", "Notifications not yet taken");
+    let intents = registry.gauge(
+        "admin_audit_waiting",
+        "Records of changes that are not yet in their chain",
+    );
     let api = Arc::downgrade(api);
     registry.on_scrape(move || {
+        let (open, intents) = (open.clone(), intents.clone());
         let gauges = (
             pending.clone(),
             dead.clone(),
@@ -110,9 +116,17 @@ pub fn measure(api: &Arc<Api>, registry: &Registry) {
                 return;
             };
             left.set(api.reseal_left.get());
+            let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+            match api.store.notifications().open().await {
+                Ok(number) => drop(open.set(count(number))),
+                Err(error) => tracing::warn!(%error, "notifications not measured"),
+            }
+            match api.store.admin_audit().counts().await {
+                Ok(counts) => drop(intents.set(count(counts.waiting))),
+                Err(error) => tracing::warn!(%error, "admin audit not measured"),
+            }
             match api.store.outbox().counts().await {
                 Ok(counts) => {
-                    let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
                     let age = |age: Option<Duration>| age.map_or(0.0, |age| age.as_secs_f64());
                     gauges.0.set(count(counts.pending));
                     gauges.1.set(count(counts.dead));

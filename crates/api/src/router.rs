@@ -10,6 +10,7 @@ use axum::routing::{delete, get, post};
 use caracal_net::metrics::{Access, Registry};
 use caracal_net::{Pattern, RequestId, RequestIds, health, request_id};
 use caracal_store::origin;
+use caracal_trail::Attendant;
 use http::{HeaderValue, header};
 
 use crate::admission::{self, Head};
@@ -17,8 +18,8 @@ use crate::audit::proofs;
 use crate::failure::Failure;
 use crate::service::Api;
 use crate::{
-    activation, admin_tokens, application_secrets, applications, approvals, audit,
-    authority_records, operator, outbox, platform_settings, policies, policy_sets,
+    activation, admin_audit, admin_tokens, application_secrets, applications, approvals, audit,
+    authority_records, notifications, operator, outbox, platform_settings, policies, policy_sets,
     provider_connections, provider_test, providers, replay, resources, simulate, subject_issuers,
     subjects, workloads, zones,
 };
@@ -27,6 +28,8 @@ use crate::{
 /// development may.
 pub fn router(api: &Arc<Api>, registry: &Registry, open_metrics: bool) -> Router {
     operator::measure(api, registry);
+    api.trail.metrics().register(registry);
+    api.notifications.register(registry);
     let bearer = api.config.metrics_bearer.as_ref();
     let access = Access {
         bearer: bearer.map(|bearer| caracal_model::Secret::new(bearer.expose().clone())),
@@ -43,16 +46,14 @@ pub fn router(api: &Arc<Api>, registry: &Registry, open_metrics: bool) -> Router
         .merge(policy())
         .merge(approval())
         .merge(reads())
+        .merge(sinks())
         .method_not_allowed_fallback(no_route)
         .layer(middleware::from_fn_with_state(
             Arc::clone(api),
             admission::admit,
         ));
     // Where the browser of whoever connects an account comes back to: it has no token of ours.
-    let callback = Router::new().route(
-        "/v1/zones/{zone}/provider-connections/oauth/callback",
-        get(provider_connections::callback),
-    );
+    let callback = Router::new().route(admin_audit::CALLBACK, get(provider_connections::callback));
     let callback = callback.method_not_allowed_fallback(no_route);
     let callback = callback.layer(middleware::from_fn_with_state(
         Arc::clone(api),
@@ -63,6 +64,10 @@ pub fn router(api: &Arc<Api>, registry: &Registry, open_metrics: bool) -> Router
         .merge(callback)
         .merge(admitted)
         .fallback(unknown)
+        .layer(middleware::from_fn_with_state(
+            Attendant::new(api.trail.clone(), &admin_audit::RULES),
+            caracal_trail::attend,
+        ))
         .layer(middleware::from_fn(guard_answers))
         .with_state(Arc::clone(api))
         .merge(registry.routes::<()>(access));
@@ -280,6 +285,8 @@ fn reads() -> Routes {
         )
         .route("/v1/zones/{zone}/audit", get(audit::list))
         .route("/v1/zones/{zone}/audit/stream", get(audit::stream))
+        .route("/v1/zones/{zone}/admin-audit", get(admin_audit::list))
+        .route("/v1/admin-audit", get(admin_audit::of_deployment))
         .route(
             "/v1/zones/{zone}/audit/by-request/{id}",
             get(audit::by_request),
@@ -303,6 +310,40 @@ fn reads() -> Routes {
         .route(
             "/v1/zones/{zone}/audit/tile/{level}/{*tile}",
             get(proofs::tile),
+        )
+}
+
+fn sinks() -> Routes {
+    Router::new()
+        .route(
+            "/v1/zones/{zone}/notification-sinks",
+            get(notifications::list).post(notifications::create),
+        )
+        .route(
+            "/v1/zones/{zone}/notification-sinks/{id}",
+            get(notifications::get)
+                .patch(notifications::patch)
+                .delete(notifications::delete),
+        )
+        .route(
+            "/v1/zones/{zone}/notification-sinks/{id}/rotate-secret",
+            post(notifications::rotate_secret),
+        )
+        .route(
+            "/v1/zones/{zone}/notification-sinks/{id}/test",
+            post(notifications::test),
+        )
+        .route(
+            "/v1/zones/{zone}/notification-sinks/{id}/replay",
+            post(notifications::replay),
+        )
+        .route(
+            "/v1/zones/{zone}/notification-sinks/{id}/deliveries",
+            get(notifications::deliveries),
+        )
+        .route(
+            "/v1/zones/{zone}/notification-sinks/{id}/deliveries/{version}/redeliver",
+            post(notifications::redeliver),
         )
 }
 

@@ -10,6 +10,7 @@ use caracal_model::{Change, Clock, Ids, Rng, ZoneId};
 use caracal_net::egress::Fetcher;
 use caracal_store::custody::Custody;
 use caracal_store::{Store, StoreError, Tx};
+use caracal_trail::Trail;
 use caracal_view::{Announce, ReplicaStatus, Views};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -18,6 +19,8 @@ use crate::admission::{Tokens, Windows, ZoneCache};
 use crate::audit::Tails;
 use crate::config::Config;
 use crate::failure::Failure;
+use crate::notifications::Hooks;
+use crate::notifications::dispatch::Counters;
 use crate::reseal::Left;
 
 /// How long a question to the replicas may take.
@@ -43,8 +46,12 @@ pub struct Deps {
     pub custody: Custody,
     /// Asks token endpoints and issuers.
     pub fetch: Fetcher,
+    /// The ways out to webhooks.
+    pub hooks: Hooks,
     /// Where the revealing of a secret is recorded before it happens.
     pub evidence: EvidenceLog,
+    /// Where changes are recorded.
+    pub trail: Trail,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Ids of everything that is made here.
@@ -64,7 +71,10 @@ pub struct Api {
     pub(crate) keyring: Arc<Keyring>,
     pub(crate) custody: Custody,
     pub(crate) fetch: Fetcher,
+    pub(crate) hooks: Hooks,
+    pub(crate) notifications: Counters,
     pub(crate) evidence: EvidenceLog,
+    pub(crate) trail: Trail,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) ids: Arc<Ids>,
     pub(crate) rng: Arc<dyn Rng>,
@@ -89,6 +99,8 @@ pub(crate) struct Limits {
     pub provider_tests: Windows,
     /// Discoveries, by zone.
     pub discoveries: Windows,
+    /// Tests of notification sinks, by zone.
+    pub sink_tests: Windows,
 }
 
 impl std::fmt::Debug for Api {
@@ -110,6 +122,7 @@ impl Api {
             ready: windows(config.ready_rate_limit),
             provider_tests: windows(PROBES),
             discoveries: windows(PROBES),
+            sink_tests: windows(PROBES),
         };
         Arc::new(Self {
             tokens: Tokens::new(&deps.keyring),
@@ -125,7 +138,10 @@ impl Api {
             keyring: deps.keyring,
             custody: deps.custody,
             fetch: deps.fetch,
+            hooks: deps.hooks,
+            notifications: Counters::default(),
             evidence: deps.evidence,
+            trail: deps.trail,
             clock: deps.clock,
             ids: deps.ids,
             rng: deps.rng,

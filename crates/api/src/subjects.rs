@@ -8,6 +8,7 @@ use caracal_model::{Timestamp, ZoneId};
 use caracal_store::connections::Filter;
 use caracal_store::subjects::{GovernedSession, REVOKED_REASON, Subject, Wanted};
 use caracal_store::zones::Slice;
+use caracal_trail::Deed;
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
@@ -148,6 +149,19 @@ pub async fn revoke(State(api): State<Arc<Api>>, caller: Caller, at: At, input: 
         .connections(&at.zone)
         .revoke_subject(&subject, now)
         .await?;
+    let details = json!({
+        "reason": reason,
+        "authority_records": cut.records,
+        "sessions": cut.sessions,
+        "delegations": cut.delegations,
+        "connections": connections,
+    });
+    caller.draft.does(Deed {
+        action: "Subject authority revoked".to_owned(),
+        entity_type: "subjects",
+        entity_id: subject.clone(),
+        details: details.as_object().cloned().unwrap_or_default(),
+    });
     api.commit(tx, &at.zone).await?;
     tracing::info!(zone = %at.zone, request = %caller.request_id, by = %caller.actor.author(now).name,
         records = cut.records, sessions = cut.sessions, "subject authority revoked");

@@ -5,13 +5,14 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use caracal_model::id::is_id;
 use caracal_model::{RequestId, ZoneId};
 use caracal_net::{Peer, body};
 use caracal_store::zones::{Author, Provenance, Slice};
+use caracal_trail::{Draft, Made};
 use http::request::Parts;
 use http::{HeaderMap, StatusCode, header};
 use serde_json::{Map, Value, json};
@@ -47,6 +48,8 @@ pub struct Caller {
     pub actor: Arc<Actor>,
     /// The id of the request.
     pub request_id: RequestId,
+    /// What will be recorded of it.
+    pub draft: Arc<Draft>,
 }
 
 impl Caller {
@@ -62,8 +65,13 @@ impl<S: Sync> FromRequestParts<S> for Caller {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
         let actor = parts.extensions.get::<Arc<Actor>>().cloned();
         let request_id = parts.extensions.get::<RequestId>().cloned();
-        match (actor, request_id) {
-            (Some(actor), Some(request_id)) => Ok(Self { actor, request_id }),
+        let draft = parts.extensions.get::<Arc<Draft>>().cloned();
+        match (actor, request_id, draft) {
+            (Some(actor), Some(request_id), Some(draft)) => Ok(Self {
+                actor,
+                request_id,
+                draft,
+            }),
             _ => Err(Failure::internal()),
         }
     }
@@ -131,7 +139,11 @@ impl FromRequest<Arc<Api>> for Input {
         let (parts, body) = request.into_parts();
         let bytes = body::read(body, api.config.body_limit, BODY_WITHIN).await;
         let bytes = bytes.map_err(IntoResponse::into_response)?;
-        Self::parse(&parts.headers, &bytes).map_err(IntoResponse::into_response)
+        let input = Self::parse(&parts.headers, &bytes).map_err(IntoResponse::into_response)?;
+        if let Some(draft) = parts.extensions.get::<Arc<Draft>>() {
+            draft.says(&input.0);
+        }
+        Ok(input)
     }
 }
 
@@ -190,7 +202,9 @@ pub fn ok(body: Value) -> Answer {
 
 /// 201.
 pub fn created(body: Value) -> Answer {
-    Ok((StatusCode::CREATED, Json(body)).into_response())
+    let made = body.get("id").and_then(Value::as_str);
+    let made = made.map(|id| Extension(Made(id.to_owned())));
+    Ok((StatusCode::CREATED, made, Json(body)).into_response())
 }
 
 /// 202.

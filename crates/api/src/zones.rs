@@ -7,8 +7,9 @@ use caracal_crypto::es256::SigningKey;
 use caracal_model::{Kid, Outgoing, Topic, ZoneId};
 use caracal_store::Tx;
 use caracal_store::zones::{NewZoneKey, Provenance, Zone};
+use caracal_trail::Deed;
 use caracal_view::ZONE_KEY_AAD;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::failure::Failure;
 use crate::fields::{Fields, Text};
@@ -220,6 +221,14 @@ pub async fn patch(State(api): State<Arc<Api>>, caller: Caller, at: At, input: I
     if wish.dcr_enabled == Some(false) {
         let live = tx.applications(&at.zone).live_dynamic(author.at).await?;
         may_shut_down(live, shutdown)?;
+    }
+    if let Some(mode) = shutdown {
+        caller.draft.does(Deed {
+            action: format!("DCR shutdown {mode}"),
+            entity_type: "zones",
+            entity_id: at.zone.to_string(),
+            details: Map::new(),
+        });
     }
     zone.name = wish.name.unwrap_or(zone.name);
     zone.slug = wish.slug.unwrap_or(zone.slug);

@@ -21,6 +21,7 @@ mod retention;
 mod retry;
 mod service;
 mod verify;
+mod verify_admin;
 
 pub use checkpoints::{CheckpointOptions, Checkpoints, Sealing};
 pub use config::Config;
@@ -33,3 +34,4 @@ pub use retention::Retention;
 pub use retry::Retry;
 pub use service::{Deps, router};
 pub use verify::{Finding, Trust, VerifyError, verify_ledger, verify_zone};
+pub use verify_admin::{verify_admin, verify_admin_zone};

@@ -21,8 +21,10 @@ use caracal_evidence::{BusSink, EvidenceLog, Sink};
 use caracal_model::{Clock, Ids, Rng};
 use caracal_net::Tasks;
 use caracal_net::egress::{Fetcher, trusted_pem};
+use caracal_net::settings::Mode;
 use caracal_store::Store;
 use caracal_store::custody::{Custody, SecretBackend};
+use caracal_trail::Trail;
 use caracal_vaults::Chosen;
 use caracal_view::{Announce, Distributed, Local, Relay, RelayOptions, ViewConfig, Views};
 
@@ -54,12 +56,16 @@ pub struct Adapters {
     pub views: Views,
     pub announce: Arc<dyn Announce>,
     pub evidence: EvidenceLog,
+    /// Where changes are recorded.
+    pub trail: Trail,
     /// Only for roles that hold secrets.
     pub keyring: Option<Arc<Keyring>>,
     /// Where sealed secrets are kept.
     pub custody: Custody,
     /// Asks what tenants configure: token endpoints, issuers.
     pub fetch: Fetcher,
+    /// Asks webhooks on this machine; none where that is not allowed.
+    pub loopback: Option<Fetcher>,
     pub ingest: Arc<Ingest>,
     /// The stream that Audit reads; none when evidence goes straight into the ledger.
     pub stream: Option<Bus>,
@@ -214,12 +220,16 @@ impl Base<'_> {
         if let Some(floor) = floor {
             loops.spawn("boot floor", floor.keep(ids.clone(), loops.stop()));
         }
+        let trail = self.trail(roles, &ids, &flush);
+        let on_this_machine = self.allows_loopback(floor_ms.is_some());
+        let loopback = on_this_machine.then(|| Fetcher::loopback(self.clock.clone()));
         let stream = self.stream.filter(|_| roles.contains(&Role::Audit));
         let (private, extra_ca) = (&self.settings.private_hosts, &self.settings.extra_ca);
         let clock = self.clock.clone();
         let fetch = Fetcher::strict(private.iter().cloned(), extra_ca.as_deref(), clock);
         Ok(Adapters {
             fetch,
+            loopback,
             clock: self.clock,
             rng,
             ids,
@@ -228,6 +238,7 @@ impl Base<'_> {
             views,
             announce,
             evidence,
+            trail,
             keyring,
             custody,
             ingest,
@@ -295,6 +306,25 @@ impl Base<'_> {
         loops.spawn("outbox relay", relay.run(loops.stop()));
         loops.spawn("feed", follower.run(loops.stop()));
         (views, announce)
+    }
+
+    /// Whether webhooks may be on this machine: on one that is the whole deployment, in development,
+    /// and where the operator lists it.
+    fn allows_loopback(&self, is_alone: bool) -> bool {
+        let listed = |host: &String| matches!(host.as_str(), "localhost" | "127.0.0.1" | "::1");
+        let settings = self.settings;
+        is_alone || settings.mode == Mode::Dev || settings.private_hosts.iter().any(listed)
+    }
+
+    /// The record of changes. It is written until the last change was answered, so its loop ends
+    /// with the evidence.
+    fn trail(&self, roles: &[Role], ids: &Arc<Ids>, flush: &Tasks) -> Trail {
+        let key = self.settings.audit_key.clone();
+        let (trail, chainer) = Trail::new(self.store.clone(), key, self.clock.clone(), ids.clone());
+        if roles.contains(&Role::Api) || roles.contains(&Role::Coordinator) {
+            flush.spawn("admin audit", chainer.run(flush.stop()));
+        }
+        trail
     }
 
     /// The local log, and the loop that empties it into the ledger or the stream.

@@ -21,6 +21,7 @@ mod key;
 mod tail;
 mod trace;
 mod verify;
+mod verify_admin;
 
 /// Read, export and verify evidence.
 #[derive(Debug, Subcommand)]

@@ -222,7 +222,12 @@ impl On<'_> {
                 keyring: self.keyring()?,
                 custody: at.custody.clone(),
                 fetch: at.fetch.clone(),
+                hooks: caracal_api::Hooks {
+                    strict: at.fetch.clone(),
+                    loopback: at.loopback.clone(),
+                },
                 evidence: at.evidence.clone(),
+                trail: at.trail.clone(),
                 clock: at.clock.clone(),
                 ids: at.ids.clone(),
                 rng: at.rng.clone(),
@@ -240,6 +245,10 @@ impl On<'_> {
         );
         let keeping = caracal_api::keep_secrets(api.clone(), at.loops.stop());
         at.loops.spawn("secrets", keeping);
+        at.loops.spawn(
+            "notifications",
+            caracal_api::notify(api.clone(), at.loops.stop()),
+        );
         let registry = Registry::new("caracal_api");
         Ok(plain(
             caracal_api::router(&api, &registry, self.open_metrics),
@@ -340,6 +349,7 @@ impl On<'_> {
                 store: at.store.clone(),
                 views: at.views.clone(),
                 announce: at.announce.clone(),
+                trail: at.trail.clone(),
                 clock: at.clock.clone(),
                 rng: at.rng.clone(),
                 ids: at.ids.clone(),

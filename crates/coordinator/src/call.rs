@@ -1,12 +1,14 @@
 //! One call of a route below `/zones/{zone}`: authenticated, its path checked, its body read.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use axum::extract::{FromRequest, FromRequestParts, MatchedPath, RawPathParams, Request};
 use bytes::Bytes;
 use caracal_model::id::is_id;
 use caracal_model::{DelegationId, SessionId, ZoneId};
 use caracal_net::Peer;
+use caracal_trail::Draft;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Method, StatusCode};
 use serde_json::Value;
@@ -76,6 +78,10 @@ impl FromRequest<Coordinator> for Call {
         });
         let from = address(state, &parts.headers, parts.extensions.get::<Peer>());
         let caller = authenticate(state, &parts.headers, from, operator, zone.as_ref()).await?;
+        let draft = parts.extensions.get::<Arc<Draft>>();
+        if let Some(draft) = draft {
+            draft.by(caller.as_recorded());
+        }
         let (Some(zone), Some(mut ids)) = (zone, path) else {
             return Err(Code::InvalidParams.into());
         };
@@ -87,6 +93,9 @@ impl FromRequest<Coordinator> for Call {
         let body = caracal_net::body::read(body, limit, state.config.request_timeout)
             .await
             .map_err(|problem| framing(problem.status()))?;
+        if let (Some(draft), Ok(said)) = (draft, serde_json::from_slice(&body)) {
+            draft.says(&said);
+        }
         let query = Query::parse(parts.uri.query());
         Ok(Self {
             caller,

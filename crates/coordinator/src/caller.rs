@@ -1,7 +1,10 @@
 //! Who asks, and what they may do (spec: coordinator §4).
 
 use caracal_model::{ApplicationId, RecordId, Scopes, ZoneId};
+use caracal_trail::Actor;
 
+/// The operator token, in records.
+const OPERATOR: &str = "operator";
 const ADMIN: &str = "coordinator.admin";
 
 /// An authenticated caller.
@@ -44,6 +47,24 @@ impl Caller {
         match self {
             Self::Operator => None,
             Self::Runtime(runtime) => Some(&runtime.application),
+        }
+    }
+
+    /// As the admin audit records it (spec: coordinator §13).
+    pub fn as_recorded(&self) -> Actor {
+        match self {
+            Self::Operator => Actor {
+                id: Some(OPERATOR.to_owned()),
+                name: Some(OPERATOR.to_owned()),
+                ..Actor::default()
+            },
+            Self::Runtime(runtime) => Actor {
+                id: Some(runtime.subject.clone()),
+                name: Some(runtime.application.to_string()),
+                scope: Some(runtime.scopes.to_string()),
+                zone: Some(runtime.zone.clone()),
+                operator: None,
+            },
         }
     }
 

@@ -78,6 +78,7 @@ pub enum Code {
     SessionDepthLimit,
     IdempotencyReceiptLimit,
     Unavailable,
+    AuditUnavailable,
     Internal,
 }
 
@@ -151,6 +152,7 @@ impl Code {
             Self::SessionDepthLimit => (429, "session_depth_limit_exceeded", "the parent is as deep as a session may be"),
             Self::IdempotencyReceiptLimit => (429, "idempotency_receipt_limit_exceeded", "too many idempotency keys are in force; wait until some have expired"),
             Self::Unavailable => (503, "sts_unavailable", "a dependency cannot be reached; try again"),
+            Self::AuditUnavailable => (500, "audit_unavailable", "the change cannot be recorded, so it was not made; try again"),
             Self::Internal => (500, "internal_error", "the request could not be completed; report it with its request id"),
         }
     }
@@ -242,6 +244,11 @@ impl From<StoreError> for Failure {
             StoreError::Unreachable { .. } | StoreError::Busy { .. } => {
                 tracing::warn!(%error, "store not available");
                 Code::Unavailable.refuse()
+            }
+            _ if error.is_unrecorded() => {
+                tracing::error!(%error, "a change was not made: it cannot be recorded");
+                let code = Code::AuditUnavailable;
+                code.refuse().with("message", code.row().2.into())
             }
             StoreError::Invalid { what, .. } => Code::InvalidBody
                 .refuse()

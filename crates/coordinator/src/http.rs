@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, patch, post};
 use caracal_net::{Pattern, Peer, RequestId, RequestIds, health, request_id};
 use caracal_store::origin;
+use caracal_trail::{Attendant, Rules};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::json;
 
@@ -24,6 +25,24 @@ use crate::session;
 /// How long one check of readiness may take.
 const PROBE: Duration = Duration::from_secs(5);
 
+/// How this service names things, for the admin audit (spec: coordinator §13).
+const RULES: Rules = Rules {
+    prefix: "/zones/",
+    zones: "/zones/",
+    collections: &[
+        "agents",
+        "agent-services",
+        "delegations",
+        "invocations",
+        "applications",
+        "outbox",
+    ],
+    callback: None,
+    counts_strangers: false,
+    names_creations: false,
+    tells_message: true,
+};
+
 /// The routes.
 pub fn router(coordinator: Coordinator) -> Router {
     let ids = RequestIds::new(Pattern::Id, coordinator.ids.clone());
@@ -37,6 +56,10 @@ pub fn router(coordinator: Coordinator) -> Router {
         .method_not_allowed_fallback(not_found)
         .fallback(not_found)
         .layer(middleware::from_fn_with_state(coordinator.clone(), in_time))
+        .layer(middleware::from_fn_with_state(
+            Attendant::new(coordinator.trail.clone(), &RULES),
+            caracal_trail::attend,
+        ))
         .with_state(coordinator);
     request_id::identify(routes, ids)
 }

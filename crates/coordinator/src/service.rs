@@ -6,6 +6,7 @@ use std::time::Duration;
 use caracal_crypto::mac::HmacKey;
 use caracal_model::{Clock, Ids, Rng, Secret, ZoneId};
 use caracal_store::{Store, StoreError};
+use caracal_trail::Trail;
 use caracal_view::{Announce, ReplicaStatus, Views};
 use serde_json::{Value, json};
 
@@ -25,6 +26,8 @@ pub struct Deps {
     pub views: Views,
     /// Sends the news of a commit on its way.
     pub announce: Arc<dyn Announce>,
+    /// Where changes are recorded.
+    pub trail: Trail,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Randomness, for jitter only.
@@ -44,6 +47,8 @@ pub struct Inner {
     /// Zones, Sessions, records and revocations, from memory.
     pub views: Views,
     announce: Arc<dyn Announce>,
+    /// Where changes are recorded.
+    pub trail: Trail,
     /// Time.
     pub clock: Arc<dyn Clock>,
     rng: Arc<dyn Rng>,
@@ -100,6 +105,7 @@ impl Coordinator {
             store: deps.store,
             views: deps.views,
             announce: deps.announce,
+            trail: deps.trail,
             clock: deps.clock,
             rng: deps.rng,
             ids: deps.ids,

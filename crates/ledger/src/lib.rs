@@ -5,6 +5,7 @@
 //! parses it for its index and links its bytes into the chain of the zone; whoever verifies needs
 //! this crate, the rows and (for the authorship) the key.
 
+pub mod admin;
 pub mod chain;
 pub mod checkpoint;
 pub mod event;
@@ -14,6 +15,7 @@ pub mod note;
 pub mod receipt;
 pub mod tile;
 
+pub use admin::AdminRecord;
 pub use chain::{Broken, Head, Link, StoredLink, Verifier, Why};
 pub use checkpoint::{Checkpoint, CheckpointError};
 pub use event::{Event, LedgerError};

@@ -91,6 +91,12 @@ impl StoreError {
         matches!(self, Self::Conflict { constraint } if constraint == index)
     }
 
+    /// Whether the record of a change could not be written, so that the change was not made.
+    pub fn is_unrecorded(&self) -> bool {
+        let of = crate::admin_audit::sql::INTEND.name;
+        matches!(self, Self::Statement { doing, .. } | Self::Invalid { doing, .. } if *doing == of)
+    }
+
     pub(crate) fn corrupt(what: impl Into<String>) -> Self {
         Self::Corrupt { what: what.into() }
     }

@@ -11,6 +11,7 @@ mod lite;
 mod migrate;
 mod param;
 mod pg;
+mod rider;
 mod row;
 #[cfg(test)]
 mod row_security;
@@ -19,6 +20,7 @@ mod sql;
 mod store;
 mod tx;
 
+pub mod admin_audit;
 pub mod admin_tokens;
 pub mod applications;
 pub mod approvals;
@@ -34,6 +36,7 @@ pub mod custody;
 pub mod delegations;
 pub mod idempotency;
 pub mod live;
+pub mod notifications;
 pub mod origin;
 pub mod outbox;
 pub mod platform_settings;
@@ -55,6 +58,7 @@ pub mod zones;
 
 pub use error::{DriverError, StoreError};
 pub use param::Param;
+pub use rider::{Intention, Rider};
 pub use row::Row;
 pub use secure::{Encrypt, Encrypted, PgTls, Stream};
 pub use sql::Sql;
@@ -77,6 +81,8 @@ const REGISTRY: &[&[&Sql]] = &[
     delegations::sql::ALL,
     idempotency::sql::ALL,
     live::sql::ALL,
+    notifications::sql::ALL,
+    admin_audit::sql::ALL,
     admin_tokens::sql::ALL,
     applications::sql::ALL,
     approvals::sql::ALL,

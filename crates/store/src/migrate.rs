@@ -101,6 +101,16 @@ const MIGRATIONS: &[Migration] = &[
         name: "audit exports",
         text: Text::Both(include_str!("../migrations/0012_audit_exports.sql")),
     },
+    Migration {
+        version: 13,
+        name: "admin audit",
+        text: Text::Both(include_str!("../migrations/0013_admin_audit.sql")),
+    },
+    Migration {
+        version: 14,
+        name: "notification sinks",
+        text: Text::Both(include_str!("../migrations/0014_notification_sinks.sql")),
+    },
 ];
 
 /// Row security of Postgres, for every table that has zones (`pg`): a row is there only for who

@@ -7,6 +7,7 @@ use caracal_model::{Secret, ZoneId};
 use deadpool_postgres::{
     Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType,
 };
+use futures_util::future::join_all;
 use futures_util::{FutureExt, join};
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
@@ -263,25 +264,35 @@ impl PgTx {
         self.settled(sql.name, answer)
     }
 
-    /// Sends a last statement, which sees every zone, and the COMMIT in one go.
+    /// Sends the last statements, which see every zone, and the COMMIT in one go.
     pub(crate) async fn execute_and_commit(
         &mut self,
         doing: &'static str,
-        sql: &Sql,
-        params: &[&(dyn ToSql + Sync)],
+        last: &[(&Sql, Vec<&(dyn ToSql + Sync)>)],
     ) -> Result<(), StoreError> {
-        let statement = self.prepared(sql, params.len()).await?;
+        let mut statements = Vec::with_capacity(last.len());
+        for (sql, params) in last {
+            statements.push(self.prepared(sql, params.len()).await?);
+        }
         let before = self.before(Sight::All);
         let client = live(self.client.as_ref(), doing)?;
         let asked = async {
-            let (ready, changed, committed) = join!(
+            // They leave in this order, with the first poll of each.
+            let executed = statements
+                .iter()
+                .zip(last)
+                .map(|(statement, (sql, params))| async {
+                    let executed = client.execute(statement, params).await;
+                    executed.map_err(|failure| error(failure, sql.name))
+                });
+            let (ready, executed, committed) = join!(
                 say(client, before),
-                client.execute(&statement, params),
+                join_all(executed),
                 client.batch_execute("COMMIT")
             );
             ready?;
-            // After a failed statement COMMIT rolls back without a word, so this one speaks first.
-            changed.map_err(|failure| error(failure, sql.name))?;
+            // After a failed statement COMMIT rolls back without a word, so these speak first.
+            executed.into_iter().try_for_each(|one| one.map(drop))?;
             committed.map_err(|failure| error(failure, doing))
         };
         let answer = timeout(self.answer_within, asked).await;

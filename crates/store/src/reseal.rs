@@ -9,6 +9,7 @@ use caracal_model::{ApplicationId, Change, ZoneId};
 
 use crate::connections::{ACCESS_TOKEN_AAD, REFRESH_TOKEN_AAD};
 use crate::error::StoreError;
+use crate::notifications::SINK_SECRET_AAD;
 use crate::row::Row;
 use crate::{Sql, Store, Tx, params, statements};
 
@@ -40,6 +41,10 @@ statements! { pub(crate) mod sql {
         WHERE substr(sealed_private, 1, 12) <> $1 AND id > $2 ORDER BY id LIMIT $3";
     SWAP_CHECKPOINT_KEY = "UPDATE audit_keys SET sealed_private = $4 \
         WHERE CAST($1 AS TEXT) IS NOT NULL AND id = $2 AND sealed_private = $3";
+    SINKS = "SELECT zone_id, id, secret AS sealed FROM notification_sinks \
+        WHERE substr(secret, 1, 12) <> $1 AND id > $2 ORDER BY id LIMIT $3";
+    SWAP_SINK = "UPDATE notification_sinks SET secret = $4 \
+        WHERE zone_id = $1 AND id = $2 AND secret = $3";
     UPGRADE = "UPDATE applications SET secret_verifier = $4 \
         WHERE zone_id = $1 AND id = $2 AND secret_verifier = $3";
     UPGRADE_ADMIN = "UPDATE admin_tokens SET verifier = $2 \
@@ -59,16 +64,19 @@ pub enum Place {
     RefreshTokens,
     /// Keys that sign checkpoints; they belong to no zone.
     CheckpointKeys,
+    /// Secrets of notification sinks.
+    Sinks,
 }
 
 impl Place {
     /// Every place.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Secrets,
         Self::ZoneKeys,
         Self::AccessTokens,
         Self::RefreshTokens,
         Self::CheckpointKeys,
+        Self::Sinks,
     ];
 
     const fn list(self) -> &'static Sql {
@@ -78,6 +86,7 @@ impl Place {
             Self::AccessTokens => &sql::ACCESS,
             Self::RefreshTokens => &sql::REFRESH,
             Self::CheckpointKeys => &sql::CHECKPOINT_KEYS,
+            Self::Sinks => &sql::SINKS,
         }
     }
 
@@ -88,6 +97,7 @@ impl Place {
             Self::AccessTokens => &sql::SWAP_ACCESS,
             Self::RefreshTokens => &sql::SWAP_REFRESH,
             Self::CheckpointKeys => &sql::SWAP_CHECKPOINT_KEY,
+            Self::Sinks => &sql::SWAP_SINK,
         }
     }
 }
@@ -128,6 +138,7 @@ impl Sealed {
             Place::AccessTokens => ACCESS_TOKEN_AAD,
             Place::RefreshTokens => REFRESH_TOKEN_AAD,
             Place::CheckpointKeys => CHECKPOINT_KEY_AAD,
+            Place::Sinks => SINK_SECRET_AAD,
         }
     }
 

@@ -11,11 +11,13 @@ use rusqlite::types::Value as LiteValue;
 use tokio::sync::oneshot;
 use tokio_postgres::types::ToSql;
 
+use crate::admin_audit;
 use crate::error::StoreError;
 use crate::lite::writer::Command;
 use crate::outbox;
 use crate::param::Param;
 use crate::pg::{Mode, PgTx, Sight, dynamic};
+use crate::rider::Boarded;
 use crate::row::Row;
 use crate::sql::Sql;
 use crate::store::{Engine, Store, check};
@@ -147,54 +149,72 @@ impl Tx {
         ZoneTx { tx: self, zone }
     }
 
-    /// Makes everything durable, the news included, and rings [`Store::outbox_wake`].
-    pub async fn commit(mut self) -> Result<(), StoreError> {
-        if self.abandoned {
-            return Err(StoreError::Abandoned { doing: self.doing });
-        }
-        let outgoing = std::mem::take(&mut self.outgoing);
-        if outgoing.is_empty() {
-            return self.end().await;
-        }
-        let rows = outbox::rows(&outgoing, self.store.ids(), self.store.clock().now());
-        match &mut self.engine {
-            Running::Pg(tx) => {
-                rows.iter()
-                    .flatten()
-                    .try_for_each(|param| param.check(self.doing))?;
-                let columns = columns(&rows);
-                let sql = &outbox::sql::INSERT;
-                Box::pin(tx.execute_and_commit(self.doing, sql, &as_params(&columns))).await?;
-            }
-            Running::Lite(_) => {
-                self.execute_rows(&outbox::sql::INSERT, &rows).await?;
-                self.end().await?;
-            }
-        }
-        self.store.outbox_wake().notify_one();
-        Ok(())
+    /// Makes everything durable, the news and the record of the request included
+    /// ([`crate::Rider`]), and rings [`Store::outbox_wake`].
+    pub async fn commit(self) -> Result<(), StoreError> {
+        self.commit_after(None).await
     }
 
     /// [`Tx::execute_rows`] and [`Tx::commit`]; in Postgres they share a round trip.
     pub async fn commit_with_rows(
-        mut self,
+        self,
         sql: &Sql,
         rows: &[Vec<Param<'_>>],
     ) -> Result<(), StoreError> {
-        let apart = rows.is_empty() || !self.outgoing.is_empty();
-        for row in rows {
-            self.enter(sql, row)?;
-            self.abandoned = false;
+        self.commit_after(Some((sql, rows))).await
+    }
+
+    async fn commit_after(
+        mut self,
+        rows: Option<(&Sql, &[Vec<Param<'_>>])>,
+    ) -> Result<(), StoreError> {
+        if self.abandoned {
+            return Err(StoreError::Abandoned { doing: self.doing });
+        }
+        self.within = None;
+        let boarded = Boarded::now();
+        let outgoing = std::mem::take(&mut self.outgoing);
+        let now = self.store.clock().now();
+        let intents = boarded.iter().flat_map(|boarded| &boarded.intents);
+        let intents: Vec<_> = intents.map(|intent| intent.params(now)).collect();
+        let news = outbox::rows(&outgoing, self.store.ids(), now);
+        let mut last: Vec<(&Sql, &[Vec<Param<'_>>])> = rows.into_iter().collect();
+        last.push((&admin_audit::sql::INTEND, &intents));
+        last.push((&outbox::sql::INSERT, &news));
+        last.retain(|(_, rows)| !rows.is_empty());
+        self.execute_and_end(&last).await?;
+        if let Some(boarded) = boarded {
+            boarded.arrive();
+        }
+        if !outgoing.is_empty() {
+            self.store.outbox_wake().notify_one();
+        }
+        Ok(())
+    }
+
+    /// The last statements, each for many rows, and the end; in Postgres they share a round trip.
+    async fn execute_and_end(
+        &mut self,
+        last: &[(&Sql, &[Vec<Param<'_>>])],
+    ) -> Result<(), StoreError> {
+        for (sql, rows) in last {
+            let mut params = rows.iter().flatten();
+            params.try_for_each(|param| param.check(sql.name))?;
         }
         match &mut self.engine {
-            Running::Pg(tx) if !apart => {
-                let columns = columns(rows);
-                let params = as_params(&columns);
-                Box::pin(tx.execute_and_commit(self.doing, sql, &params)).await
+            Running::Pg(tx) if !last.is_empty() => {
+                let columns: Vec<_> = last.iter().map(|(_, rows)| columns(rows)).collect();
+                let with = last.iter().zip(&columns);
+                let last: Vec<_> = with
+                    .map(|((sql, _), columns)| (*sql, as_params(columns)))
+                    .collect();
+                Box::pin(tx.execute_and_commit(self.doing, &last)).await
             }
             _ => {
-                self.execute_rows(sql, rows).await?;
-                self.commit().await
+                for (sql, rows) in last {
+                    self.execute_rows(sql, rows).await?;
+                }
+                self.end().await
             }
         }
     }

@@ -21,6 +21,8 @@ const LAYERS: &[(&str, u8)] = &[
     ("caracal-client", 4),
     ("caracal-oauth", 4),
     ("caracal-vaults", 4),
+    // Attends requests with the HTTP kit.
+    ("caracal-trail", 4),
     ("caracal-sts", 5),
     ("caracal-gateway", 5),
     ("caracal-coordinator", 5),

@@ -50,6 +50,8 @@ impl Capability {
 pub struct Actor {
     /// Id of the token.
     pub id: String,
+    /// Its name, for people.
+    pub token_name: String,
     /// Where it may act.
     pub scope: Scope,
     /// What it may do.
@@ -68,6 +70,7 @@ impl Actor {
         };
         Some(Self {
             id: token.id,
+            token_name: token.name,
             scope,
             capability: Capability::parse(&token.capability)?,
             created_by: token.created_by,
@@ -112,6 +115,21 @@ impl Actor {
             .unwrap_or_else(|| format!("admin:{}", self.id))
     }
 
+    /// As the admin audit records it (spec: audit-and-streams §12).
+    pub fn as_recorded(&self) -> caracal_trail::Actor {
+        let (scope, zone) = match &self.scope {
+            Scope::Global => ("global", None),
+            Scope::Zone(zone) => ("zone", Some(zone.clone())),
+        };
+        caracal_trail::Actor {
+            id: Some(self.id.clone()),
+            name: Some(self.token_name.clone()),
+            scope: Some(scope.to_owned()),
+            zone,
+            operator: self.account.clone(),
+        }
+    }
+
     /// This actor, changing something now.
     pub fn author(&self, at: Timestamp) -> Author {
         Author {
@@ -141,6 +159,7 @@ impl Actor {
     pub fn for_tests(zone: Option<&str>, capability: Capability, created_by: &str) -> Self {
         Self {
             id: "t1".into(),
+            token_name: "t".into(),
             scope: zone.map_or(Scope::Global, |zone| Scope::Zone(ZoneId::trusted(zone))),
             capability,
             created_by: created_by.into(),

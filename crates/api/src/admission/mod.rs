@@ -16,6 +16,7 @@ use std::sync::Arc;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use caracal_trail::Draft;
 use http::{HeaderMap, header};
 
 #[cfg(test)]
@@ -36,6 +37,7 @@ pub struct Head<'r> {
     ip: IpAddr,
     headers: &'r HeaderMap,
     target: Target,
+    draft: Option<&'r Draft>,
 }
 
 impl<'r> Head<'r> {
@@ -45,6 +47,7 @@ impl<'r> Head<'r> {
             ip: wire::client_ip(request, api.config.trust_proxy),
             headers: request.headers(),
             target: Target::of(request.method(), request.uri().path()),
+            draft: request.extensions().get::<Arc<Draft>>().map(AsRef::as_ref),
         }
     }
 }
@@ -75,16 +78,25 @@ pub async fn by_address(State(api): State<Arc<Api>>, request: Request, next: Nex
 /// # Errors
 /// The first refusal.
 pub async fn check(api: &Api, head: &Head<'_>) -> Result<Arc<Actor>, Failure> {
-    let Head {
-        ip,
-        headers,
-        target,
-    } = head;
+    let Head { ip, headers, .. } = head;
     api.limits
         .v1_by_ip
         .count(&ip.to_string())
         .map_err(Failure::rate_limited)?;
     let actor = authenticate(api, *ip, headers).await?;
+    let admitted = Box::pin(may(api, Arc::clone(&actor), head)).await;
+    // Whoever is known is on record with what it was refused, too.
+    if let Some(draft) = head.draft {
+        draft.by(admitted.as_ref().unwrap_or(&actor).as_recorded());
+    }
+    admitted
+}
+
+/// What a known caller may do; answers with the caller and the account that it acts for.
+async fn may(api: &Api, actor: Arc<Actor>, head: &Head<'_>) -> Result<Arc<Actor>, Failure> {
+    let Head {
+        headers, target, ..
+    } = head;
     has_capability(&actor, target)?;
     stays_in_its_zone(&actor, target)?;
     leaves_reserved_zones_alone(api, &actor, target).await?;

@@ -70,12 +70,23 @@ fn all() -> impl Iterator<Item = &'static str> {
 /// # Errors
 /// 400 `invalid_fields` for an unknown one.
 pub fn fields(text: Option<&str>) -> Result<Option<Vec<&'static str>>, Failure> {
+    choose(text, all)
+}
+
+/// As [`fields`], among these.
+///
+/// # Errors
+/// 400 `invalid_fields` for an unknown one.
+pub fn choose<N: Iterator<Item = &'static str>>(
+    text: Option<&str>,
+    among: impl Fn() -> N,
+) -> Result<Option<Vec<&'static str>>, Failure> {
     let Some(text) = text else {
         return Ok(None);
     };
     let mut chosen = Vec::new();
     for name in text.split(',').map(str::trim) {
-        let known = all().find(|known| *known == name).ok_or_else(|| {
+        let known = among().find(|known| *known == name).ok_or_else(|| {
             Failure::bad(
                 "invalid_fields",
                 format!("`{name}` is not a field of an export"),

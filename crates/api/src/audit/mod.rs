@@ -3,7 +3,7 @@
 mod explain;
 pub mod export;
 pub mod proofs;
-mod redact;
+pub mod redact;
 mod stream;
 mod tail;
 mod wanted;

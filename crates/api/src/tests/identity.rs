@@ -20,7 +20,14 @@ fn issuer(more: Value) -> Value {
     wish
 }
 
-async fn add_record(stack: &Stack, zone: &ZoneId, id: &str, subject: &str, issuer: Option<&str>) {
+/// An authority record, of a user when it has an issuer.
+pub async fn add_record(
+    stack: &Stack,
+    zone: &ZoneId,
+    id: &str,
+    subject: &str,
+    issuer: Option<&str>,
+) {
     let now = stack.api.clock.now();
     let row = AuthorityRecord {
         id: RecordId::trusted(id),

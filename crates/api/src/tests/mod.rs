@@ -1,5 +1,6 @@
 //! The service through its router, on each engine at hand.
 
+mod admin_audit;
 mod admission;
 mod approvals;
 mod audit;

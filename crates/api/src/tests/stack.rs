@@ -12,6 +12,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use caracal_bus::Bus;
+use caracal_crypto::HmacKey;
 use caracal_crypto::envelope::{Kek, Keyring};
 use caracal_crypto::os::{OsRng, SystemClock};
 use caracal_evidence::{Drain, Durability, EvidenceLog};
@@ -23,12 +24,13 @@ use caracal_net::settings::Mistakes;
 use caracal_store::Store;
 use caracal_store::custody::{Custody, SecretBackend};
 use caracal_store::testing::Database;
+use caracal_trail::Trail;
 use caracal_view::{Local, Relay, RelayOptions, ViewConfig, Views};
 use http::{HeaderMap, Request, StatusCode};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-use crate::{Api, Config, Deps, derived_token, router, seed};
+use crate::{Api, Config, Deps, Hooks, derived_token, router, seed};
 
 /// The token that every stack starts with.
 pub const BOOTSTRAP: &str = "bootstrap-token-of-the-tests";
@@ -147,6 +149,11 @@ impl Stack {
         let dir = tempfile::tempdir().unwrap();
         let (evidence, drain) =
             EvidenceLog::open(dir.path(), "api", Durability::Process, clock.clone()).unwrap();
+        let fetch =
+            Fetcher::for_tests(Arc::new(Here), CERTIFICATE.as_ref(), clock.clone()).unwrap();
+        let key = HmacKey::from_hex(&"a1".repeat(32)).unwrap();
+        let (trail, chainer) = Trail::new(store.clone(), Some(key), clock.clone(), ids.clone());
+        tasks.spawn("admin audit", chainer.run(tasks.stop()));
         let api = Api::new(
             config(settings),
             Deps {
@@ -156,9 +163,13 @@ impl Stack {
                 bus,
                 keyring,
                 custody: Custody::new(store.clone(), backend),
-                fetch: Fetcher::for_tests(Arc::new(Here), CERTIFICATE.as_ref(), clock.clone())
-                    .unwrap(),
+                hooks: Hooks {
+                    strict: fetch.clone(),
+                    loopback: Some(Fetcher::loopback(clock.clone())),
+                },
+                fetch,
                 evidence: evidence.clone(),
+                trail,
                 clock,
                 ids,
                 rng,

@@ -14,6 +14,7 @@ mod http;
 mod ingest;
 mod retention;
 mod verify;
+mod verify_admin;
 
 use std::sync::Arc;
 

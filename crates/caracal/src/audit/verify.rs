@@ -18,6 +18,7 @@ use caracal_model::{Secret, ZoneId};
 use caracal_store::Store;
 use clap::Args;
 
+use super::verify_admin;
 use crate::cli::Data;
 use crate::config::Environment;
 use crate::database;
@@ -204,7 +205,10 @@ impl Verify {
         if zones.is_empty() {
             println!("no events");
         }
-        let mut all = true;
+        let tell = |what: &str, head: &Head| {
+            println!("{}  {} records  {what}", term::green("holds "), head.seq());
+        };
+        let mut all = verify_admin::verify(store, key, self.zone.as_deref(), tell, broken).await?;
         for zone in &zones {
             match Box::pin(verify_ledger(store, zone, key, &trust)).await {
                 Ok(sound) => holds(zone, &sound),

@@ -9,6 +9,7 @@
 mod contract;
 mod delegations;
 mod races;
+mod recorded;
 mod sessions;
 mod support;
 mod time;

@@ -18,6 +18,7 @@ use caracal_model::{
 use caracal_net::Tasks;
 use caracal_store::testing::Database;
 use caracal_store::{Param, Sql, Store, params};
+use caracal_trail::Trail;
 use caracal_view::{Announce, Local, Relay, RelayOptions, ReplicaStatus, ViewConfig, Views};
 use http::{Request, StatusCode};
 use serde_json::{Value, json};
@@ -150,6 +151,7 @@ pub struct World {
     pub store: Store,
     pub clock: Arc<TestClock>,
     pub coordinator: Coordinator,
+    pub trail: Trail,
     /// How often something was announced.
     pub announced: Arc<AtomicUsize>,
     router: Router,
@@ -282,6 +284,9 @@ impl World {
         from.entry("CARACAL_MODE".to_owned())
             .or_insert_with(|| "dev".to_owned());
         let announced = Arc::new(AtomicUsize::new(0));
+        let ids = Arc::new(Ids::new(clock.clone(), Arc::new(OsRng)));
+        let (trail, chainer) = Trail::new(store.clone(), None, clock.clone(), ids.clone());
+        tasks.spawn("admin audit", chainer.run(tasks.stop()));
         let deps = Deps {
             store: store.clone(),
             announce: Arc::new(Counted {
@@ -289,9 +294,10 @@ impl World {
                 count: announced.clone(),
             }),
             views,
+            trail: trail.clone(),
             clock: clock.clone(),
             rng: Arc::new(OsRng),
-            ids: Arc::new(Ids::new(clock.clone(), Arc::new(OsRng))),
+            ids,
         };
         let coordinator = Coordinator::new(Config::read(&from).unwrap(), deps);
         let router = caracal_coordinator::router(&coordinator);
@@ -299,6 +305,7 @@ impl World {
             store,
             clock,
             coordinator,
+            trail,
             announced,
             router,
             keys,

@@ -64,6 +64,7 @@ pub struct AddressGuard(Rules);
 enum Rules {
     Operator,
     Upstream,
+    Loopback,
     Strict { private_hosts: BTreeSet<String> },
 }
 
@@ -76,6 +77,11 @@ impl AddressGuard {
     /// For upstreams of resources: private addresses are allowed.
     pub fn upstream() -> Self {
         Self(Rules::Upstream)
+    }
+
+    /// For what must be on this machine, and nowhere else.
+    pub fn loopback() -> Self {
+        Self(Rules::Loopback)
     }
 
     /// For everything else: private addresses only for these hosts
@@ -93,8 +99,11 @@ impl AddressGuard {
     /// # Errors
     /// [`Blocked`].
     pub fn judge(&self, host: &str, address: IpAddr) -> Result<(), Blocked> {
-        if matches!(self.0, Rules::Operator) {
-            return Ok(());
+        match self.0 {
+            Rules::Operator => return Ok(()),
+            Rules::Loopback if address.is_loopback() => return Ok(()),
+            Rules::Loopback => return Err(Blocked),
+            Rules::Upstream | Rules::Strict { .. } => {}
         }
         match address {
             IpAddr::V4(address) => self.judge4(host, address),
@@ -112,7 +121,7 @@ impl AddressGuard {
         let is_in = |nets: &[Net4]| nets.iter().any(|net| within4(address, *net));
         let blocked = is_in(&METADATA4)
             || match &self.0 {
-                Rules::Operator => false,
+                Rules::Operator | Rules::Loopback => false,
                 Rules::Upstream => is_in(&UPSTREAM4),
                 Rules::Strict { .. } => is_in(&STRICT4) || (is_in(&PRIVATE4) && !self.lists(host)),
             };
@@ -123,7 +132,7 @@ impl AddressGuard {
         let is_in = |nets: &[Net6]| nets.iter().any(|net| within6(address, *net));
         let blocked = is_in(&METADATA6)
             || match &self.0 {
-                Rules::Operator => false,
+                Rules::Operator | Rules::Loopback => false,
                 Rules::Upstream => is_in(&UPSTREAM6),
                 Rules::Strict { .. } => is_in(&STRICT6) || (is_in(&PRIVATE6) && !self.lists(host)),
             };
@@ -132,7 +141,7 @@ impl AddressGuard {
 
     fn lists(&self, host: &str) -> bool {
         match &self.0 {
-            Rules::Operator | Rules::Upstream => true,
+            Rules::Operator | Rules::Upstream | Rules::Loopback => true,
             Rules::Strict { private_hosts } => private_hosts.contains(&host.to_ascii_lowercase()),
         }
     }

@@ -68,6 +68,15 @@ statements! { pub(crate) mod sql {
         ORDER BY chain_seq LIMIT $7");
     CHAIN = concat!("SELECT ", columns!(), " FROM audit_events
         WHERE ", in_zone!(), " AND chain_seq > $2 ORDER BY chain_seq LIMIT $3");
+    OF_TYPES = pg: concat!("SELECT ", columns!(), " FROM audit_events
+            WHERE ", in_zone!(), " AND chain_seq > $2 AND chain_seq <= $3 AND event_type = ANY($4)
+            ORDER BY chain_seq LIMIT $5"),
+        lite: concat!("SELECT ", columns!(), " FROM audit_events
+            WHERE ", in_zone!(), " AND chain_seq > $2 AND chain_seq <= $3
+              AND event_type IN (SELECT value FROM json_each($4))
+            ORDER BY chain_seq LIMIT $5");
+    OF_ID = concat!("SELECT ", columns!(), " FROM audit_events
+        WHERE ", in_zone!(), " AND id = $2");
     /// Where a time of ingestion begins in a chain, along which it never goes back.
     INGESTED_FROM = concat!("SELECT chain_seq FROM audit_events
         WHERE ", in_zone!(), " AND chain_seq > $2 AND ingested_at >= $3
@@ -219,6 +228,30 @@ impl<'s> AuditEvents<'s> {
     pub async fn chain(&self, after_seq: u64, limit: u32) -> Result<Vec<AuditEvent>, StoreError> {
         let params = [Param::from(self.0.id()), seq(after_seq), Param::from(limit)];
         self.read(&sql::CHAIN, &params).await
+    }
+
+    /// Events of these types after a place of the chain and up to another, in its order.
+    pub async fn of_types(
+        &self,
+        types: &[String],
+        after_seq: u64,
+        upto_seq: u64,
+        limit: u32,
+    ) -> Result<Vec<AuditEvent>, StoreError> {
+        let params = [
+            Param::from(self.0.id()),
+            seq(after_seq),
+            seq(upto_seq),
+            Param::Texts(types.iter().map(String::as_str).collect()),
+            Param::from(limit),
+        ];
+        self.read(&sql::OF_TYPES, &params).await
+    }
+
+    /// One event.
+    pub async fn get(&self, id: &str) -> Result<Option<AuditEvent>, StoreError> {
+        let params = params![self.0.id(), pack::pack_id(id)];
+        Ok(self.read(&sql::OF_ID, &params).await?.into_iter().next())
     }
 
     /// The place of the first event after `after_seq` that was ingested at `from` or later.
