@@ -2,13 +2,15 @@
 //! whole once they are older than `AUDIT_RETENTION_DAYS`, or than what an operator set below that.
 //!
 //! One replica does it. It drops nothing that no checkpoint covers, or that is in no tree where
-//! nothing is signed: what is gone can then still be proven to have been there.
+//! nothing is signed: what is gone can then still be proven to have been there. Where the ledger is
+//! exported, it drops nothing that is not there yet.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use caracal_bus::Bus;
-use caracal_model::Ticks;
+use caracal_model::{Ticks, ZoneId};
 use caracal_store::StoreError;
 use caracal_store::audit_retention::AuditPrefix;
 use caracal_store::platform_settings::AUDIT_RETENTION;
@@ -31,6 +33,7 @@ pub struct Retention {
     bus: Bus,
     holder: String,
     days: u32,
+    after_export: bool,
     leads: bool,
     passed_at: Option<Ticks>,
 }
@@ -52,9 +55,17 @@ impl Retention {
             bus,
             holder: holder.into(),
             days,
+            after_export: false,
             leads: false,
             passed_at: None,
         }
+    }
+
+    /// Whether the ledger is exported, which then comes first.
+    #[must_use]
+    pub fn after_export(mut self, exports: bool) -> Self {
+        self.after_export = exports;
+        self
     }
 
     /// Passes every six hours until `stop`, while this process leads.
@@ -132,16 +143,24 @@ impl Retention {
     }
 
     async fn is_covered(&self, prefix: &AuditPrefix) -> Result<bool, StoreError> {
-        let covered = self.ingest.store().audit_checkpointed().await?;
-        for floor in &prefix.floors {
-            let until = covered.get(&floor.zone).copied().unwrap_or(0);
-            if until < floor.chain_seq {
-                tracing::warn!(zone_id = %floor.zone, until, seq = floor.chain_seq,
-                    "old evidence is kept until a checkpoint covers it");
-                return Ok(false);
-            }
+        let store = self.ingest.store();
+        let covered = store.audit_checkpointed().await?;
+        if !reaches(
+            prefix,
+            &covered,
+            "old evidence is kept until a checkpoint covers it",
+        ) {
+            return Ok(false);
         }
-        Ok(true)
+        if !self.after_export {
+            return Ok(true);
+        }
+        let exported = store.audit_exported().await?;
+        Ok(reaches(
+            prefix,
+            &exported,
+            "old evidence is kept until it is exported",
+        ))
     }
 
     fn signed(&self, mut prefix: AuditPrefix) -> AuditPrefix {
@@ -150,4 +169,15 @@ impl Retention {
         }
         prefix
     }
+}
+
+/// Whether these places are at or behind the end of the prefix in each of its zones.
+fn reaches(prefix: &AuditPrefix, places: &BTreeMap<ZoneId, u64>, kept: &str) -> bool {
+    prefix.floors.iter().all(|floor| {
+        let until = places.get(&floor.zone).copied().unwrap_or(0);
+        if until < floor.chain_seq {
+            tracing::warn!(zone_id = %floor.zone, until, seq = floor.chain_seq, "{kept}");
+        }
+        until >= floor.chain_seq
+    })
 }

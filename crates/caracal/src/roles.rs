@@ -387,11 +387,13 @@ impl On<'_> {
             .spawn("audit checkpoints", checkpoints.run(at.loops.stop()));
         let retry = Retry::new(ingest.clone(), bus.clone(), replica.clone());
         at.loops.spawn("dead letters", retry.run(at.loops.stop()));
+        let exports = self.export(export, &registry)?;
         let days = config.retention_days;
         let retention = Retention::new(ingest.clone(), bus.clone(), replica, days);
-        at.loops
-            .spawn("audit retention", retention.run(at.loops.stop()));
-        self.export(export, &registry)?;
+        at.loops.spawn(
+            "audit retention",
+            retention.after_export(exports).run(at.loops.stop()),
+        );
         let ids = RequestIds::new(Pattern::VisibleAscii, at.ids.clone());
         Ok(plain(
             request_id::finish(caracal_audit::router(config, deps), ids),
@@ -415,31 +417,32 @@ impl On<'_> {
         Some((stream, health))
     }
 
-    /// Starts the export of the ledger, where there is one.
+    /// Starts the export of the ledger, where there is one; answers whether there is.
     fn export(
         &self,
         config: &caracal_audit_export::Config,
         registry: &Registry,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<bool> {
         let at = self.adapters;
         let metrics = caracal_audit_export::Metrics::default();
         metrics.register(registry);
         let extra_ca = self.settings.extra_ca.as_deref();
         let bucket = caracal_audit_export::Bucket::open(config, extra_ca, at.clock.clone());
         let bucket = bucket.context("the settings AUDIT_EXPORT_… cannot be used")?;
-        if let Some(bucket) = bucket {
-            let deps = caracal_audit_export::Deps {
-                store: at.store.clone(),
-                bus: at.bus.clone(),
-                holder: self.settings.replica(),
-                clock: at.clock.clone(),
-                metrics,
-            };
-            let exporter = caracal_audit_export::Exporter::new(deps, bucket, config);
-            at.loops
-                .spawn("audit export", exporter.run(at.loops.stop()));
-        }
-        Ok(())
+        let Some(bucket) = bucket else {
+            return Ok(false);
+        };
+        let deps = caracal_audit_export::Deps {
+            store: at.store.clone(),
+            bus: at.bus.clone(),
+            holder: self.settings.replica(),
+            clock: at.clock.clone(),
+            metrics,
+        };
+        let exporter = caracal_audit_export::Exporter::new(deps, bucket, config);
+        at.loops
+            .spawn("audit export", exporter.run(at.loops.stop()));
+        Ok(true)
     }
 }
 

@@ -12,6 +12,7 @@ use caracal_audit::{
 use caracal_bus::Bus;
 use caracal_ledger::{Checkpoint, Flaw, Why};
 use caracal_model::{Clock, TestClock, Timestamp};
+use caracal_store::audit_exports::Export;
 use caracal_store::audit_retention::{month_after, month_of};
 use caracal_store::platform_settings::{AUDIT_RETENTION, PlatformSetting};
 use caracal_store::{Store, on_each_engine, params, statements};
@@ -124,6 +125,38 @@ on_each_engine! {
         let metrics = ledger.ingest.metrics();
         let found = metrics.tamper_chain_breaks.get() + metrics.tamper_hmac_failures.get();
         assert_eq!(found + metrics.tamper_mismatch.get(), 0);
+    }
+
+    async fn what_is_to_be_exported_waits_for_that(store: Store) {
+        let ledger = Ledger::new(&store);
+        ledger.append("z1", 30).await;
+        ledger.days(70);
+        ledger.append("z1", 2).await;
+        ledger.grow().await;
+        let pass = async || {
+            let bus = Bus::memory(ledger.clock.clone());
+            let retention = Retention::new(ledger.ingest.clone(), bus, "here", 30);
+            let retention = retention.after_export(true);
+            retention.pass(&CancellationToken::new()).await.unwrap();
+        };
+        pass().await;
+        assert_eq!(ledger.first("z1").await, Some(1), "nothing was exported");
+        assert_eq!(ledger.ingest.metrics().retention_held.get(), 1);
+
+        let export = Export {
+            object: "hour-1".into(),
+            hour: ledger.clock.now(),
+            part: 1,
+            ends_hour: true,
+            events: 0,
+            planned_at: ledger.clock.now(),
+            sha256: None,
+            exported_at: None,
+        };
+        let head = store.zone(&zone("z1")).audit().head().await.unwrap().unwrap();
+        assert!(store.plan_audit_export(&export, &[], &[head]).await.unwrap());
+        pass().await;
+        assert_eq!(ledger.first("z1").await, Some(31));
     }
 
     async fn an_operator_may_keep_less_and_not_more(store: Store) {
