@@ -519,6 +519,7 @@ fn settings(urls: &Urls, options: &Options) -> Vec<(String, String)> {
         ("CARACAL_API_URL", &urls.api),
         ("CARACAL_GATEWAY_URL", &urls.gateway),
         ("CARACAL_COORDINATOR_URL", &urls.coordinator),
+        ("CARACAL_AUDIT_URL", &urls.audit),
         ("AGENT_COORDINATOR_SCOPE", "agent:lifecycle"),
     ];
     let addresses = addresses.map(|(name, value)| (name.to_owned(), value.to_owned()));
