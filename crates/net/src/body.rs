@@ -10,24 +10,46 @@ use http_body_util::BodyExt as _;
 
 use crate::problem::Problem;
 
-/// Reads a body of at most `limit` bytes. A declared length over the limit is refused before the
-/// first byte is read.
+/// What is taken in of a body that is too large, and for how long. To close a connection with bytes
+/// unread resets it, and the caller, who still sends, may never see why it was refused.
+const LEFT_OVER: usize = 4 * 1024 * 1024;
+const LEFT_OVER_WITHIN: Duration = Duration::from_secs(1);
+
+/// Reads a body of at most `limit` bytes. One that is larger is refused; a small rest of it is taken
+/// in and thrown away first, so that the answer arrives.
 ///
 /// # Errors
 /// 413 `payload_too_large`, 408 `request_timeout`, 400 `invalid_request` when the caller broke off.
-pub async fn read(body: Body, limit: usize, within: Duration) -> Result<Bytes, Problem> {
+pub async fn read(mut body: Body, limit: usize, within: Duration) -> Result<Bytes, Problem> {
     let declared = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     if declared > limit {
+        if declared <= LEFT_OVER {
+            discard(&mut body).await;
+        }
         return Err(too_large());
     }
-    match tokio::time::timeout(within, collect(body, limit)).await {
+    match tokio::time::timeout(within, collect(&mut body, limit)).await {
         Ok(read) => read,
         Err(_) => Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "request_timeout")
             .because("the request body did not arrive in time")),
     }
 }
 
-async fn collect(mut body: Body, limit: usize) -> Result<Bytes, Problem> {
+async fn discard(body: &mut Body) {
+    let mut left = LEFT_OVER;
+    let rest = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    // Whoever sends slowly is answered all the same.
+    let _ = tokio::time::timeout(LEFT_OVER_WITHIN, rest).await;
+}
+
+async fn collect(body: &mut Body, limit: usize) -> Result<Bytes, Problem> {
     let mut whole = Bytes::new();
     let mut parts = BytesMut::new();
     while let Some(frame) = body.frame().await {
@@ -39,6 +61,7 @@ async fn collect(mut body: Body, limit: usize) -> Result<Bytes, Problem> {
             continue;
         };
         if whole.len() + parts.len() + data.len() > limit {
+            discard(body).await;
             return Err(too_large());
         }
         // Nearly every body arrives in one frame: it is handed on without a copy.
