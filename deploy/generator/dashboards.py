@@ -31,7 +31,9 @@ PANELS = {
             "caracal_gateway_requests_allowed_total",
             "caracal_gateway_requests_denied_total",
         ],
-        "In flight": ["caracal_gateway_requests_in_flight"],
+        "To the head of the response": ["caracal_gateway_request_duration_seconds"],
+        "Stages of a request": ["caracal_gateway_stage_duration_seconds"],
+        "In flight": ["caracal_gateway_requests_in_flight", "caracal_gateway_active_streams"],
         "Upstreams": ["caracal_gateway_upstream_duration_seconds"],
         "Upstream errors": ["caracal_gateway_upstream_errors_total"],
         "Exchanges with the STS": ["caracal_gateway_sts_exchange_errors_total", "caracal_gateway_sts_circuit_fast_fail_total"],
@@ -57,9 +59,15 @@ PANELS = {
     },
     "audit": {
         "Events appended": ["caracal_audit_inserts_total"],
-        "Not in the ledger yet": ["caracal_audit_consumer_lag"],
-        "Oldest that waits": ["caracal_audit_consumer_pel_oldest_seconds"],
-        "Dead letters": ["caracal_audit_dlq_size"],
+        "Not in the ledger yet": [
+            "caracal_audit_consumer_lag",
+            "caracal_audit_consumer_lag_pending",
+            "caracal_audit_consumer_lag_undelivered",
+        ],
+        "Oldest that waits": ["caracal_audit_oldest_unprocessed_seconds", "caracal_audit_consumer_pel_oldest_seconds"],
+        "Events in a batch": ["caracal_audit_ingest_batch_size"],
+        "Stages of a batch": ["caracal_audit_stage_duration_seconds"],
+        "Dead letters": ["caracal_audit_dlq_size", "caracal_audit_dlq_dropped_total"],
         "Tampering": [
             "caracal_audit_tamper_mismatch_total",
             "caracal_audit_tamper_chain_breaks_total",
@@ -71,6 +79,16 @@ PANELS = {
     "api": {
         "Changes not announced": ["caracal_api_outbox_pending_total", "caracal_api_outbox_dead_total"],
         "Oldest change that waits": ["caracal_api_outbox_oldest_pending_age_seconds"],
+        "Records of administrators": [
+            "caracal_api_admin_audit_appended_total",
+            "caracal_api_admin_audit_lost_total",
+            "caracal_api_admin_audit_refused_total",
+        ],
+        "Notifications": [
+            "caracal_api_notifications_delivered_total",
+            "caracal_api_notifications_failed_total",
+            "caracal_api_notifications_abandoned_total",
+        ],
     },
     "coordinator": {
         "Outbox": ["caracal_outbox_total"],
@@ -100,12 +118,8 @@ class Catalogue:
     """The metrics and signals that the binary tells of."""
 
     def __init__(self, told):
-        self.metrics = {}
-        self.signals = []
-        for one in told["metrics"]:
-            known = self.metrics.setdefault(one["name"], one | {"services": []})
-            known["services"].append(one["service"])
-        self.signals = told.get("signals", [])
+        self.metrics = {one["name"]: one for one in told["metrics"]}
+        self.signals = told["signals"]
 
     def of(self, role):
         return [name for name, one in self.metrics.items() if role in one["services"]]

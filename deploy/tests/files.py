@@ -18,6 +18,7 @@ sys.path.insert(0, str(DEPLOY))
 from generator.dashboards import Catalogue, names_in  # noqa: E402
 
 METRICS = DEPLOY / "generator/metrics.json"
+OWNERS = "api|sts|gateway|audit|db|redis|http|log|outbox|secret_backend|idempotency"
 
 
 def catalogue():
@@ -75,6 +76,13 @@ class Metrics(unittest.TestCase):
         # prometheus-adapter selects by a pattern.
         unknown.pop("prometheus-adapter.yaml", None)
         self.assertEqual(unknown, {})
+
+    def test_no_page_names_a_metric_that_does_not_exist(self):
+        known = set(catalogue().metrics)
+        for page in sorted((REPOSITORY / "docs").rglob("*.md")):
+            with self.subTest(page.name):
+                names = set(re.findall(rf"`(caracal_(?:{OWNERS})_[a-z0-9_]+[a-z0-9])[`{{]", page.read_text()))
+                self.assertEqual(sorted(names - known), [])
 
     def test_every_metric_of_a_service_is_on_its_dashboard(self):
         told = catalogue()

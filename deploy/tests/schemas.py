@@ -8,7 +8,8 @@ import jsonschema
 import kubernetes_validate
 import yaml
 
-KUBERNETES = "1.37"
+# The oldest that the chart takes, and the newest that the package knows.
+KUBERNETES = ["1.30", "1.37"]
 CRDS = {
     "ServiceMonitor": "monitoring.coreos.com_servicemonitors.yaml",
     "PrometheusRule": "monitoring.coreos.com_prometheusrules.yaml",
@@ -20,11 +21,13 @@ def complaints(one):
     if one["kind"] in CRDS:
         errors = jsonschema.Draft7Validator(operator_schema(one["kind"])).iter_errors(one)
         return [f"{'/'.join(map(str, error.path))}: {error.message}" for error in errors]
-    try:
-        kubernetes_validate.validate(one, KUBERNETES, strict=True)
-    except kubernetes_validate.ValidationError as error:
-        return [str(error)]
-    return []
+    found = []
+    for version in KUBERNETES:
+        try:
+            kubernetes_validate.validate(one, version, strict=True)
+        except kubernetes_validate.ValidationError as error:
+            found.append(f"{version}: {error}")
+    return found
 
 
 @functools.cache
