@@ -229,6 +229,15 @@ class Pods(unittest.TestCase):
         per_role = [[one["name"] for one in container(objects, role)["env"]] for role in ROLES]
         self.assertTrue(all(len(one) == len(set(one)) for one in per_role), names)
 
+    def test_an_evaluation_brings_its_secrets_before_the_migration(self):
+        sets = [one.replace("postgresPassword=x", "postgresPassword=a/b c+d") for one in EVALUATION]
+        (secret,) = of_kind(rendered(["dev"], sets), "Secret").values()
+        url = "postgres://caracal:a%2Fb%20c%2Bd@postgres.default.svc.cluster.local:5432/caracal?sslmode=disable"
+        urls = {name: text for name, text in secret["stringData"].items() if name.endswith("atabaseUrl")}
+        self.assertEqual(urls, {name: url for name in ["databaseUrl", *(f"{role}DatabaseUrl" for role in ROLES)]})
+        self.assertEqual(secret["stringData"]["redisUrl"], "redis://:x@redis.default.svc.cluster.local:6379/0")
+        self.assertEqual(secret["metadata"]["annotations"]["helm.sh/hook-weight"], "-20")
+
     def test_the_migration_runs_before_the_services(self):
         (job,) = of_kind(rendered(), "Job").values()
         notes = job["metadata"]["annotations"]

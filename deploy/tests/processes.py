@@ -1,5 +1,6 @@
 """The processes of the Compose file, run under its environment: there is no container engine on the machines
-that test this, so paths and addresses are moved, and everything else is as in the file."""
+that test this, so paths and addresses are moved, and everything else is as in the file. Run by root, they have
+the user of the container and no privileges."""
 
 import contextlib
 import os
@@ -22,6 +23,8 @@ DEPLOY = pathlib.Path(__file__).resolve().parent.parent
 ROLES = ["sts", "api", "coordinator", "gateway", "audit"]
 BINARY, POSTGRES = os.environ.get("CARACAL_BINARY"), os.environ.get("CARACAL_TEST_POSTGRES")
 PATIENCE = 90
+USER = 65532
+CONFINED = f"setpriv --reuid={USER} --regid={USER} --clear-groups --no-new-privs --inh-caps=-all --bounding-set=-all"
 
 
 def interpolated(text, environment):
@@ -55,6 +58,11 @@ class Processes(unittest.TestCase):
         self.scratch = pathlib.Path(self.cleanups.enter_context(tempfile.TemporaryDirectory()))
         self.secrets = self.scratch / "secrets"
         subprocess.run([DEPLOY / "compose/secrets", self.secrets], check=True, stdout=subprocess.DEVNULL)
+        self.is_root = os.geteuid() == 0 and shutil.which("setpriv") is not None
+        # Another user has to reach all of it; in the container each secret is mounted by itself.
+        for directory in (self.scratch, self.secrets):
+            directory.chmod(0o755)
+        self.binary = shutil.copy(BINARY, self.scratch / "caracal") if self.is_root else BINARY
         self.services = yaml.safe_load((DEPLOY / "compose/compose.yaml").read_text())["services"]
         self.ports = {role: free_port() for role in ROLES}
         self.redis()
@@ -68,6 +76,11 @@ class Processes(unittest.TestCase):
         file = self.secrets / name
         file.chmod(0o600)
         file.write_text(text)
+        file.chmod(0o444)
+
+    def confined(self, *words):
+        """A command of the binary, as the container runs it."""
+        return [*(CONFINED.split() if self.is_root else []), str(self.binary), *map(str, words)]
 
     def started(self, words, environment, log):
         """A process that ends with the test."""
@@ -118,6 +131,8 @@ class Processes(unittest.TestCase):
         environment = {name: self.moved(str(value)) for name, value in told.items()}
         home = self.scratch / service
         home.mkdir(exist_ok=True)
+        if self.is_root:
+            os.chown(home, USER, USER)
         # What the image sets.
         environment |= {"CARACAL_HOME": str(home), "AUDIT_REPLAY_DIR": str(home / "audit-replay")}
         if service == "audit":
@@ -133,7 +148,8 @@ class Processes(unittest.TestCase):
         words = self.services[role]["healthcheck"]["test"][1:]
         environment = {"CARACAL_HOME": str(self.scratch / role)}
         environment[f"CARACAL_{role.upper()}_URL"] = f"http://127.0.0.1:{self.ports[role]}"
-        return subprocess.run([BINARY, *words[1:]], env=environment, capture_output=True, check=False).returncode == 0
+        asked = subprocess.run(self.confined(*words[1:]), env=environment, capture_output=True, check=False)
+        return asked.returncode == 0
 
     def scraped(self, role, bearer):
         request = urllib.request.Request(f"http://127.0.0.1:{self.ports[role]}/metrics")
@@ -146,12 +162,12 @@ class Processes(unittest.TestCase):
             return error.code
 
     def test_they_become_ready_answer_and_stop_in_order(self):
-        migrate = [BINARY, *map(str, self.services["dbMigrate"]["command"])]
+        migrate = self.confined(*self.services["dbMigrate"]["command"])
         done = subprocess.run(migrate, env=self.environment("dbMigrate"), capture_output=True, text=True, check=False)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
         running = {}
         for role in ROLES:
-            words = [BINARY, *self.services[role]["command"]]
+            words = self.confined(*self.services[role]["command"])
             running[role] = self.started(words, self.environment(role), f"{role}.log")
 
             def ready(role=role):

@@ -14,7 +14,7 @@
 {{- $all = append $all "secrets.create puts secrets into the release: set global.evaluation=true if this is only a trial, or bring a Secret of your own" }}
 {{- end }}
 {{- if $secrets.create }}
-{{- range $key := list "postgresPassword" "redisPassword" "caracalAdminToken" "caracalCoordinatorToken" "secretStoreKek" "auditHmacKey" "streamsHmacKey" "idempotencyHmacKey" "gatewayStsHmacKey" "metricsBearer" }}
+{{- range $key := list $secrets.database.passwordKey $secrets.redis.passwordKey "caracalAdminToken" "caracalCoordinatorToken" "secretStoreKek" "auditHmacKey" "streamsHmacKey" "idempotencyHmacKey" "gatewayStsHmacKey" "metricsBearer" }}
 {{- if not (get $secrets.plaintext $key) }}
 {{- $all = append $all (printf "secrets.plaintext.%s is required with secrets.create" $key) }}
 {{- end }}
