@@ -1,4 +1,4 @@
-//! `caracal status`: asks all five services at once.
+//! `caracal status`: asks the services, all at once.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use crate::cli::Data;
 use crate::config::Environment;
 use crate::exit::Outcome;
 use crate::home::{Home, Urls};
+use crate::roles::Role;
 use crate::term;
 use crate::web::{Call, Web};
 
@@ -22,8 +23,16 @@ const PROBE: Duration = Duration::from_millis(1500);
 pub const PORTS: [u16; 5] = [3000, 8080, 8081, 4000, 9090];
 
 #[derive(Debug, Args)]
-#[command(after_help = "EXIT CODE\n  0 when every service answers well, else 1")]
+#[command(after_help = "\
+EXAMPLES
+  caracal status --ready        all five
+  caracal status --ready sts    one of them: the health check of a container
+
+EXIT CODE
+  0 when every service that was asked answers well, else 1")]
 pub struct Status {
+    /// Which services [default: all]
+    roles: Vec<Role>,
     /// Ask whether they can serve traffic, not only whether they live
     #[arg(long)]
     ready: bool,
@@ -66,11 +75,13 @@ impl Report {
     }
 }
 
-/// Asks the services at `urls`.
-pub async fn probe(urls: &Urls, ready: bool) -> Report {
+/// Asks the services at `urls`: those of `roles`, or all when there are none.
+pub async fn probe(urls: &Urls, ready: bool, roles: &[Role]) -> Report {
     let web = Web::new();
     let path = if ready { "/ready" } else { "/health" };
-    let asked = urls.named().into_iter().map(|(name, base)| {
+    let wanted = |name| roles.is_empty() || roles.iter().any(|role| role.name() == name);
+    let services = urls.named().into_iter().filter(|(name, _)| wanted(*name));
+    let asked = services.map(|(name, base)| {
         let (web, url) = (web.clone(), format!("{base}{path}"));
         async move {
             let (ok, detail) = match web.send(Call::get(&url), PROBE).await {
@@ -122,8 +133,9 @@ pub fn urls(environment: &Environment, home: &Home) -> Urls {
 impl Status {
     pub fn run(&self) -> Outcome {
         let (environment, home) = self.data.open()?;
-        let report =
-            crate::up::small_runtime()?.block_on(probe(&urls(&environment, &home), self.ready));
+        let urls = urls(&environment, &home);
+        let asking = probe(&urls, self.ready, &self.roles);
+        let report = crate::up::small_runtime()?.block_on(asking);
         if self.json {
             println!("{}", serde_json::to_string(&report)?);
         } else {
@@ -160,7 +172,7 @@ mod tests {
     #[tokio::test]
     async fn nobody_listening_is_unreachable_and_not_an_error() {
         // Port 9 is discard: nobody listens there.
-        let report = probe(&Urls::at("127.0.0.1", [9; 5]), true).await;
+        let report = probe(&Urls::at("127.0.0.1", [9; 5]), true, &[]).await;
         assert!(!report.is_ok());
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["mode"], "ready");
@@ -171,5 +183,11 @@ mod tests {
                 "ok": false, "detail": "unreachable",
             })
         );
+    }
+
+    #[tokio::test]
+    async fn only_the_named_services_are_asked() {
+        let report = probe(&Urls::at("127.0.0.1", [9; 5]), false, &[Role::Audit]).await;
+        assert_eq!(report.missing(), "audit (unreachable)");
     }
 }

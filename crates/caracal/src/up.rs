@@ -161,7 +161,7 @@ async fn wait_ready(mut child: Child, home: &Home) -> anyhow::Result<()> {
             bail!("it ended with {status}. Its log says:\n{}", log_tail(home));
         }
         if let Some(runtime) = home.runtime().filter(|runtime| runtime.pid == child.id()) {
-            let report = status::probe(&runtime.urls, true).await;
+            let report = status::probe(&runtime.urls, true, &[]).await;
             if report.is_ok() {
                 return Ok(());
             }
