@@ -96,6 +96,7 @@ impl ZoneKeys {
                 keys.invalid += 1;
             }
         }
+        keys.remember_own();
         let starts = published
             .iter()
             .map(|(row, _)| row.signs_from)
@@ -106,6 +107,17 @@ impl ZoneKeys {
             .chain(starts)
             .min();
         keys
+    }
+
+    /// What is signed here is verified here by memory, if the published half is really its other half.
+    fn remember_own(&mut self) {
+        let Some(signing) = &self.signing else { return };
+        let published = self.jwks.iter().any(|jwk| jwk == signing.public());
+        if let Ok(key) = signing.verifier()
+            && published
+        {
+            self.verify.insert(signing.kid().to_string(), key);
+        }
     }
 }
 
