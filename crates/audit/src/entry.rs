@@ -4,10 +4,9 @@
 use caracal_crypto::HmacKey;
 use caracal_crypto::digest::{hex_encode, sha256};
 use caracal_ledger::chain::{self, Link};
-use caracal_ledger::{Event, Head, LedgerError};
+use caracal_ledger::{Head, LedgerError, Outline};
 use caracal_model::{Timestamp, ZoneId};
 use caracal_store::audit_events::{AuditEvent, Packed};
-use serde_json::Value;
 
 /// Longest request id that is searchable; a database index holds no longer ones.
 const MAX_INDEXED: usize = 512;
@@ -24,9 +23,9 @@ pub(crate) struct Incoming {
 
 impl Incoming {
     pub fn parse(text: String) -> Result<Self, LedgerError> {
-        let event = Event::parse(&text)?;
+        let event = Outline::parse(&text)?;
         let content = sha256(text.as_bytes());
-        let mut row = columns(&event, text);
+        let mut row = columns(event, text);
         row.content_sha256 = hex_encode(&content);
         Ok(Self {
             packed: row.pack(),
@@ -63,9 +62,22 @@ impl Incoming {
     }
 }
 
-/// The row of an event: every column but the chain follows from the text.
-pub(crate) fn row(event: &Event, text: String, link: Link, ingested_at: Timestamp) -> AuditEvent {
-    linked(columns(event, text), link, ingested_at)
+/// Whether the columns of a row are those that its text gives. Its links are another matter.
+pub(crate) fn says_what_it_says(stored: &AuditEvent) -> bool {
+    let Ok(event) = Outline::parse(&stored.event) else {
+        return false;
+    };
+    let mut expected = columns(event, stored.event.clone());
+    expected.chain_seq = stored.chain_seq;
+    expected.ingested_at = stored.ingested_at;
+    for (expected, stored) in [
+        (&mut expected.content_sha256, &stored.content_sha256),
+        (&mut expected.chain_hash, &stored.chain_hash),
+        (&mut expected.chain_hmac, &stored.chain_hmac),
+    ] {
+        expected.clone_from(stored);
+    }
+    expected == *stored
 }
 
 fn linked(mut row: AuditEvent, link: Link, ingested_at: Timestamp) -> AuditEvent {
@@ -77,20 +89,19 @@ fn linked(mut row: AuditEvent, link: Link, ingested_at: Timestamp) -> AuditEvent
     row
 }
 
-fn columns(event: &Event, text: String) -> AuditEvent {
-    let metadata = |name: &str| event.metadata_text(name).map(indexed);
+fn columns(event: Outline, text: String) -> AuditEvent {
     AuditEvent {
-        zone: event.zone_id.clone(),
+        zone: event.zone_id,
         chain_seq: 0,
         id: event.id.to_string(),
-        event_type: indexed(&event.event_type),
-        request_id: indexed(&event.request_id),
-        decision: indexed(&event.decision),
-        evaluation_status: event.evaluation_status.to_string(),
-        application_id: metadata("application_id"),
-        agent_session_id: metadata("agent_session_id"),
-        authority_record_id: metadata("session_id"),
-        labels: labels(event),
+        event_type: indexed(event.event_type),
+        request_id: indexed(event.request_id),
+        decision: indexed(event.decision),
+        evaluation_status: event.evaluation_status,
+        application_id: event.application_id.map(indexed),
+        agent_session_id: event.agent_session_id.map(indexed),
+        authority_record_id: event.authority_record_id.map(indexed),
+        labels: event.labels.iter().filter_map(|text| label(text)).collect(),
         occurred_at: event.occurred_at,
         ingested_at: event.occurred_at,
         event: text,
@@ -100,24 +111,17 @@ fn columns(event: &Event, text: String) -> AuditEvent {
     }
 }
 
-fn indexed(text: &str) -> String {
+fn indexed(mut text: String) -> String {
     let mut end = text.len().min(MAX_INDEXED);
     while !text.is_char_boundary(end) {
         end -= 1;
     }
-    text.get(..end).unwrap_or_default().to_owned()
+    text.truncate(end);
+    text
 }
 
-fn labels(event: &Event) -> Vec<String> {
-    let labels = event
-        .metadata_json
-        .get("agent_labels")
-        .and_then(Value::as_array);
-    labels
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-        .map(|label| label.chars().filter(|&c| c != '\u{1f}').collect::<String>())
-        .filter(|label| !label.is_empty())
-        .collect()
+/// Without the character that keeps labels apart in the column.
+fn label(label: &str) -> Option<String> {
+    let label: String = label.chars().filter(|&c| c != '\u{1f}').collect();
+    (!label.is_empty()).then_some(label)
 }

@@ -155,6 +155,10 @@ impl Ingest {
         self.key.as_deref()
     }
 
+    pub(crate) fn shared_key(&self) -> Option<Arc<HmacKey>> {
+        self.key.clone()
+    }
+
     /// Whether each of these texts carries its signature (hex); all do without a key.
     pub(crate) async fn are_signed(&self, texts: Vec<(String, Option<String>)>) -> Vec<bool> {
         let Some(key) = self.key.clone() else {

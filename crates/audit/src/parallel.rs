@@ -3,8 +3,12 @@
 
 use std::sync::Arc;
 
+use tokio::task::JoinHandle;
+
 /// Items that are worth another processor.
 const SHARE: usize = 256;
+/// Items that are done at once; more would keep whoever else is served by this thread waiting.
+const FEW: usize = 16;
 /// Processors that one batch uses at most: the others have something to do as well.
 const MOST: usize = 4;
 
@@ -18,8 +22,8 @@ where
     R: Send + 'static,
 {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    let shares = (items.len() / SHARE).min(processors).min(MOST);
-    if shares < 1 {
+    let shares = (items.len() / SHARE).clamp(1, processors.min(MOST));
+    if items.len() <= FEW {
         return items.into_iter().map(each).collect();
     }
     let total = items.len();
@@ -35,16 +39,25 @@ where
     }
     let mut all = Vec::with_capacity(total);
     for share in running {
-        match share.await {
-            Ok(done) => all.extend(done),
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                // The runtime ends, and this with it; half an answer would be taken for all of it.
-                Err(_) => std::future::pending().await,
-            },
-        }
+        all.extend(joined(share).await);
     }
     all
+}
+
+/// What `work` makes, on a thread that serves nobody. A panic of it goes on here.
+pub(crate) async fn aside<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> R {
+    joined(tokio::task::spawn_blocking(work)).await
+}
+
+async fn joined<R>(running: JoinHandle<R>) -> R {
+    match running.await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime ends, and this with it; half an answer would be taken for all of it.
+            Err(_) => std::future::pending().await,
+        },
+    }
 }
 
 #[cfg(test)]
@@ -53,7 +66,7 @@ mod tests {
 
     #[tokio::test]
     async fn everything_comes_back_in_its_order() {
-        for count in [0, 1, SHARE - 1, SHARE, 3 * SHARE + 7, 10_000] {
+        for count in [0, 1, FEW, FEW + 1, SHARE - 1, SHARE, 3 * SHARE + 7, 10_000] {
             let doubled = map((0..count).collect(), |n: usize| n * 2).await;
             assert_eq!(doubled, (0..count).map(|n| n * 2).collect::<Vec<_>>());
         }

@@ -8,12 +8,16 @@
 //! `null`, absent fields left out, microseconds. We read what others wrote: unknown fields and any
 //! JSON in the three JSON fields are accepted; no id, no zone or no time is an error.
 
+mod outline;
+
 use std::borrow::Cow;
 use std::sync::Arc;
 
 use caracal_model::{EventId, Timestamp, ZoneId};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
+
+pub use outline::Outline;
 
 /// The text is not an event.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -264,20 +264,21 @@ impl<'k> History<'k> {
         }
     }
 
-    /// The next event.
+    /// The next event; answers with its leaf.
     ///
     /// # Errors
     /// [`Unsound`].
-    pub fn check(&mut self, link: &StoredLink<'_>) -> Result<(), Unsound> {
+    pub fn check(&mut self, link: &StoredLink<'_>) -> Result<Hash, Unsound> {
         self.chain.check(link)?;
-        self.tree.append(leaf_hash(link.wire.as_bytes()));
+        let leaf = leaf_hash(link.wire.as_bytes());
+        self.tree.append(leaf);
         if let Some(head) = self.heads.remove(&self.tree.size()) {
             self.lead_through(head)?;
         }
         for checkpoint in self.waiting.remove(&self.tree.size()).unwrap_or_default() {
             self.compare(checkpoint)?;
         }
-        Ok(())
+        Ok(leaf)
     }
 
     fn compare(&mut self, checkpoint: Checkpoint) -> Result<(), Unsound> {

@@ -18,7 +18,7 @@ pub mod tile;
 pub use admin::AdminRecord;
 pub use chain::{Broken, Head, Link, StoredLink, Verifier, Why};
 pub use checkpoint::{Checkpoint, CheckpointError};
-pub use event::{Event, LedgerError};
+pub use event::{Event, LedgerError, Outline};
 pub use history::{Flaw, Floor, History, Kept, Sound, Unsound};
 pub use note::Vkey;
 pub use receipt::{Consistency, Receipt, ReceiptError};

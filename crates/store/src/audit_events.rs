@@ -17,7 +17,7 @@
 mod pack;
 pub(crate) mod read;
 
-pub use read::{AuditEvents, AuditFilter};
+pub use read::{AuditEvents, AuditFilter, ChainPage};
 
 use caracal_crypto::digest::{hex_decode, hex_encode};
 use caracal_model::{Timestamp, ZoneId};

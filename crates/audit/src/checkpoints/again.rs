@@ -1,6 +1,5 @@
 //! What was verified can be changed afterwards: it is verified again, slice by slice.
 
-use caracal_ledger::merkle::leaf_hash;
 use caracal_ledger::{Flaw, Floor, Head, History, Kept, Unsound, Why};
 use caracal_model::ZoneId;
 use caracal_store::audit_trees::AuditTree;
@@ -104,14 +103,14 @@ impl Checkpoints {
             let mut rows = store.zone(zone).audit().chain(from, PAGE).await?;
             rows.retain(|row| row.chain_seq <= end);
             let checked = check_rows(&mut history, &rows);
-            checked.map_err(|unsound| Finding::at(zone, unsound))?;
+            let seen = checked.map_err(|unsound| Finding::at(zone, unsound))?;
             let to = history.head().seq();
             if to == from {
                 return Err(found(from + 1, Flaw::Chain(Why::Truncated)).into());
             }
             let leaves = log.leaves(from..to).await?;
-            for (row, leaf) in rows.iter().zip(leaves) {
-                if leaf_hash(row.event.as_bytes()) != leaf {
+            for ((row, seen), leaf) in rows.iter().zip(seen).zip(leaves) {
+                if seen != leaf {
                     return Err(found(row.chain_seq, Flaw::Tree).into());
                 }
             }

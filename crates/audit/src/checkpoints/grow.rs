@@ -1,14 +1,18 @@
 //! From where a zone was verified to its head.
 
-use caracal_ledger::merkle::{Hash, Tree, leaf_hash};
+use caracal_ledger::merkle::{Hash, Tree};
 use caracal_ledger::{Flaw, Head, History, Unsound, Why};
 use caracal_model::ZoneId;
-use caracal_store::audit_events::AuditEvent;
+use caracal_store::audit_events::ChainPage;
 use caracal_tlog::ZoneLog;
 
 use super::head_at;
 use crate::ingest::{Ingest, head_of};
-use crate::verify::{Finding, PAGE, VerifyError, check_rows};
+use crate::parallel;
+use crate::verify::{Finding, VerifyError, check_rows};
+
+/// Events that are read at a time: SQLite reads on the runtime.
+const SHORT: u32 = 250;
 
 /// Verifies the events that the tree does not have yet and adds them; answers with the head that it
 /// has come to and the tree there. With a `base`, that tree is the one at the base and what the
@@ -35,16 +39,12 @@ pub(super) async fn to_head(
         if head.seq() == known.seq() && head != known {
             return Err(unlike(zone, known.seq(), Flaw::Chain(Why::Head)));
         }
-        let mut rows = next(ingest, zone, &head).await?;
-        rows.retain(|row| !behind || row.chain_seq <= known.seq());
-        if rows.is_empty() {
+        let page = next(ingest, zone, &head).await?;
+        let upto = if behind { known.seq() } else { u64::MAX };
+        let (to, leaves) = check(ingest, zone, &head, page, upto).await?;
+        if leaves.is_empty() {
             return Ok(Some((head, tree)));
         }
-        let mut history = History::after(&head, ingest.key());
-        let checked = check_rows(&mut history, &rows);
-        checked.map_err(|unsound| Finding::at(zone, unsound))?;
-        let to = history.head().clone();
-        let leaves: Vec<_> = rows.iter().map(leaf_of).collect();
         leaves.iter().for_each(|leaf| tree.append(*leaf));
         if !behind {
             let mut growth = log.growth(head.seq()).await?;
@@ -54,15 +54,32 @@ pub(super) async fn to_head(
             if !stored.await? {
                 return Ok(None);
             }
-            let count = u64::try_from(rows.len()).unwrap_or(u64::MAX);
+            let count = u64::try_from(leaves.len()).unwrap_or(u64::MAX);
             ingest.metrics().tamper_checked.inc_by(count);
         }
         head = to;
     }
 }
 
-fn leaf_of(row: &AuditEvent) -> Hash {
-    leaf_hash(row.event.as_bytes())
+/// The head and the leaves of a page, as far as `upto`. Off the runtime: a page is milliseconds of
+/// unpacking and hashing, and whoever is served there must not wait for it.
+async fn check(
+    ingest: &Ingest,
+    zone: &ZoneId,
+    from: &Head,
+    page: ChainPage,
+    upto: u64,
+) -> Result<(Head, Vec<Hash>), VerifyError> {
+    let (zone, from, key) = (zone.clone(), from.clone(), ingest.shared_key());
+    parallel::aside(move || {
+        let mut rows = page.unpack()?;
+        rows.retain(|row| row.chain_seq <= upto);
+        let mut history = History::after(&from, key.as_deref());
+        let checked = check_rows(&mut history, &rows);
+        let leaves = checked.map_err(|unsound| Finding::at(&zone, unsound))?;
+        Ok((history.head().clone(), leaves))
+    })
+    .await
 }
 
 fn unlike(zone: &ZoneId, seq: u64, flaw: Flaw) -> VerifyError {
@@ -70,9 +87,9 @@ fn unlike(zone: &ZoneId, seq: u64, flaw: Flaw) -> VerifyError {
 }
 
 /// The events after a head; none at the head of the chain, which must be there.
-async fn next(ingest: &Ingest, zone: &ZoneId, from: &Head) -> Result<Vec<AuditEvent>, VerifyError> {
+async fn next(ingest: &Ingest, zone: &ZoneId, from: &Head) -> Result<ChainPage, VerifyError> {
     let audit = ingest.store().zone(zone).audit();
-    let rows = audit.chain(from.seq(), PAGE).await?;
+    let rows = audit.chain_page(from.seq(), SHORT).await?;
     if !rows.is_empty() {
         return Ok(rows);
     }
@@ -82,7 +99,7 @@ async fn next(ingest: &Ingest, zone: &ZoneId, from: &Head) -> Result<Vec<AuditEv
         return Ok(rows);
     }
     // Events and head move together, so what was appended since the page is there now.
-    let late = audit.chain(from.seq(), PAGE).await?;
+    let late = audit.chain_page(from.seq(), SHORT).await?;
     if !late.is_empty() {
         return Ok(late);
     }

@@ -63,7 +63,7 @@ fn verify(rows: &[Row], kept: &[&Checkpoint]) -> Result<Sound, Unsound> {
         history.expect(Kept::from((*checkpoint).clone()))?;
     }
     rows.iter()
-        .try_for_each(|row| history.check(&row.stored()))?;
+        .try_for_each(|row| history.check(&row.stored()).map(drop))?;
     history.finish()
 }
 
@@ -202,7 +202,7 @@ impl Retained {
         }
         self.rows
             .iter()
-            .try_for_each(|row| history.check(&row.stored()))?;
+            .try_for_each(|row| history.check(&row.stored()).map(drop))?;
         history.finish()
     }
 }

@@ -1,11 +1,12 @@
 //! Reading the ledger of one zone.
 
 use caracal_crypto::digest::hex_encode;
-use caracal_model::Timestamp;
+use caracal_model::{Timestamp, ZoneId};
 
 use super::{AuditEvent, AuditHead, LABEL_EDGE, columns, pack, seq};
 use crate::error::StoreError;
 use crate::param::Param;
+use crate::row::Row;
 use crate::store::ZoneScope;
 use crate::{params, statements};
 
@@ -230,6 +231,15 @@ impl<'s> AuditEvents<'s> {
         self.read(&sql::CHAIN, &params).await
     }
 
+    /// As [`AuditEvents::chain`], to be unpacked by the caller, on a thread of its choice.
+    pub async fn chain_page(&self, after_seq: u64, limit: u32) -> Result<ChainPage, StoreError> {
+        let params = [Param::from(self.0.id()), seq(after_seq), Param::from(limit)];
+        Ok(ChainPage {
+            zone: self.0.id().clone(),
+            rows: self.0.query(&sql::CHAIN, &params).await?,
+        })
+    }
+
     /// Events of these types after a place of the chain and up to another, in its order.
     pub async fn of_types(
         &self,
@@ -310,6 +320,29 @@ impl<'s> AuditEvents<'s> {
             .iter()
             .map(|row| AuditEvent::read(row, self.0.id()))
             .collect()
+    }
+}
+
+/// A stretch of a chain as it is stored.
+#[derive(Debug)]
+pub struct ChainPage {
+    zone: ZoneId,
+    rows: Vec<Row>,
+}
+
+impl ChainPage {
+    /// Whether the chain ends before it.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// Its events.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] when a row is none that we write.
+    pub fn unpack(&self) -> Result<Vec<AuditEvent>, StoreError> {
+        let rows = self.rows.iter();
+        rows.map(|row| AuditEvent::read(row, &self.zone)).collect()
     }
 }
 
