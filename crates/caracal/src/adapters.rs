@@ -27,6 +27,7 @@ use caracal_store::custody::{Custody, SecretBackend};
 use caracal_trail::Trail;
 use caracal_vaults::Chosen;
 use caracal_view::{Announce, Distributed, Local, Relay, RelayOptions, ViewConfig, Views};
+use tokio::runtime::Handle;
 
 use crate::config::Environment;
 use crate::database::{self, DatabaseConfig};
@@ -83,6 +84,7 @@ impl Adapters {
         environment: &Environment,
         home: &Home,
         settings: &Settings,
+        background: &Handle,
     ) -> anyhow::Result<Self> {
         let (store, clock) = open(environment, home, &Role::ALL).await?;
         store
@@ -101,6 +103,7 @@ impl Adapters {
             bus: Bus::memory(clock.clone()),
             stream: mirror.clone(),
             mirror,
+            background: Some(background.clone()),
             log: "caracal".to_owned(),
             backend,
             leaving,
@@ -137,6 +140,7 @@ impl Adapters {
             stream: Some(bus.clone()),
             bus,
             mirror: None,
+            background: None,
             log: names.join("-"),
             backend,
             leaving,
@@ -184,6 +188,8 @@ struct Base<'s> {
     mirror: Option<Bus>,
     /// The bus of evidence; without one, evidence goes straight into the ledger.
     stream: Option<Bus>,
+    /// Where the ledger works, when that is not where requests are served.
+    background: Option<Handle>,
     /// Names the evidence log of this process.
     log: String,
     /// Keeps sealed secrets, where the database does not.
@@ -195,7 +201,8 @@ struct Base<'s> {
 impl Base<'_> {
     /// With a floor, claims and memory are this process's alone.
     async fn assemble(self, roles: &[Role], floor: Option<Floor>) -> anyhow::Result<Adapters> {
-        let (loops, flush) = (Tasks::new(), Tasks::new());
+        let tasks = || Tasks::with_background(self.background.clone());
+        let (loops, flush) = (tasks(), tasks());
         let rng: Arc<dyn Rng> = Arc::new(OsRng);
         let floor_ms = floor.as_ref().map(Floor::ms);
         let ids = Arc::new(Ids::above(
@@ -347,7 +354,11 @@ impl Base<'_> {
             format!("the evidence log in {directory} cannot be opened; see AUDIT_REPLAY_DIR")
         })?;
         let relay = caracal_evidence::Relay::new(drain, sink, rng.clone());
-        flush.spawn("evidence relay", relay.run(flush.stop()));
+        match self.stream {
+            // What fills the ledger is most of what a process does besides serving.
+            None => flush.spawn_background("evidence relay", relay.run(flush.stop())),
+            Some(_) => flush.spawn("evidence relay", relay.run(flush.stop())),
+        }
         Ok(log)
     }
 }

@@ -41,12 +41,19 @@ pub fn run(mut environment: Environment, home: &Home, listen: Listen) -> Outcome
         settings.zip(configs)
     })?;
     let home = home.clone();
+    let background = process::background()?;
     process::runtime()?.block_on(Box::pin(async {
         let addresses =
             Role::ALL.map(|role| (role, SocketAddr::new(listen.host, role.of(&listen))));
         // Taken before anything else is done, so that a port in use is told at once.
         let listeners = process::bind(&addresses).await?;
-        let adapters = Box::pin(Adapters::embedded(&environment, &home, &settings)).await?;
+        let adapters = Box::pin(Adapters::embedded(
+            &environment,
+            &home,
+            &settings,
+            background.handle(),
+        ))
+        .await?;
         let announce = || {
             home.write_runtime(&Runtime {
                 version: version::VERSION.to_owned(),
@@ -99,7 +106,7 @@ pub fn tell(home: &Home, urls: &Urls, detached: bool) {
     }
     println!("\nNext:");
     for (command, what) in [
-        ("demo", "a call allowed, one denied, one cut off"),
+        ("demo --keep", "a call allowed, one denied, one cut off"),
         ("audit tail", "evidence as it arrives"),
         if detached {
             ("down", "stop")

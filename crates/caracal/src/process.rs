@@ -18,9 +18,29 @@ use crate::platform::Settings;
 use crate::roles::{Configured, Mounted, Role, mount};
 use crate::term;
 
+/// Niceness at which a third of a processor is left when all are wanted.
+const GIVES_WAY: i32 = 5;
+
 /// For a process that serves.
 pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("no runtime")
+}
+
+/// For what nobody waits for, beside the threads that serve: the ledger computes in long stretches, and
+/// on few processors a request that arrives in between would wait for their end. Its threads give way.
+/// To be dropped after the other.
+pub fn background() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("background")
+        .on_thread_start(|| {
+            if let Err(error) = rustix::process::setpriority_process(None, GIVES_WAY) {
+                tracing::warn!(%error, "the background runs at the priority of requests");
+            }
+        })
         .enable_all()
         .build()
         .context("no runtime")

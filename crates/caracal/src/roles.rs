@@ -384,13 +384,14 @@ impl On<'_> {
         let (of, to) = (ingest.clone(), bus.clone());
         let checkpoints = Checkpoints::new(of, to, replica.clone(), sealing, options);
         at.loops
-            .spawn("audit checkpoints", checkpoints.run(at.loops.stop()));
+            .spawn_background("audit checkpoints", checkpoints.run(at.loops.stop()));
         let retry = Retry::new(ingest.clone(), bus.clone(), replica.clone());
-        at.loops.spawn("dead letters", retry.run(at.loops.stop()));
+        at.loops
+            .spawn_background("dead letters", retry.run(at.loops.stop()));
         let exports = self.export(export, &registry)?;
         let days = config.retention_days;
         let retention = Retention::new(ingest.clone(), bus.clone(), replica, days);
-        at.loops.spawn(
+        at.loops.spawn_background(
             "audit retention",
             retention.after_export(exports).run(at.loops.stop()),
         );
@@ -413,7 +414,7 @@ impl On<'_> {
         let consumer = Consumer::new(stream.clone(), at.ingest.clone(), options);
         let health = consumer.health();
         at.loops
-            .spawn("audit consumer", consumer.run(at.loops.stop()));
+            .spawn_background("audit consumer", consumer.run(at.loops.stop()));
         Some((stream, health))
     }
 
@@ -441,7 +442,7 @@ impl On<'_> {
         };
         let exporter = caracal_audit_export::Exporter::new(deps, bucket, config);
         at.loops
-            .spawn("audit export", exporter.run(at.loops.stop()));
+            .spawn_background("audit export", exporter.run(at.loops.stop()));
         Ok(true)
     }
 }

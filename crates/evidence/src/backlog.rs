@@ -247,6 +247,12 @@ impl Backlog {
         self.appended.notified().await;
     }
 
+    /// Whether nothing waits for the sink.
+    pub fn is_empty(&self) -> bool {
+        let held = self.held.lock();
+        held.pending == 0 && held.unlogged.is_empty()
+    }
+
     /// How many are pending, how long they are together, and since when the oldest is.
     pub fn depth(&self) -> (u64, u64, Option<Timestamp>) {
         let held = self.held.lock();

@@ -18,13 +18,15 @@ use crate::error::OpenError;
 use crate::writer::Command;
 
 /// Pages in the write-ahead log past which it is begun anew.
-const LONG: i64 = if cfg!(test) { 500 } else { 4_000 };
+pub const LONG: i64 = 4_000;
 
 pub struct Folder {
     connection: Connection,
     asked: Receiver<()>,
     /// Weak: the folder does not keep the writer alive.
     writer: WeakSender<Command>,
+    /// In pages.
+    long: i64,
 }
 
 impl Folder {
@@ -32,6 +34,7 @@ impl Folder {
         path: &Path,
         asked: Receiver<()>,
         writer: WeakSender<Command>,
+        long: i64,
     ) -> Result<Self, OpenError> {
         let open = || {
             let connection = Connection::open(path)?;
@@ -46,6 +49,7 @@ impl Folder {
             connection,
             asked,
             writer,
+            long,
         })
     }
 
@@ -53,7 +57,7 @@ impl Folder {
     pub fn run(self) {
         while self.asked.recv().is_ok() {
             match checkpoint(&self.connection, "PASSIVE") {
-                Ok(pages) if pages > LONG => self.begin_anew(),
+                Ok(pages) if pages > self.long => self.begin_anew(),
                 Ok(_) => {}
                 Err(error) => {
                     tracing::warn!(%error, "evidence log not folded into its file; it grows until it is");
@@ -108,7 +112,7 @@ mod tests {
         disk.recover().unwrap();
         let (ask, asked) = sync_channel(1);
         let (writer, mut commands) = tokio::sync::mpsc::channel(1);
-        let folder = Folder::new(&path, asked, writer.downgrade()).unwrap();
+        let folder = Folder::new(&path, asked, writer.downgrade(), 500).unwrap();
         let folding = std::thread::spawn(move || folder.run());
         let length = || std::fs::metadata(wal(&path)).unwrap().len();
 

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::backlog::Backlog;
 use crate::disk::{self, Disk};
 use crate::error::{EvidenceError, OpenError};
-use crate::folder::Folder;
+use crate::folder::{Folder, LONG};
 use crate::keeper::{Alarm, Keeper};
 use crate::relay::Drain;
 use crate::sink::Pending;
@@ -126,7 +126,7 @@ impl EvidenceLog {
             sender.downgrade(),
             ask_to_fold,
         )?;
-        let folder = Folder::new(&path, asked_to_fold, sender.downgrade())?;
+        let folder = Folder::new(&path, asked_to_fold, sender.downgrade(), LONG)?;
         let writer = Writer {
             disk,
             commands,

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
@@ -35,6 +36,8 @@ struct Inner {
     running: Mutex<BTreeMap<u64, (Name, AbortHandle)>>,
     next: AtomicU64,
     failed: watch::Sender<Option<Name>>,
+    /// Where work runs that nobody waits for.
+    background: Option<Handle>,
 }
 
 impl Default for Tasks {
@@ -46,12 +49,18 @@ impl Default for Tasks {
 impl Tasks {
     /// An owner without tasks.
     pub fn new() -> Self {
+        Self::with_background(None)
+    }
+
+    /// As [`Tasks::new`], with a runtime of its own for [`Tasks::spawn_background`].
+    pub fn with_background(background: Option<Handle>) -> Self {
         Self(Arc::new(Inner {
             tracker: TaskTracker::new(),
             stop: CancellationToken::new(),
             running: Mutex::default(),
             next: AtomicU64::new(0),
             failed: watch::Sender::new(None),
+            background,
         }))
     }
 
@@ -62,7 +71,25 @@ impl Tasks {
 
     /// Starts a task under a name. Its panic is logged and resolves [`Tasks::failed`].
     pub fn spawn(&self, name: impl Into<Name>, task: impl Future<Output = ()> + Send + 'static) {
-        let name = name.into();
+        self.start(None, name.into(), task);
+    }
+
+    /// As [`Tasks::spawn`], for work that computes for long and that no request waits for: where the
+    /// process has a runtime for it, the threads that serve are left alone.
+    pub fn spawn_background(
+        &self,
+        name: impl Into<Name>,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        self.start(self.0.background.as_ref(), name.into(), task);
+    }
+
+    fn start(
+        &self,
+        on: Option<&Handle>,
+        name: Name,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
         let key = self.0.next.fetch_add(1, Ordering::Relaxed);
         let owned = Owned {
             tasks: self.clone(),
@@ -70,7 +97,11 @@ impl Tasks {
         };
         // The entry is made under the lock, so a task that ends at once cannot leave before it.
         let mut running = self.0.running.lock();
-        let handle = self.0.tracker.spawn(owned.run(name.clone(), task));
+        let task = owned.run(name.clone(), task);
+        let handle = match on {
+            Some(runtime) => self.0.tracker.spawn_on(task, runtime),
+            None => self.0.tracker.spawn(task),
+        };
         running.insert(key, (name, handle.abort_handle()));
     }
 
@@ -165,6 +196,27 @@ mod tests {
         tasks.spawn("quick", async {});
         let late = tasks.shutdown(Duration::from_millis(20)).await;
         assert_eq!(late, ["stubborn"]);
+    }
+
+    #[test]
+    fn the_background_is_another_runtime_and_is_waited_for() {
+        let threads = |name: &str| {
+            let mut builder = tokio::runtime::Builder::new_multi_thread();
+            let builder = builder.worker_threads(1).thread_name(name).enable_all();
+            builder.build().unwrap()
+        };
+        let (serving, background) = (threads("serving"), threads("background"));
+        let tasks = Tasks::with_background(Some(background.handle().clone()));
+        let (seen, stop) = (Arc::new(Mutex::new(None)), tasks.stop());
+        let told = Arc::clone(&seen);
+        serving.block_on(async {
+            tasks.spawn_background("ledger", async move {
+                stop.cancelled().await;
+                *told.lock() = std::thread::current().name().map(str::to_owned);
+            });
+            assert!(tasks.shutdown(Duration::from_secs(5)).await.is_empty());
+        });
+        assert_eq!(seen.lock().as_deref(), Some("background"));
     }
 
     #[tokio::test]
