@@ -21,6 +21,18 @@ statements! { pub(crate) mod sql {
                           WHERE oid = to_regclass('schema_migrations')",
                   lite: "SELECT COUNT(*) AS tables FROM sqlite_master
                           WHERE type = 'table' AND name = 'schema_migrations'";
+    PRESSURE = pg: "SELECT CAST(current_setting('max_connections') AS BIGINT)
+                        - CAST(current_setting('superuser_reserved_connections') AS BIGINT) AS most,
+                      COUNT(datname) AS connections,
+                      COUNT(*) FILTER (WHERE runs) AS active,
+                      COUNT(*) FILTER (WHERE runs AND (wait_event_type = 'IO'
+                          OR wait_event = 'WALWrite')) AS io,
+                      COUNT(*) FILTER (WHERE runs AND wait_event_type = 'Lock') AS locks
+                    FROM (SELECT datname, wait_event_type, wait_event,
+                            state = 'active' AND datname = current_database()
+                                AND pid <> pg_backend_pid() AS runs
+                          FROM pg_stat_activity) AS activity",
+               lite: "SELECT 0 AS most, 0 AS connections, 0 AS active, 0 AS io, 0 AS locks";
     RECORDED = "SELECT version, sha256 FROM schema_migrations ORDER BY version";
 } }
 
@@ -35,6 +47,21 @@ pub struct EngineFacts {
     pub now: Timestamp,
     /// Whether row security holds for whom we log in as; SQLite has none and is one file anyway.
     pub is_row_security_bound: bool,
+}
+
+/// How busy a Postgres server is, at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pressure {
+    /// Connections that there may be, without those kept for superusers.
+    pub max_connections: u64,
+    /// Connections of all clients, to all databases.
+    pub connections: u64,
+    /// Statements that run in our database; those of other logins are seen with `pg_monitor` only.
+    pub active: u64,
+    /// Of these, those that wait for the disk.
+    pub waiting_io: u64,
+    /// Of these, those that wait for a lock of another.
+    pub waiting_lock: u64,
 }
 
 /// How the schema stands to this program.
@@ -66,6 +93,21 @@ impl Store {
             now: Timestamp::from_unix_micros(row.int("now")?),
             is_row_security_bound: row.int("unbound")? == 0,
         })
+    }
+
+    /// How busy the server is; `None` for SQLite, which is no server.
+    pub async fn pressure(&self) -> Result<Option<Pressure>, StoreError> {
+        let row = self.query_opt(&sql::PRESSURE, &[]).await?;
+        let Some(row) = row else { return Ok(None) };
+        let count = |name| Ok::<_, StoreError>(u64::try_from(row.int(name)?).unwrap_or(0));
+        let pressure = Pressure {
+            max_connections: count("most")?,
+            connections: count("connections")?,
+            active: count("active")?,
+            waiting_io: count("io")?,
+            waiting_lock: count("locks")?,
+        };
+        Ok((pressure.max_connections > 0).then_some(pressure))
     }
 
     /// How the schema stands to this program; nothing is changed.
@@ -119,6 +161,13 @@ mod tests {
             // A test server shares our clock; minutes apart would be a wrong unit.
             let apart = facts.now.unix_micros() - store.clock().now().unix_micros();
             assert!(apart.abs() < 600_000_000, "{apart}");
+            if let Some(pressure) = store.pressure().await.unwrap() {
+                assert_eq!(facts.name, "Postgres");
+                assert!((1..=pressure.max_connections).contains(&pressure.connections), "{pressure:?}");
+                assert!(pressure.waiting_io + pressure.waiting_lock <= pressure.active);
+            } else {
+                assert_eq!(facts.name, "SQLite");
+            }
         }
     }
 
