@@ -13,6 +13,8 @@ const LAYERS: &[(&str, u8)] = &[
     ("caracal-ledger", 2),
     ("caracal-store", 2),
     ("caracal-bus", 2),
+    // Pure: metrics come in as text, verdicts go out.
+    ("caracal-capacity", 2),
     ("caracal-view", 3),
     ("caracal-evidence", 3),
     ("caracal-net", 3),
