@@ -10,7 +10,8 @@ use clap_complete::Shell;
 use crate::exit::Outcome;
 use crate::home::Home;
 use crate::{
-    audit, config, demo, doctor, down, keys, migrate, policy, run, serve, status, up, version,
+    audit, capacity, config, demo, doctor, down, keys, migrate, policy, run, serve, status, up,
+    version,
 };
 
 const TEACH: &str = "\
@@ -22,6 +23,7 @@ START
 
 OPERATE
   caracal doctor             look at everything, and say what to fix
+  caracal capacity           what is short, what to do first, what to expect
   caracal migrate            prepare a Postgres database (DATABASE_URL)
   caracal serve sts gateway  run some of the services, on Postgres and Redis
   caracal audit explain ID   why a request was decided so, and what would have to change
@@ -55,6 +57,8 @@ enum Command {
     Status(status::Status),
     /// Look at settings, machine, backends, services and zones, and say what to fix
     Doctor(doctor::Doctor),
+    /// Name the bottleneck of a running deployment and the first action; size one (`plan`)
+    Capacity(Box<capacity::Capacity>),
     /// Run the named services in this process, on Postgres and Redis
     Serve(serve::Serve),
     /// Bring a database's schema up to date
@@ -124,6 +128,7 @@ impl Cli {
             Command::Down(data) => down::run(&data),
             Command::Status(status) => status.run(),
             Command::Doctor(doctor) => doctor.run(),
+            Command::Capacity(capacity) => capacity.run(),
             Command::Serve(serve) => serve.run(),
             Command::Migrate(migrate) => migrate.run(),
             Command::Audit(audit) => audit.run(),

@@ -8,6 +8,7 @@ use clap::Parser as _;
 
 mod adapters;
 mod audit;
+mod capacity;
 mod cli;
 mod config;
 mod database;

@@ -1,6 +1,8 @@
 //! The command line as a person uses it: the built binary, a directory of its own, real ports.
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
+#[path = "cli/capacity.rs"]
+mod capacity;
 #[path = "cli/doctor.rs"]
 mod doctor;
 #[path = "cli/run.rs"]
