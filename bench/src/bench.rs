@@ -154,12 +154,16 @@ async fn walk(
     if let Some(step) = warm {
         say(&format!("warming up for {} s", step.lasts.as_secs()));
         total.add(&load.run(step).await?.tally)?;
+        procs.rest().await?;
     }
     let mut reports = Vec::new();
     for (n, &step) in steps.iter().enumerate() {
         say(&describe(n + 1, steps.len(), step));
         let (server, client) = (procs.usage()?, procs::own_cpu_seconds());
         let done = load.run(step).await?;
+        let client_cpu_seconds = procs::own_cpu_seconds() - client;
+        let resident = procs.usage()?.rss_bytes;
+        procs.rest().await?;
         let around = Around {
             seconds: done.took.as_secs_f64(),
             server_cpu_seconds: if procs.watches_any() {
@@ -167,7 +171,8 @@ async fn walk(
             } else {
                 None
             },
-            client_cpu_seconds: procs::own_cpu_seconds() - client,
+            server_rss_bytes: procs.watches_any().then_some(resident),
+            client_cpu_seconds,
             client_threads: args.client_threads,
         };
         reports.push(StepReport::new(step, &done.tally, &around));

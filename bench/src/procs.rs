@@ -1,6 +1,7 @@
-//! Processor time and peak memory of processes, from `/proc`.
+//! Processor time and memory of processes, from `/proc`.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 
@@ -18,7 +19,16 @@ pub struct Usage {
     pub cpu_seconds: f64,
     /// Sum of the peaks of resident memory.
     pub peak_rss_bytes: u64,
+    /// Resident memory now.
+    pub rss_bytes: u64,
 }
+
+/// Between two looks at whether the processes have come to rest.
+const LOOK: Duration = Duration::from_millis(250);
+/// Processor time between two looks up to which they rest: timers and heartbeats.
+const REST_SECONDS: f64 = 0.02;
+/// Looks that they are waited for at most.
+const LOOKS: usize = 240;
 
 impl Procs {
     /// Checks that the processes can be read.
@@ -48,9 +58,31 @@ impl Procs {
             sum.cpu_seconds += cpu_seconds(&of("stat")?)
                 .with_context(|| format!("/proc/{pid}/stat has an unknown form"))?;
             // Kernel threads and zombies have no VmHWM.
-            sum.peak_rss_bytes += peak_rss(&of("status")?).unwrap_or(0);
+            let status = of("status")?;
+            sum.peak_rss_bytes += memory(&status, "VmHWM:").unwrap_or(0);
+            sum.rss_bytes += memory(&status, "VmRSS:").unwrap_or(0);
         }
         Ok(sum)
+    }
+
+    /// Waits until what the load has left to do is done: it belongs to the cost of the load.
+    pub async fn rest(&self) -> anyhow::Result<()> {
+        let mut before = self.usage()?.cpu_seconds;
+        let mut resting = 0;
+        for _ in 0..if self.watches_any() { LOOKS } else { 0 } {
+            tokio::time::sleep(LOOK).await;
+            let now = self.usage()?.cpu_seconds;
+            resting = if now - before > REST_SECONDS {
+                0
+            } else {
+                resting + 1
+            };
+            if resting == 2 {
+                break;
+            }
+            before = now;
+        }
+        Ok(())
     }
 }
 
@@ -72,10 +104,8 @@ fn cpu_seconds(stat: &str) -> Option<f64> {
     Some((f64::from(user) + f64::from(system)) / TICKS_PER_SECOND)
 }
 
-fn peak_rss(status: &str) -> Option<u64> {
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+fn memory(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
     Some(kib * 1024)
 }
@@ -92,11 +122,10 @@ mod tests {
     }
 
     #[test]
-    fn peak_memory_is_in_bytes() {
-        assert_eq!(
-            peak_rss("Name:\tx\nVmHWM:\t  12 kB\nVmRSS:\t 3 kB\n"),
-            Some(12 * 1024)
-        );
-        assert_eq!(peak_rss("Name:\tx\n"), None);
+    fn memory_is_in_bytes() {
+        let status = "Name:\tx\nVmHWM:\t  12 kB\nVmRSS:\t 3 kB\n";
+        assert_eq!(memory(status, "VmHWM:"), Some(12 * 1024));
+        assert_eq!(memory(status, "VmRSS:"), Some(3 * 1024));
+        assert_eq!(memory("Name:\tx\n", "VmHWM:"), None);
     }
 }

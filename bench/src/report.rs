@@ -47,6 +47,9 @@ pub struct StepReport {
     pub errors: BTreeMap<String, u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<ServerCost>,
+    /// At the end of the load.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_rss_bytes: Option<u64>,
     /// Share of the client's threads that it used.
     pub client_busy: f64,
 }
@@ -54,6 +57,7 @@ pub struct StepReport {
 /// What the server spent.
 #[derive(Debug, Serialize)]
 pub struct ServerCost {
+    /// With what the load left to do, which is waited for.
     pub cpu_seconds: f64,
     pub cpu_us_per_call: f64,
     pub calls_per_cpu_second: f64,
@@ -87,6 +91,7 @@ impl From<&Latency> for Percentiles {
 pub struct Around {
     pub seconds: f64,
     pub server_cpu_seconds: Option<f64>,
+    pub server_rss_bytes: Option<u64>,
     pub client_cpu_seconds: f64,
     pub client_threads: usize,
 }
@@ -120,6 +125,7 @@ impl StepReport {
             gateway_ms: (tally.gateway.count() > 0).then(|| (&tally.gateway).into()),
             errors: tally.errors.clone(),
             server,
+            server_rss_bytes: around.server_rss_bytes,
             client_busy: around.client_cpu_seconds
                 / (around.seconds * around.client_threads as f64),
         }
@@ -152,13 +158,17 @@ impl StepReport {
                 || "-".to_owned(),
                 |cost| format!("{:.0}", cost.cpu_us_per_call),
             ),
+            self.server_rss_bytes.map_or_else(
+                || "-".to_owned(),
+                |bytes| (bytes / (1024 * 1024)).to_string(),
+            ),
             format!("{:.0} %", self.client_busy * 100.0),
             self.errors.values().sum::<u64>().to_string(),
         ]
     }
 }
 
-const HEADS: [&str; 13] = [
+const HEADS: [&str; 14] = [
     "load",
     "s",
     "calls",
@@ -170,6 +180,7 @@ const HEADS: [&str; 13] = [
     "mint p50",
     "gateway p50",
     "server µs/call",
+    "resident MiB",
     "client",
     "errors",
 ];
@@ -319,6 +330,7 @@ mod tests {
         let around = Around {
             seconds: 1.0,
             server_cpu_seconds: Some(0.002),
+            server_rss_bytes: Some(90 << 20),
             client_cpu_seconds: 0.9,
             client_threads: 1,
         };
