@@ -54,11 +54,10 @@ impl Incoming {
         chain::append_digest(before, &self.content, key)
     }
 
+    /// The row at its place, whose text is the packed one.
     pub fn row(&self, link: Link, ingested_at: Timestamp) -> (AuditEvent, Packed) {
-        (
-            linked(self.row.clone(), link, ingested_at),
-            self.packed.clone(),
-        )
+        let row = self.row.without_text();
+        (linked(row, link, ingested_at), self.packed.clone())
     }
 }
 

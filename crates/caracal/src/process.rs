@@ -18,8 +18,8 @@ use crate::platform::Settings;
 use crate::roles::{Configured, Mounted, Role, mount};
 use crate::term;
 
-/// Niceness at which a third of a processor is left when all are wanted.
-const GIVES_WAY: i32 = 5;
+/// Niceness that lets a request interrupt the ledger, and the ledger keep up when all are busy.
+const GIVES_WAY: i32 = 3;
 
 /// For a process that serves.
 pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {

@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 use crate::sink::Pending;
 
 /// Most entries in the window, and most bytes.
-const WINDOW: (usize, usize) = (8_192, 16 << 20);
+const WINDOW: (usize, usize) = (4_096, 8 << 20);
 /// Most events that the disk refused and that wait for a direct delivery.
 const UNLOGGED: usize = 10_000;
 /// Most bytes in one batch for a sink.

@@ -194,6 +194,30 @@ impl AuditEvent {
         })
     }
 
+    /// A copy for [`Store::append_packed_audit_events`], which takes the text from elsewhere.
+    #[must_use]
+    pub fn without_text(&self) -> Self {
+        Self {
+            zone: self.zone.clone(),
+            chain_seq: self.chain_seq,
+            id: self.id.clone(),
+            event_type: self.event_type.clone(),
+            request_id: self.request_id.clone(),
+            decision: self.decision.clone(),
+            evaluation_status: self.evaluation_status.clone(),
+            application_id: self.application_id.clone(),
+            agent_session_id: self.agent_session_id.clone(),
+            authority_record_id: self.authority_record_id.clone(),
+            labels: self.labels.clone(),
+            occurred_at: self.occurred_at,
+            ingested_at: self.ingested_at,
+            event: String::new(),
+            content_sha256: self.content_sha256.clone(),
+            chain_hash: self.chain_hash.clone(),
+            chain_hmac: self.chain_hmac.clone(),
+        }
+    }
+
     /// The text as it is stored. May be made ahead, on any thread: it is most of the work of
     /// appending.
     pub fn pack(&self) -> Packed {
