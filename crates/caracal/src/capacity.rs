@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
-use caracal_capacity::{Observation, Report, Service, Summary, Target, Thresholds, record};
+use caracal_capacity::{Observation, Report, Service, Summary, Thresholds, record};
 use caracal_crypto::os::SystemClock;
 use caracal_model::{Clock, Secret};
 use clap::{Args, Subcommand};
@@ -211,15 +211,16 @@ fn blind(observation: &Observation) -> anyhow::Result<()> {
     if observation.targets.is_empty() {
         bail!("there are no services of Caracal among these metrics; see --select");
     }
-    let refused = |target: &Target| {
+    let refused = observation.targets.iter().filter(|target| {
         let why = target.silent.as_deref();
-        why.is_some_and(|why| why.starts_with("401"))
-    };
-    if observation.targets.iter().all(refused) {
+        why.is_some_and(|why| why.starts_with(services::REFUSED))
+    });
+    let refused: Vec<&str> = refused.map(|target| target.instance.as_str()).collect();
+    if !refused.is_empty() {
         bail!(
-            "the services keep their metrics to themselves (401): give METRICS_BEARER, \
-             METRICS_BEARER_FILE or --bearer-file; without METRICS_BEARER on the services there are \
-             none outside of CARACAL_MODE=dev"
+            "no verdict without the metrics of {}: give METRICS_BEARER, METRICS_BEARER_FILE or \
+             --bearer-file; a service without METRICS_BEARER shows none outside of CARACAL_MODE=dev",
+            refused.join(", ")
         );
     }
     Ok(())

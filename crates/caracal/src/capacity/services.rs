@@ -12,6 +12,8 @@ use crate::web::{Call, NoAnswer};
 
 /// How long a replica may take to answer.
 const WITHIN: Duration = Duration::from_secs(5);
+/// What is said of a replica that keeps its numbers to itself.
+pub const REFUSED: &str = "it does not show its metrics to us";
 /// Looks at each replica, the first and the last included.
 pub const LOOKS: u32 = 6;
 
@@ -78,7 +80,9 @@ async fn metrics(
     let answer = eye.web.send(call, WITHIN).await.map_err(told)?;
     match answer.status {
         StatusCode::OK => {}
-        StatusCode::UNAUTHORIZED => return Err("401: METRICS_BEARER is another".to_owned()),
+        status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
+            return Err(format!("{REFUSED} ({})", status.as_u16()));
+        }
         status => return Err(format!("{} for /metrics", status.as_u16())),
     }
     let text = str::from_utf8(&answer.body).map_err(|_| "its metrics are no text".to_owned())?;
