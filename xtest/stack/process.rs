@@ -76,6 +76,16 @@ impl Process {
         }
     }
 
+    /// Stops it where it is: it keeps its connections and answers nobody.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
     /// Asks it to end, and waits until it has.
     ///
     /// # Panics

@@ -391,6 +391,24 @@ impl Stack {
         }
     }
 
+    /// Stops this service's process where it is; embedded, all of them.
+    pub fn pause(&self, part: Part) {
+        self.each_of(part, Process::pause);
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self, part: Part) {
+        self.each_of(part, Process::resume);
+    }
+
+    fn each_of(&self, part: Part, does: fn(&Process)) {
+        for process in self.processes.lock().iter() {
+            if part.name() == process.name || self.deployment == Deployment::Embedded {
+                does(process);
+            }
+        }
+    }
+
     /// `kill -9` of the Redis server.
     ///
     /// # Panics

@@ -1,6 +1,7 @@
 //! End-to-end tests: the real binary, over the wire, in both deployments.
 
 mod canary;
+mod capacity;
 mod cli;
 mod clients;
 mod custody;
