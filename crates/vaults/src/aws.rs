@@ -2,6 +2,7 @@
 
 mod credentials;
 mod sigv4;
+mod web_identity;
 
 use std::sync::Arc;
 
@@ -17,6 +18,7 @@ use url::Url;
 
 pub use self::credentials::{Container, Credentials, Source};
 use self::sigv4::{Signing, amz_date};
+pub use self::web_identity::{WebIdentity, endpoint as sts_endpoint};
 use crate::lasting::Lasting;
 use crate::wire::{Answer, Wire, encode};
 
@@ -42,12 +44,15 @@ impl std::fmt::Debug for SecretsManager {
 
 /// Where the region answers, unless the settings say otherwise.
 pub fn endpoint(region: &str) -> String {
-    let domain = if region.starts_with("cn-") {
+    format!("https://{SERVICE}.{region}.{}", domain(region))
+}
+
+fn domain(region: &str) -> &'static str {
+    if region.starts_with("cn-") {
         "amazonaws.com.cn"
     } else {
         "amazonaws.com"
-    };
-    format!("https://{SERVICE}.{region}.{domain}")
+    }
 }
 
 #[derive(Deserialize)]

@@ -1,6 +1,9 @@
 //! Which backend, and how it is reached. Only the settings of the chosen one are read; each mistake
 //! is told at the start, by the name of the setting.
 
+mod aws;
+mod vault;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -10,14 +13,14 @@ use caracal_net::settings::{Mistakes, Strings};
 use caracal_store::custody::SecretBackend;
 use url::{Host, Url};
 
-use crate::aws::{self, Container, Credentials, SecretsManager, Source};
+use crate::aws::{SecretsManager, Source};
 use crate::azure::{self, KeyVault};
 use crate::custom::Custom;
 use crate::gcp::{self, SecretManager, ServiceAccount};
 use crate::infisical::Infisical;
 use crate::lasting::Lasting;
 use crate::token::{Authorized, Given, Issue, Shown};
-use crate::vault::Vault;
+use crate::vault::{Login, Vault};
 use crate::wire::Wire;
 
 const NAMES: &str = "is one of builtin, vault, infisical, azurekeyvault, awssecretsmanager, \
@@ -25,9 +28,6 @@ const NAMES: &str = "is one of builtin, vault, infisical, azurekeyvault, awssecr
 /// Where a machine asks who it is; http on a link of its own, as the clouds have it.
 const AZURE_METADATA: &str = "http://169.254.169.254";
 const GOOGLE_METADATA: &str = "http://metadata.google.internal";
-const ECS_CREDENTIALS: &str = "http://169.254.170.2";
-/// Hosts that AWS has containers ask without TLS.
-const ECS_HOSTS: [&str; 3] = ["169.254.170.2", "169.254.170.23", "[fd00:ec2::23]"];
 
 caracal_net::settings! {
     struct ChosenSettings {
@@ -35,19 +35,6 @@ caracal_net::settings! {
         backend: String = var("CARACAL_SECRET_BACKEND").or("builtin"),
         /// Takes everything back into our own database, so that another backend can be chosen.
         leaving: bool = var("CARACAL_SECRET_BACKEND_LEAVE").or("false"),
-    }
-}
-
-caracal_net::settings! {
-    struct VaultSettings {
-        /// Address of the server.
-        address: Url = var("CARACAL_VAULT_ADDR"),
-        /// May read, write and delete below the mount. A file is read again when it is refused.
-        token: Secret<String> = var("CARACAL_VAULT_TOKEN").secret(),
-        /// Mount of a key-value engine, version 2.
-        mount: String = var("CARACAL_VAULT_MOUNT").or("secret"),
-        /// Namespace of the mount, if there are any.
-        namespace: Option<String> = var("CARACAL_VAULT_NAMESPACE"),
     }
 }
 
@@ -82,31 +69,6 @@ caracal_net::settings! {
 }
 
 caracal_net::settings! {
-    struct AwsSettings {
-        /// The region.
-        region: Option<String> = var("CARACAL_AWS_REGION"),
-        /// The region, as other tools name it.
-        usual_region: Option<String> = var("AWS_REGION"),
-        /// Names a key.
-        key_id: Option<String> = var("AWS_ACCESS_KEY_ID"),
-        /// The key.
-        secret: Option<Secret<String>> = var("AWS_SECRET_ACCESS_KEY").secret(),
-        /// Goes with a key that ends.
-        session_token: Option<Secret<String>> = var("AWS_SESSION_TOKEN").secret(),
-        /// Where ECS answers with credentials.
-        relative_uri: Option<String> = var("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"),
-        /// Where the container's credentials are, in full.
-        full_uri: Option<String> = var("AWS_CONTAINER_CREDENTIALS_FULL_URI"),
-        /// Shown there.
-        container_token: Option<Secret<String>> = var("AWS_CONTAINER_AUTHORIZATION_TOKEN"),
-        /// Shown there, and read anew each time.
-        container_token_file: Option<PathBuf> = var("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"),
-        /// An endpoint of one's own, such as a private one.
-        endpoint: Option<Url> = var("AWS_ENDPOINT_URL_SECRETS_MANAGER"),
-    }
-}
-
-caracal_net::settings! {
     struct GcpSettings {
         /// Id of the project; without it, that of the key file.
         project: Option<String> = var("CARACAL_GCP_PROJECT"),
@@ -136,7 +98,7 @@ pub struct Chosen {
 #[derive(Debug)]
 enum Kind {
     Builtin,
-    Vault(VaultSettings, Given),
+    Vault(vault::Reached),
     Infisical(InfisicalSettings, Given),
     Azure(Url, azure::Identity),
     Aws(Url, String, Source),
@@ -150,12 +112,7 @@ impl Chosen {
         let chosen = ChosenSettings::load(from, mistakes)?;
         let kind = match chosen.backend.as_str() {
             "builtin" => Some(Kind::Builtin),
-            "vault" => {
-                let settings = VaultSettings::load(from, mistakes)?;
-                let given = given("CARACAL_VAULT_TOKEN", from, &settings.token);
-                secure("CARACAL_VAULT_ADDR", &settings.address, mistakes)
-                    .then_some(Kind::Vault(settings, given))
-            }
+            "vault" => vault::read(from, mistakes).map(Kind::Vault),
             "infisical" => {
                 let settings = InfisicalSettings::load(from, mistakes)?;
                 let given = given("CARACAL_INFISICAL_TOKEN", from, &settings.token);
@@ -163,7 +120,7 @@ impl Chosen {
                     .then_some(Kind::Infisical(settings, given))
             }
             "azurekeyvault" => azure(AzureSettings::load(from, mistakes)?, mistakes),
-            "awssecretsmanager" => aws(AwsSettings::load(from, mistakes)?, mistakes),
+            "awssecretsmanager" => aws::read(from, mistakes),
             "gcpsecretmanager" => gcp(GcpSettings::load(from, mistakes)?, from, mistakes),
             "custom" => {
                 let settings = CustomSettings::load(from, mistakes)?;
@@ -205,12 +162,15 @@ impl Chosen {
         };
         Some(match self.kind {
             Kind::Builtin => return None,
-            Kind::Vault(settings, given) => Arc::new(Vault {
-                at: authorized("vault", Box::new(given), Shown::In("x-vault-token")),
-                address: settings.address,
-                mount: settings.mount,
-                namespace: settings.namespace,
-            }),
+            Kind::Vault(at) => {
+                let login = Login::new(at.address.clone(), at.namespace.clone(), at.by);
+                Arc::new(Vault {
+                    at: authorized("vault", Box::new(login), Shown::In("x-vault-token")),
+                    address: at.address,
+                    mount: at.mount,
+                    namespace: at.namespace,
+                })
+            }
             Kind::Infisical(settings, given) => Arc::new(Infisical {
                 at: authorized("infisical", Box::new(given), Shown::Bearer),
                 url: settings.url,
@@ -314,76 +274,6 @@ fn azure(settings: AzureSettings, mistakes: &mut Mistakes) -> Option<Kind> {
         }
     };
     secure.then_some(Kind::Azure(settings.url, identity))
-}
-
-fn aws(settings: AwsSettings, mistakes: &mut Mistakes) -> Option<Kind> {
-    let region = settings.region.clone().or(settings.usual_region.clone());
-    let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    let region = region.filter(|region| region.chars().all(legal));
-    if region.is_none() {
-        mistakes.add(
-            "CARACAL_AWS_REGION",
-            "or AWS_REGION is required, for example eu-central-1",
-        );
-    }
-    let source = source(&settings, mistakes);
-    let endpoint = match (&settings.endpoint, &region) {
-        (Some(endpoint), _) => {
-            secure("AWS_ENDPOINT_URL_SECRETS_MANAGER", endpoint, mistakes).then(|| endpoint.clone())
-        }
-        (None, Some(region)) => fixed(&aws::endpoint(region)),
-        (None, None) => None,
-    };
-    Some(Kind::Aws(endpoint?, region?, source?))
-}
-
-fn source(settings: &AwsSettings, mistakes: &mut Mistakes) -> Option<Source> {
-    let copy = |secret: &Secret<String>| Secret::new(secret.expose().clone());
-    match (&settings.key_id, &settings.secret) {
-        (Some(key_id), Some(secret)) => {
-            return Some(Source::Static(Credentials {
-                key_id: key_id.clone(),
-                secret: copy(secret),
-                session_token: settings.session_token.as_ref().map(copy),
-            }));
-        }
-        (None, None) => {}
-        (key_id, _) => {
-            let (missing, other) = match key_id {
-                None => ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
-                Some(_) => ("AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"),
-            };
-            mistakes.add(missing, format!("is required beside {other}"));
-            return None;
-        }
-    }
-    let (name, url) = match (&settings.relative_uri, &settings.full_uri) {
-        (Some(path), _) => (
-            "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
-            format!("{ECS_CREDENTIALS}/{}", path.trim_start_matches('/')),
-        ),
-        (None, Some(full)) => ("AWS_CONTAINER_CREDENTIALS_FULL_URI", full.clone()),
-        (None, None) => {
-            mistakes.add(
-                "AWS_ACCESS_KEY_ID",
-                "and AWS_SECRET_ACCESS_KEY are required where no container credentials are \
-                 (AWS_CONTAINER_CREDENTIALS_RELATIVE_URI or _FULL_URI)",
-            );
-            return None;
-        }
-    };
-    let Some(url) = fixed(&url) else {
-        mistakes.add(name, "does not make a URL");
-        return None;
-    };
-    let known = url.host_str().is_some_and(|host| ECS_HOSTS.contains(&host));
-    (known || secure(name, &url, mistakes)).then(|| {
-        Source::Container(Container {
-            url,
-            token: settings.container_token.as_ref().map(copy),
-            token_file: settings.container_token_file.clone(),
-        })
-    })
 }
 
 fn gcp(settings: GcpSettings, from: &dyn Strings, mistakes: &mut Mistakes) -> Option<Kind> {

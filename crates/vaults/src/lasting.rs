@@ -9,7 +9,7 @@ use caracal_store::custody::BackendError;
 use tokio::sync::Mutex;
 
 /// How long before its end something is not used any more: it has to arrive while it is good.
-const EARLY: Duration = Duration::from_secs(60);
+pub const EARLY: Duration = Duration::from_secs(60);
 
 /// One thing that is issued, held while it is good. Whoever comes while it is being issued waits for
 /// it.

@@ -2,6 +2,7 @@
 //! writes down what it was asked. No backend itself runs here.
 
 mod clouds;
+mod logins;
 mod settings;
 mod shapes;
 

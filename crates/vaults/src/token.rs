@@ -1,6 +1,6 @@
 //! The token that a backend wants to see, wherever it comes from.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,18 +40,24 @@ pub enum Given {
     File(PathBuf),
 }
 
+/// What a token file holds at this moment, without the white space around it.
+///
+/// # Errors
+/// When it cannot be read.
+pub async fn read_file(wire: &Wire, path: &Path) -> Result<Secret<String>, BackendError> {
+    let text = tokio::fs::read_to_string(path)
+        .await
+        .map_err(|error| wire.failed(format!("the token file {}: {error}", path.display())))?;
+    let text = Secret::new(text);
+    Ok(Secret::new(text.expose().trim().to_owned()))
+}
+
 #[async_trait]
 impl Issue for Given {
     async fn issue(&self, wire: &Wire) -> Result<(Secret<String>, Duration), BackendError> {
         let token = match self {
             Self::Text(text) => Secret::new(text.expose().clone()),
-            Self::File(path) => {
-                let text = tokio::fs::read_to_string(path).await.map_err(|error| {
-                    wire.failed(format!("the token file {}: {error}", path.display()))
-                })?;
-                let text = Secret::new(text);
-                Secret::new(text.expose().trim().to_owned())
-            }
+            Self::File(path) => read_file(wire, path).await?,
         };
         Ok((token, LONG))
     }

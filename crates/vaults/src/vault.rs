@@ -1,5 +1,7 @@
 //! HashiCorp Vault, and what speaks as it does (OpenBao): the key-value engine, version 2.
 
+mod login;
+
 use async_trait::async_trait;
 use caracal_store::custody::{BackendError, SecretBackend};
 use http::{Method, StatusCode};
@@ -7,6 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use url::Url;
 
+pub use self::login::{By, Login};
 use crate::token::Authorized;
 use crate::wire::{self, Answer, below, encode};
 

@@ -1,4 +1,5 @@
-//! Keys of an AWS identity: from the settings, or from where a container is told to ask.
+//! Keys of an AWS identity: from the settings, from where a container is told to ask, or for the token
+//! of a service account (IAM roles for service accounts).
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,6 +11,8 @@ use http::header::AUTHORIZATION;
 use serde::Deserialize;
 use url::Url;
 
+use super::web_identity::WebIdentity;
+use crate::token::read_file;
 use crate::wire::Wire;
 
 /// What keys that do not end are held for.
@@ -33,6 +36,8 @@ pub enum Source {
     Static(Credentials),
     /// The endpoint that ECS and EKS name.
     Container(Container),
+    /// A role, for the token of a web identity.
+    WebIdentity(WebIdentity),
 }
 
 /// What a container was told.
@@ -58,7 +63,7 @@ struct Issued {
 impl Source {
     /// Whether asking again can answer with others.
     pub const fn renews(&self) -> bool {
-        matches!(self, Self::Container(_))
+        !matches!(self, Self::Static(_))
     }
 
     /// Credentials, and how long they are good.
@@ -81,7 +86,17 @@ impl Source {
                 Ok((credentials, LONG))
             }
             Self::Container(container) => container.ask(wire, clock).await,
+            Self::WebIdentity(identity) => identity.assume(wire, clock).await,
         }
+    }
+}
+
+/// How long keys are good that say when they end.
+pub fn lasts(expiration: Option<&str>, clock: &dyn Clock) -> Duration {
+    match expiration.map(Timestamp::parse_rfc3339) {
+        None => LONG,
+        Some(Ok(ends)) => ends.since(clock.now()),
+        Some(Err(_)) => Duration::ZERO,
     }
 }
 
@@ -93,22 +108,14 @@ impl Container {
     ) -> Result<(Credentials, Duration), BackendError> {
         let mut request = Request::get(self.url.as_str());
         if let Some(path) = &self.token_file {
-            let text = tokio::fs::read_to_string(path).await.map_err(|error| {
-                wire.failed(format!("the token file {}: {error}", path.display()))
-            })?;
-            let text = Secret::new(text);
-            request = request.header(AUTHORIZATION, wire.hidden(text.expose().trim())?);
+            let text = read_file(wire, path).await?;
+            request = request.header(AUTHORIZATION, wire.hidden(text.expose())?);
         } else if let Some(token) = &self.token {
             request = request.header(AUTHORIZATION, wire.hidden(token.expose())?);
         }
         let answer = wire.send(request, "").await?;
         let issued: Issued = wire.read(&answer)?;
-        let ends = issued.expiration.as_deref().map(Timestamp::parse_rfc3339);
-        let lasts = match ends {
-            None => LONG,
-            Some(Ok(ends)) => ends.since(clock.now()),
-            Some(Err(_)) => Duration::ZERO,
-        };
+        let lasts = lasts(issued.expiration.as_deref(), clock);
         let credentials = Credentials {
             key_id: issued.access_key_id,
             secret: Secret::new(issued.secret_access_key),

@@ -56,6 +56,26 @@ fn a_start_names_what_is_missing() {
             &["CARACAL_VAULT_ADDR"],
         ),
         (
+            &[(BACKEND, "vault"), ("CARACAL_VAULT_AUTH", "ldap")],
+            &["CARACAL_VAULT_ADDR", "CARACAL_VAULT_AUTH"],
+        ),
+        (
+            &[(BACKEND, "vault"), ("CARACAL_VAULT_AUTH", "approle")],
+            &[
+                "CARACAL_VAULT_ADDR",
+                "CARACAL_VAULT_ROLE_ID",
+                "CARACAL_VAULT_SECRET_ID",
+            ],
+        ),
+        (
+            &[
+                (BACKEND, "vault"),
+                ("CARACAL_VAULT_ADDR", "https://vault.internal"),
+                ("CARACAL_VAULT_AUTH", "kubernetes"),
+            ],
+            &["CARACAL_VAULT_ROLE"],
+        ),
+        (
             &[(BACKEND, "infisical")],
             &["CARACAL_INFISICAL_TOKEN", "CARACAL_INFISICAL_PROJECT_ID"],
         ),
@@ -105,6 +125,32 @@ fn a_start_names_what_is_missing() {
                 ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://keys.example/"),
             ],
             &["AWS_CONTAINER_CREDENTIALS_FULL_URI"],
+        ),
+        (
+            &[
+                (BACKEND, "awssecretsmanager"),
+                ("AWS_REGION", "eu-central-1"),
+                ("AWS_ROLE_ARN", "arn:aws:iam::1:role/caracal"),
+            ],
+            &["AWS_WEB_IDENTITY_TOKEN_FILE"],
+        ),
+        (
+            &[
+                (BACKEND, "awssecretsmanager"),
+                ("AWS_REGION", "eu-central-1"),
+                ("AWS_WEB_IDENTITY_TOKEN_FILE", "/run/token"),
+            ],
+            &["AWS_ROLE_ARN"],
+        ),
+        (
+            &[
+                (BACKEND, "awssecretsmanager"),
+                ("AWS_REGION", "eu-central-1"),
+                ("AWS_ROLE_ARN", "arn:aws:iam::1:role/caracal"),
+                ("AWS_WEB_IDENTITY_TOKEN_FILE", "/run/token"),
+                ("AWS_ROLE_SESSION_NAME", "two words"),
+            ],
+            &["AWS_ROLE_SESSION_NAME"],
         ),
         (&[(BACKEND, "gcpsecretmanager")], &["CARACAL_GCP_PROJECT"]),
         (
@@ -162,6 +208,24 @@ fn what_is_complete_becomes_a_backend_that_shows_no_secret() {
             ],
         ),
         (
+            "vault",
+            &[
+                ("CARACAL_VAULT_ADDR", "https://vault.internal"),
+                ("CARACAL_VAULT_AUTH", "approle"),
+                ("CARACAL_VAULT_ROLE_ID", "r"),
+                ("CARACAL_VAULT_SECRET_ID", "canary"),
+            ],
+        ),
+        (
+            "vault",
+            &[
+                ("CARACAL_VAULT_ADDR", "https://vault.internal"),
+                ("CARACAL_VAULT_AUTH", "kubernetes"),
+                ("CARACAL_VAULT_ROLE", "r"),
+                ("CARACAL_VAULT_KUBERNETES_TOKEN_FILE", token),
+            ],
+        ),
+        (
             "infisical",
             &[
                 ("CARACAL_INFISICAL_TOKEN", "canary"),
@@ -210,6 +274,14 @@ fn what_is_complete_becomes_a_backend_that_shows_no_secret() {
                     "http://169.254.170.23/v1/credentials",
                 ),
                 ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", token),
+            ],
+        ),
+        (
+            "awssecretsmanager",
+            &[
+                region,
+                ("AWS_ROLE_ARN", "arn:aws:iam::1:role/caracal"),
+                ("AWS_WEB_IDENTITY_TOKEN_FILE", token),
             ],
         ),
         ("gcpsecretmanager", &[("CARACAL_GCP_PROJECT", "p")]),
