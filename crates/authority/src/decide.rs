@@ -197,15 +197,7 @@ impl<'a> Standing<'a> {
         let mut verdict = ResourceVerdict::denied(resource, status::COMPLETE, "");
         verdict.policy_ran = true;
         let answered = policy.contract.evaluate(question);
-        verdict.asked = Some(Box::new(Asked {
-            question: question.clone(),
-            answer: match &answered {
-                Ok(answer) if answer.allow && answer.step_up().is_some() => "hold",
-                Ok(answer) if answer.allow => "allow",
-                Ok(_) => "deny",
-                Err(_) => "fault",
-            },
-        }));
+        verdict.asked = Some(Box::new(Asked::answered(question.clone(), &answered)));
         let answer = match answered {
             Ok(answer) => answer,
             Err(fault) => {

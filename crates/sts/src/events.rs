@@ -4,7 +4,7 @@
 
 use caracal_authority::SessionFacts;
 use caracal_authority::decide::{
-    Class, Decision, ExchangeRequest, LineageClaims, Outcome, ResourceVerdict,
+    Asked, Class, Decision, ExchangeRequest, LineageClaims, Outcome, ResourceVerdict,
 };
 use caracal_ledger::Event;
 use caracal_model::policy::ActivePolicy;
@@ -59,11 +59,8 @@ impl Trail<'_> {
         if let Some(reason) = &verdict.reason {
             metadata.insert("reason".to_owned(), reason.as_str().into());
         }
-        // What a replay or an explanation asks again; what the exchange came to may be less.
         if let Some(asked) = &verdict.asked {
-            metadata.insert("policy_decision".to_owned(), asked.answer.into());
-            let question = caracal_policy::evidence(&asked.question);
-            metadata.insert("policy_input".to_owned(), question);
+            put_asked(&mut metadata, asked);
         }
         // Records of gateway and resource mandates are not rows: this is where they are found.
         if let (true, Some(issued)) = (verdict.allowed, issued) {
@@ -177,6 +174,13 @@ impl Trail<'_> {
             _ => "application",
         }
     }
+}
+
+/// What a replay or an explanation asks again; what the request came to may be less.
+pub fn put_asked(metadata: &mut Map<String, Value>, asked: &Asked) {
+    metadata.insert("policy_decision".to_owned(), asked.answer.into());
+    let question = caracal_policy::evidence(&asked.question);
+    metadata.insert("policy_input".to_owned(), question);
 }
 
 /// Who acts, by application and record: no subject goes into evidence.

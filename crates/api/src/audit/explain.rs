@@ -172,8 +172,17 @@ fn advice(status: &str) -> Option<&'static str> {
         "exchange_denied" => {
             "see the other events of this request: nothing is granted unless all of it is decided"
         }
-        "provider_unavailable" | "credential_not_provisioned" | "credential_refresh_failed" => {
+        "provider_unavailable"
+        | "credential_not_provisioned"
+        | "credential_refresh_failed"
+        | "provider_credential_unavailable" => {
             "give the provider of this resource a working credential"
+        }
+        "credential_injection_denied" => {
+            "bind the variable to a resource whose provider permits it (allow_runtime_injection)"
+        }
+        "approval_invalid" | "approval_expired" | "approval_policy_changed" => {
+            "ask again without the approval: a new one is issued for the request as it is now"
         }
         _ => return None,
     })

@@ -124,6 +124,47 @@ on_stack! {
         }
     }
 
+    async fn what_workloads_were_told_is_tried_as_well_held_or_not(stack: Stack) {
+        let zone = stack.zone("Workloads").await;
+        let (set, version) = stack.activated_set(&zone).await;
+        let mut recorded = Recorded { events: Vec::new(), zone: zone.clone(), version: version.clone() };
+        // Nobody ever decided about the hold, so it was never spent.
+        for (request, said) in [("w0", "hold"), ("w1", "allow")] {
+            let decision = if said == "allow" { "allow" } else { "deny" };
+            recorded.push(request, decision, json!({
+                "workload_id": "w", "env": "KEY", "resource": "resource://crm",
+                "requested_scopes": ["crm:purge"], "policy_decision": said,
+                "policy_input": {
+                    "schema_version": "2026-05-20",
+                    "principal": {"type": "Workload", "id": "w", "zone_id": zone},
+                    "resource": {"type": "Resource", "id": "r", "identifier": "resource://crm", "scopes": ["crm:purge"]},
+                    "action": {"id": "CredentialInjection"},
+                    "context": {"actor_claims": {"caracal_workload_id": "w"}, "challenge_resolved": false,
+                        "requested_scopes": ["crm:purge"]},
+                },
+            }));
+        }
+        append_events(&stack, &zone, recorded.events).await;
+
+        let base = format!("/v1/zones/{zone}/policy-sets/{set}/versions");
+        let gated = "# caracal:data-document\npackage caracal.authz\n\
+            risk := [{\"scope\": \"crm:purge\", \"tier\": \"high\"}]\napproval_tiers := [{\"tier\": \"high\"}]\n";
+        let gated = candidate(&stack, &zone, &set, gated.to_owned()).await;
+        let restricted = "# caracal:data-document\npackage caracal.authz\nrestrict := [\"all\"]\n";
+        let restricted = candidate(&stack, &zone, &set, restricted.to_owned()).await;
+        for (version, expected) in [
+            (&version, vec![("w0", "newly_allowed")]),
+            (&gated, vec![("w1", "newly_held")]),
+            (&restricted, vec![("w1", "newly_denied"), ("w0", "newly_denied")]),
+        ] {
+            let told = stack.get(&format!("{base}/{version}/replay")).await.is(200);
+            let changes: Vec<_> = told["items"].as_array().unwrap().iter()
+                .map(|item| (item["request_id"].as_str().unwrap(), item["change"].as_str().unwrap())).collect();
+            assert_eq!(changes, expected);
+            assert_eq!(told["counts"]["undecidable"], 0);
+        }
+    }
+
     async fn an_explanation_says_which_rule_which_grant_and_what_to_change(stack: Stack) {
         let zone = stack.zone("Why").await;
         let (_, version) = stack.activated_set(&zone).await;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use caracal_model::policy::PolicyInput;
+use caracal_model::policy::{PolicyFault, PolicyInput, PolicyResult};
 use caracal_model::{
     Actor, ApplicationId, ChainHop, DelegationId, Jti, Mandate, RecordId, Refused, SessionId,
     SubjectType, TokenUse, ZoneId,
@@ -82,6 +82,19 @@ pub struct Asked {
     /// The answer: `allow`, `hold` (allowed with an approval), `deny` or `fault`. What became of
     /// the exchange may be less.
     pub answer: &'static str,
+}
+
+impl Asked {
+    /// A question, and what was answered to it.
+    pub fn answered(question: PolicyInput, answer: &Result<PolicyResult, PolicyFault>) -> Self {
+        let answer = match answer {
+            Ok(answer) if answer.allow && answer.step_up().is_some() => "hold",
+            Ok(answer) if answer.allow => "allow",
+            Ok(_) => "deny",
+            Err(_) => "fault",
+        };
+        Self { question, answer }
+    }
 }
 
 impl ResourceVerdict {

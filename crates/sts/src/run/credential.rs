@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use caracal_authority::decide::Asked;
 use caracal_authority::{Injection, Requirement};
 use caracal_ledger::Event;
 use caracal_model::policy::PolicyResult;
@@ -18,6 +19,7 @@ use crate::approval::{
     self, Ask, POLICY_CHANGED, Presented, Refusing, WAITING, consume, covers, gate,
 };
 use crate::credential::{Credential, without_user};
+use crate::events::put_asked;
 use crate::exchange::{find, record};
 
 /// Kinds that have nothing that a process could be given.
@@ -29,8 +31,15 @@ struct Denied {
     status: &'static str,
     /// What the caller is told.
     refused: Refused,
-    /// What policy answered, when it was asked.
-    answer: Option<PolicyResult>,
+    /// What policy was asked and answered, when it was.
+    policy: Option<Box<Policy>>,
+}
+
+/// What policy was asked, and its answer.
+#[derive(Clone)]
+struct Policy {
+    asked: Asked,
+    answer: PolicyResult,
 }
 
 impl Denied {
@@ -38,13 +47,13 @@ impl Denied {
         Self {
             status,
             refused,
-            answer: None,
+            policy: None,
         }
     }
 
-    fn because(self, answer: PolicyResult) -> Self {
+    fn because(self, policy: Policy) -> Self {
         Self {
-            answer: Some(answer),
+            policy: Some(Box::new(policy)),
             ..self
         }
     }
@@ -65,7 +74,7 @@ impl From<Refusing> for Denied {
 struct Ready<'a> {
     credential: Credential,
     /// What policy answered.
-    answer: PolicyResult,
+    policy: Policy,
     /// What was approved, and is to be spent.
     hold: Option<(Ask<'a>, Approval)>,
 }
@@ -81,15 +90,15 @@ pub async fn release(
 ) -> Result<Value, Refused> {
     let mut bindings = launcher.workload.bindings.iter();
     let binding = bindings.find(|binding| binding.env == request.env);
-    let asked = Asked {
+    let wish = Wish {
         launcher,
         request,
         binding,
         attempt,
     };
-    match asked.released().await {
+    match wish.released().await {
         Ok((credential, policy)) => {
-            let event = asked.event("allow", "complete", Some(&policy), None);
+            let event = wish.event("allow", "complete", Some(&policy), None);
             record(attempt.sts, vec![event]).await?;
             let mut answer = json!({"env": request.env, "credential": credential.token.expose()});
             if let (Some(at), Some(members)) = (credential.expires_at, answer.as_object_mut()) {
@@ -99,24 +108,25 @@ pub async fn release(
         }
         Err(denied) => {
             let why = Some(&denied.refused);
-            let event = asked.event("deny", denied.status, denied.answer.as_ref(), why);
+            let event = wish.event("deny", denied.status, denied.policy.as_deref(), why);
             record(attempt.sts, vec![event]).await?;
             Err(denied.refused)
         }
     }
 }
 
+/// A credential that a launcher asks for.
 #[derive(Clone, Copy)]
-struct Asked<'a> {
+struct Wish<'a> {
     launcher: &'a Launcher,
     request: &'a RunRequest,
     binding: Option<&'a Binding>,
     attempt: Attempt<'a>,
 }
 
-impl<'a> Asked<'a> {
+impl<'a> Wish<'a> {
     /// Decides, then spends what was approved: nothing after that may refuse.
-    async fn released(&self) -> Result<(Credential, PolicyResult), Denied> {
+    async fn released(&self) -> Result<(Credential, Policy), Denied> {
         let binding = self.binding.ok_or_else(|| no_binding(&self.request.env))?;
         let zone: &'a ZoneView = &self.launcher.zone;
         let named = &binding.resource;
@@ -130,9 +140,9 @@ impl<'a> Asked<'a> {
         let ready = self.ready(binding, &resource).await?;
         if let Some((ask, hold)) = &ready.hold {
             let spent = consume(self.attempt.sts, ask, hold, None).await;
-            spent.map_err(|refusing| Denied::from(refusing).because(ready.answer.clone()))?;
+            spent.map_err(|refusing| Denied::from(refusing).because(ready.policy.clone()))?;
         }
-        Ok((ready.credential, ready.answer))
+        Ok((ready.credential, ready.policy))
     }
 
     async fn ready<'r>(
@@ -146,31 +156,32 @@ impl<'a> Asked<'a> {
         let sts = self.attempt.sts;
         let ask = self.ask(binding, resource);
         let presented = self.presented(&ask).await?;
-        let answer = self.answer(binding, resource, presented.is_some())?;
-        let gates: Vec<Value> = answer.step_up().cloned().into_iter().collect();
+        let policy = self.answer(binding, resource, presented.is_some())?;
+        let gates: Vec<Value> = policy.answer.step_up().cloned().into_iter().collect();
         let requirement = Requirement::of(&gates).map_err(|error| {
-            Denied::new(error.status(), error.refused()).because(answer.clone())
+            Denied::new(error.status(), error.refused()).because(policy.clone())
         })?;
-        let (answer, hold) = match (presented, requirement) {
+        let (policy, hold) = match (presented, requirement) {
             (Some(hold), requirement) => {
-                covers(&ask, requirement.as_ref(), &hold)?;
-                (answer, Some(hold))
+                let covered = covers(&ask, requirement.as_ref(), &hold);
+                covered.map_err(|refusing| Denied::from(refusing).because(policy.clone()))?;
+                (policy, Some(hold))
             }
-            (None, None) => (answer, None),
+            (None, None) => (policy, None),
             (None, Some(requirement)) => match gate(sts, &ask, &requirement).await {
                 // What was approved is decided again, as approved.
                 Ok(hold) => (self.answer(binding, resource, true)?, Some(hold)),
-                Err(refusing) => return Err(Denied::from(refusing).because(answer)),
+                Err(refusing) => return Err(Denied::from(refusing).because(policy)),
             },
         };
         match without_user(sts, &self.launcher.zone, &resource.provider).await {
             Ok(credential) => Ok(Ready {
                 credential,
-                answer,
+                policy,
                 hold: hold.map(|hold| (ask, hold)),
             }),
             Err(refused) => {
-                Err(Denied::new("provider_credential_unavailable", refused).because(answer))
+                Err(Denied::new("provider_credential_unavailable", refused).because(policy))
             }
         }
     }
@@ -226,7 +237,7 @@ impl<'a> Asked<'a> {
         binding: &Binding,
         resource: &Resource,
         challenge_resolved: bool,
-    ) -> Result<PolicyResult, Denied> {
+    ) -> Result<Policy, Denied> {
         let zone = &self.launcher.zone;
         let question = Injection {
             zone: &zone.id,
@@ -237,26 +248,33 @@ impl<'a> Asked<'a> {
             challenge_resolved,
         }
         .question();
-        let answer = zone.policy.contract.evaluate(&question).map_err(|fault| {
-            let refused = Refusal::PolicyEvalFailed.because("policy evaluation failed");
-            Denied::new("policy_eval_failed", refused).because(PolicyResult {
-                allow: false,
-                determining: Vec::new(),
-                diagnostics: vec![json!({"error": fault.0})],
-            })
-        })?;
+        let answered = zone.policy.contract.evaluate(&question);
+        let asked = Asked::answered(question, &answered);
+        let answer = match answered {
+            Ok(answer) => answer,
+            Err(fault) => {
+                let refused = Refusal::PolicyEvalFailed.because("policy evaluation failed");
+                let answer = PolicyResult {
+                    allow: false,
+                    determining: Vec::new(),
+                    diagnostics: vec![json!({"error": fault.0})],
+                };
+                let denied = Denied::new("policy_eval_failed", refused);
+                return Err(denied.because(Policy { asked, answer }));
+            }
+        };
         if answer.allow {
-            return Ok(answer);
+            return Ok(Policy { asked, answer });
         }
         let reason = answer.reason().unwrap_or("no_rule_matched").to_owned();
-        Err(denied_for(&reason).because(answer))
+        Err(denied_for(&reason).because(Policy { asked, answer }))
     }
 
     fn event(
         &self,
         decision: &'static str,
         status: &'static str,
-        answer: Option<&PolicyResult>,
+        asked: Option<&Policy>,
         why: Option<&Refused>,
     ) -> Event {
         let mut metadata = self.attempt.metadata();
@@ -272,9 +290,12 @@ impl<'a> Asked<'a> {
         if let Some(refused) = why {
             put("reason", (*refused.description).into());
         }
+        if let Some(asked) = asked {
+            put_asked(&mut metadata, &asked.asked);
+        }
         let event = self.attempt.event("token_exchange", decision, status);
         let event = event.metadata(metadata);
-        let Some(answer) = answer else {
+        let Some(Policy { answer, .. }) = asked else {
             return event;
         };
         let policy = &self.launcher.zone.policy;
