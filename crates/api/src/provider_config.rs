@@ -185,7 +185,11 @@ pub fn check(kind: Kind, config: &Body, stored: &Secrets) -> Result<Config, Fail
         Kind::ClientCredentials => oauth::client_credentials(&read, held, &mut public)?,
     }
     read.hosts(&mut public)?;
-    for flag in ["forward_caracal_identity", "allow_runtime_injection"] {
+    for flag in [
+        "forward_caracal_identity",
+        "allow_runtime_injection",
+        "session_user_connection",
+    ] {
         read.flag(&mut public, flag)?;
     }
     if kind.is_oauth() {

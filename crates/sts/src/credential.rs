@@ -76,12 +76,14 @@ impl AtHand {
 pub struct Obtained {
     provider: ProviderId,
     fingerprint: [u8; 32],
+    subject: String,
     outcome: Result<Credential, CredentialFault>,
 }
 
 impl Obtained {
-    fn is_for(&self, provider: &Provider) -> bool {
-        self.provider == provider.id && self.fingerprint == provider.fingerprint
+    fn is_for(&self, provider: &Provider, subject: &str) -> bool {
+        let same = self.provider == provider.id && self.fingerprint == provider.fingerprint;
+        same && self.subject == subject
     }
 }
 
@@ -105,7 +107,7 @@ pub async fn at_hand(
     subject: &str,
     obtained: Option<Obtained>,
 ) -> Result<AtHand, Refused> {
-    let obtained = obtained.filter(|obtained| obtained.is_for(provider));
+    let obtained = obtained.filter(|obtained| obtained.is_for(provider, subject));
     let obtained = obtained.map(|obtained| obtained.outcome);
     let missing = || AtHand::Fault(CredentialFault::ProviderUnavailable);
     Ok(match &*provider.kind {
@@ -147,6 +149,7 @@ pub async fn obtain(sts: &Sts, zone: &ZoneId, provider: &Provider, subject: &str
     Obtained {
         provider: provider.id.clone(),
         fingerprint: provider.fingerprint,
+        subject: subject.to_owned(),
         outcome,
     }
 }

@@ -27,7 +27,7 @@ use crate::events::{self, Trail};
 use crate::form::{SubjectTokenType, TokenRequest};
 use crate::gateway::verified;
 use crate::known::{Gathered, Presented};
-use crate::{Sts, actor, control, federation, guesses, late, sign};
+use crate::{Sts, actor, control, federation, guesses, late, registry, sign};
 
 /// The window of the mint rate.
 const RATE_WINDOW: Duration = Duration::from_secs(60);
@@ -280,7 +280,8 @@ async fn issue(
             return Err(denied(sts, trail, &decision.withheld(status, why)).await);
         }
     } else if keeps_record(&trail.request.class, &mandate) {
-        keep_record(sts, &mandate, None, trail.now).await?;
+        let request_id = trail.request.request_id;
+        keep_record(sts, request_id, &mandate, None, trail.now).await?;
     }
     let events = trail.events(sts, &decision, Some(&mandate));
     record(sts, events).await.map_err(Early::Recorded)?;
@@ -399,13 +400,15 @@ pub fn record_of(mandate: &Mandate, issuer: Option<&str>, now: Timestamp) -> Aut
 /// Session and Control mandates have a row: they can be listed, and revoked one by one.
 ///
 /// # Errors
-/// 503 when it cannot be stored.
+/// 500 when their id was issued before; 503 when they cannot be registered and stored.
 pub async fn keep_record(
     sts: &Sts,
+    request_id: &RequestId,
     mandate: &Mandate,
     issuer: Option<&str>,
     now: Timestamp,
 ) -> Result<(), Refused> {
+    registry::register(sts, request_id, mandate).await?;
     let row = record_of(mandate, issuer, now);
     let keep = async {
         let mut tx = sts.store.begin("keeping an authority record").await?;

@@ -95,7 +95,7 @@ async fn decided<'c>(
     claims.check(issuer, now).map_err(invalid)?;
     let subject = FederatedSubject::parse(&claims.sub).map_err(|why| invalid(why.to_string()))?;
     let grant = federation.grant(subject, now).map_err(Failed::Rejected)?;
-    issue(sts, caller, &grant, issuer, now)
+    issue(sts, caller, trail.request_id, &grant, issuer, now)
         .await
         .map_err(Failed::Ours)
 }
@@ -230,13 +230,14 @@ fn seconds(at: f64) -> Option<Timestamp> {
 async fn issue(
     sts: &Sts,
     caller: &Caller,
+    request_id: &RequestId,
     grant: &Grant,
     issuer: &IssuerRow,
     now: Timestamp,
 ) -> Result<Issued, Refused> {
     let mandate = sign::mandate(sts, grant);
     let token = sign::sign(&caller.zone, &mandate)?;
-    keep_record(sts, &mandate, Some(&issuer.issuer), now).await?;
+    keep_record(sts, request_id, &mandate, Some(&issuer.issuer), now).await?;
     Ok(Issued { token, mandate })
 }
 

@@ -18,6 +18,7 @@ use caracal_model::limits::LEEWAY;
 use caracal_model::{Mandate, Refusal, Refused, RequestId, Timestamp, TokenUse};
 use caracal_view::{Provider, Resource, ViewError, ZoneView};
 use http::HeaderMap;
+use serde_json::Value;
 
 use crate::Sts;
 use crate::authenticate::{Caller, invalid, live_application, unavailable};
@@ -188,9 +189,9 @@ pub async fn exchange(
         let outcome = Box::pin(decided(sts, call, &caller, always_sign, obtained.take())).await;
         match outcome {
             Ok(Passage::Granted(granted)) => return Ok(*granted),
-            Ok(Passage::Wants(provider)) => {
-                let (zone, subject) = (&caller.zone.id, &*call.mandate.sub);
-                obtained = Some(credential::obtain(sts, zone, &provider, subject).await);
+            Ok(Passage::Wants(provider, subject)) => {
+                let zone = &caller.zone.id;
+                obtained = Some(credential::obtain(sts, zone, &provider, &subject).await);
             }
             Err(early) => return Err(early.settle(sts, &caller, call.request_id).await?),
         }
@@ -204,8 +205,8 @@ pub async fn exchange(
 enum Passage {
     /// A grant, its evidence written.
     Granted(Box<Granted>),
-    /// Nothing yet: the credential of this provider has to be obtained first.
-    Wants(Arc<Provider>),
+    /// Nothing yet: the credential of this provider has to be obtained first, for this subject.
+    Wants(Arc<Provider>, String),
 }
 
 /// The zone and the application that the mandate names.
@@ -241,16 +242,6 @@ async fn decided(
     let mandate = call.mandate;
     not_revoked(sts, mandate).await?;
     let found = find(&caller.zone, call.resource);
-    let at_hand = match &found {
-        Some(resource) => {
-            let (zone, provider) = (&caller.zone.id, &resource.provider);
-            credential::at_hand(sts, zone, provider, &mandate.sub, obtained).await?
-        }
-        None => AtHand::NotNeeded,
-    };
-    if let (AtHand::Due, Some(resource)) = (&at_hand, &found) {
-        return Ok(Passage::Wants(Arc::clone(&resource.provider)));
-    }
     let (session, delegation) = (&mandate.agent_session_id, &mandate.delegation_edge_id);
     let presented = Presented {
         record: None,
@@ -260,6 +251,19 @@ async fn decided(
     };
     let zone = &caller.zone;
     let gathered = Gathered::gather(sts, &zone.id, presented).await?;
+    let (at_hand, subject) = match &found {
+        Some(resource) => {
+            let provider = &resource.provider;
+            let subject = account(sts, provider, &gathered, mandate);
+            let at_hand = credential::at_hand(sts, &zone.id, provider, subject, obtained).await?;
+            (at_hand, subject)
+        }
+        None => (AtHand::NotNeeded, &*mandate.sub),
+    };
+    let wants = |of: &Resource| Passage::Wants(Arc::clone(&of.provider), subject.to_owned());
+    if let (AtHand::Due, Some(resource)) = (&at_hand, &found) {
+        return Ok(wants(resource));
+    }
     let request = ExchangeRequest {
         class: Class::Gateway {
             presented: mandate,
@@ -304,7 +308,7 @@ async fn decided(
     let granted = match (&decision.outcome, found.as_deref()) {
         (Outcome::Grant(grant), Some(resource)) => {
             if matches!(at_hand, AtHand::Fetch) {
-                return Ok(Passage::Wants(Arc::clone(&resource.provider)));
+                return Ok(wants(resource));
             }
             grant_call(sts, zone, grant, resource, at_hand, always_sign)?
         }
@@ -319,6 +323,21 @@ async fn decided(
     let events = trail.events(sts, &decision, granted.mandate.as_ref());
     record(sts, events).await.map_err(Early::Recorded)?;
     Ok(Passage::Granted(Box::new(granted)))
+}
+
+/// Whose account at the provider a call uses (spec: sts §6.3, §20.10): that of the mandate's
+/// subject, which is the application; where the provider's config has `session_user_connection`,
+/// that of the user for whom the Session was started, whose record a federation made.
+fn account<'a>(
+    sts: &Sts,
+    provider: &Provider,
+    gathered: &'a Gathered,
+    mandate: &'a Mandate,
+) -> &'a str {
+    let by_user = provider.config.get("session_user_connection") == Some(&Value::Bool(true));
+    let session = mandate.agent_session_id.as_ref().filter(|_| by_user);
+    let user = session.and_then(|session| gathered.user_of(session, sts.clock.now()));
+    user.unwrap_or(&mandate.sub)
 }
 
 fn grant_call(

@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use bytes::Bytes;
 use caracal_client::{Directive, GatewayExchange};
-use caracal_model::{Refusal, Refused, RequestId, Secret, TokenUse, ZoneId};
+use caracal_model::{Mandate, Refusal, Refused, RequestId, Secret, TokenUse, ZoneId};
 use caracal_net::{Peer, Problem, body};
 use caracal_view::ViewError;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
@@ -20,7 +20,8 @@ use http::{HeaderValue, Method};
 use serde::Serialize;
 
 use crate::authenticate::{invalid, unavailable};
-use crate::exchange::{Issued, client_exchange};
+use crate::events::refused_early;
+use crate::exchange::{Issued, client_exchange, record};
 use crate::form::{ACCESS_TOKEN_TYPE, MAX_BODY, TokenRequest};
 use crate::gateway::{claims_gateway, exchange, proven, same_request, verified};
 use crate::{Sts, actor, late};
@@ -159,9 +160,12 @@ async fn from_gateway(
         error => unavailable(&error),
     })?;
     let mandate = verified(sts, token.expose(), &zone, TokenUse::Gateway)?;
-    if mandate.client_id.as_str() != form.application_id {
-        let why = "the mandate belongs to another application";
-        return Err(Refusal::AccessDenied.because(why).into());
+    if let Err(refused) = same_authority(&form, &mandate) {
+        let (zone, client) = (zone.id.clone(), &mandate.client_id);
+        let status = "exchange_denied";
+        let event = refused_early(sts, zone, client, request_id, &refused, status);
+        record(sts, vec![event]).await?;
+        return Err(refused.into());
     }
     let call = GatewayExchange {
         token: token.expose(),
@@ -187,6 +191,29 @@ async fn from_gateway(
         target_resources: &target,
         upstreams: Some(BTreeMap::from([(resource, &grant.directive)])),
     }))
+}
+
+/// What a form says of the authority must be what its mandate says (spec: sts §2.5 step 4).
+fn same_authority(form: &TokenRequest, mandate: &Mandate) -> Result<(), Refused> {
+    if mandate.client_id.as_str() != form.application_id {
+        let why = "the mandate belongs to another application";
+        return Err(Refusal::AccessDenied.because(why));
+    }
+    let session = mandate.agent_session_id.as_ref().map(AsRef::as_ref);
+    let edge = mandate.delegation_edge_id.as_ref().map(AsRef::as_ref);
+    let said = [
+        ("session_id", &form.session_id, Some(mandate.sid.as_str())),
+        ("agent_session_id", &form.agent_session_id, session),
+        ("delegation_edge_id", &form.delegation_edge_id, edge),
+    ];
+    let differs = |form: &Option<String>, claim| form.is_some() && form.as_deref() != claim;
+    match said.iter().find(|(_, form, claim)| differs(form, *claim)) {
+        None => Ok(()),
+        Some((name, ..)) => {
+            let why = format!("{name} does not match subject_token");
+            Err(Refusal::AccessDenied.because(why))
+        }
+    }
 }
 
 fn gateway_fields(form: &TokenRequest) -> Result<(&Secret<String>, &str), Refused> {

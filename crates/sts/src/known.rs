@@ -4,7 +4,10 @@
 use std::sync::Arc;
 
 use caracal_authority::{EdgeFacts, Known, RecordFacts, SessionFacts};
-use caracal_model::{DelegationId, RecordId, Refused, SessionId, SubjectType, ZoneId};
+use caracal_model::{
+    DelegationId, RecordId, Refusal, Refused, SessionId, SubjectType, Timestamp, ZoneId,
+};
+use caracal_view::ViewError;
 
 use crate::Sts;
 use crate::authenticate::unavailable;
@@ -18,6 +21,16 @@ pub struct Gathered {
     pub epoch: u64,
     sessions: Vec<Arc<SessionFacts>>,
     records: Vec<Arc<RecordFacts>>,
+}
+
+/// A Delegation whose constraints are not understood bounds nothing that we could rely on: it is
+/// refused (spec: sts §9 row 5), and asking again does not help.
+fn unreadable(error: ViewError) -> Refused {
+    let ViewError::Corrupt(why) = error else {
+        return unavailable(&error);
+    };
+    tracing::warn!(%why, "denied: a delegation cannot be read");
+    Refusal::AccessDenied.because("the delegation's constraints are not understood")
 }
 
 /// What was presented.
@@ -52,7 +65,7 @@ impl Gathered {
         }
         if let Some(delegation) = presented.delegation {
             let lineage = sts.views.lineage(zone, delegation).await;
-            gathered.lineage = lineage.map_err(|error| unavailable(&error))?;
+            gathered.lineage = lineage.map_err(unreadable)?;
             gathered.epoch = sts
                 .views
                 .epoch(zone)
@@ -85,6 +98,15 @@ impl Gathered {
     pub fn session(&self, id: Option<&SessionId>) -> Option<&SessionFacts> {
         let found = self.sessions.iter().find(|session| Some(&session.id) == id);
         found.map(AsRef::as_ref)
+    }
+
+    /// The user for whom a Session was started, while the record of the user is in force.
+    pub fn user_of(&self, session: &SessionId, now: Timestamp) -> Option<&str> {
+        let session = self.session(Some(session))?;
+        let known = self.known();
+        let record = known.live_record(&session.subject_record_id, now)?;
+        let is_user = [session.subject_type, record.record_type] == [SubjectType::User; 2];
+        is_user.then_some(&*record.subject_id)
     }
 
     async fn load_session(

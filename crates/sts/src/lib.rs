@@ -26,6 +26,7 @@ mod lockout;
 mod metrics;
 mod poll;
 mod rate;
+mod registry;
 mod rotate;
 mod run;
 mod secrets;

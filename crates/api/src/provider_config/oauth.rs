@@ -8,7 +8,7 @@ use super::{Secrets, invalid, required};
 use crate::failure::Failure;
 
 /// Public keys of `oauth2_authorization_code`.
-pub const AUTHORIZATION_CODE_KEYS: [&str; 13] = [
+pub const AUTHORIZATION_CODE_KEYS: [&str; 14] = [
     "authorization_endpoint",
     "token_endpoint",
     "redirect_uri",
@@ -22,6 +22,7 @@ pub const AUTHORIZATION_CODE_KEYS: [&str; 13] = [
     "auth_header",
     "auth_scheme",
     "forward_caracal_identity",
+    "session_user_connection",
 ];
 
 /// Public keys of `oauth2_client_credentials`.

@@ -8,6 +8,7 @@ use caracal_store::approvals::Approval;
 use serde_json::json;
 
 use super::gated::Gated;
+use super::told::is_whole;
 use super::*;
 
 /// The claims of a token, unverified.
@@ -222,7 +223,11 @@ caracal_store::on_each_engine! {
              json!({"decision": "rejected", "binding": gated.hold(&unanchored).await.binding})),
         ];
         for (case, id, token, body) in rows {
+            gated.news().await;
             let (status, headers, body) = gated.decides(&token, id, &body).await;
+            is_whole(case, status, &headers, &body);
+            let recorded = gated.news().await.len();
+            assert_eq!(recorded, usize::from(status == 200), "{case}: what is refused changes nothing");
             let challenged = headers.contains_key("www-authenticate");
             let state = body["state"].as_str().unwrap_or_default();
             let said = if status == 200 { state.to_owned() } else { short(&body) };

@@ -1,5 +1,6 @@
 //! A zone in which scopes need approvals, an agent in it, and users who may approve.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -98,6 +99,8 @@ pub struct Gated {
     pub sts: TestSts,
     pub store: Store,
     taken: Arc<Taken>,
+    /// How much of it [`Gated::news`] has told.
+    told: AtomicUsize,
     tasks: caracal_net::Tasks,
 }
 
@@ -191,6 +194,7 @@ impl Gated {
                 sts,
                 store: store.clone(),
                 taken,
+                told: AtomicUsize::new(0),
                 tasks,
             });
         }
@@ -326,7 +330,8 @@ impl Gated {
         let request = Request::get(format!("/approvals/{id}{wait}"))
             .body(Body::empty())
             .unwrap();
-        let (status, _, body) = self.sts.send(request).await;
+        let (status, headers, body) = self.sts.send(request).await;
+        super::told::is_whole(wait, status, &headers, &body);
         (status, body)
     }
 
@@ -339,6 +344,14 @@ impl Gated {
             }
             tokio::task::yield_now().await;
         }
+    }
+
+    /// What was recorded since this was asked last.
+    pub async fn news(&self) -> Vec<Value> {
+        let all = self.evidence().await;
+        let from = self.told.swap(all.len(), Ordering::Relaxed);
+        let wire = |event: &Event| serde_json::from_str(&event.to_wire()).unwrap();
+        all.iter().skip(from).map(wire).collect()
     }
 
     /// `event decision status` of the events since `from`.

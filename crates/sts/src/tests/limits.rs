@@ -168,6 +168,7 @@ caracal_store::on_each_engine! {
 
     async fn a_warm_mint_and_a_warm_call_do_not_visit_the_store(store: Store) {
         let sts = furnished(&store, &bus(), |_| {}).await;
+        let before = store.visits();
         let round = async || {
             let (code, _, body) = sts.send(mint("cs_of_z1")).await;
             assert_eq!(code, 200, "{body}");
@@ -184,6 +185,7 @@ caracal_store::on_each_engine! {
         };
         round().await;
         let cold = store.visits();
+        assert!(cold > before, "a cold call is counted");
         for _ in 0..50 {
             round().await;
         }

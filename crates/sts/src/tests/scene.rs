@@ -23,6 +23,7 @@ use http::StatusCode;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
+use super::told::{is_token, is_whole, on_record};
 use super::{TestSts, caller, exchange, keyring, provision};
 use crate::form::ID_TOKEN_TYPE;
 
@@ -204,10 +205,15 @@ impl Scene {
         self.key.sign(&claims).unwrap()
     }
 
-    /// Answers with status, code and description, and with the evidence that was written.
+    /// Answers with status, code and description, and with the evidence that was written; headers
+    /// and body are those of such an answer.
     pub async fn row(&self, case: &str, fields: &[(&str, &str)]) -> String {
         self.evidence().await;
-        let (status, _, body) = self.sts.send(exchange(fields)).await;
+        let (status, headers, body) = self.sts.send(exchange(fields)).await;
+        is_whole(case, status, &headers, &body);
+        if status.is_success() {
+            is_token(case, &headers, &body);
+        }
         let said = match body["error"].as_str() {
             Some(error) => format!("{error}: {}", body["error_description"].as_str().unwrap()),
             None => format!(
@@ -217,18 +223,7 @@ impl Scene {
             ),
         };
         let said = said.replace("urn:ietf:params:oauth:token-type:", "");
-        let mut events = self.evidence().await;
-        events.sort_by_key(|event| event["id"].as_str().unwrap().to_owned());
-        let events: Vec<_> = events
-            .iter()
-            .map(|event| {
-                format!(
-                    "{} {}",
-                    event["decision"].as_str().unwrap(),
-                    event["evaluation_status"].as_str().unwrap()
-                )
-            })
-            .collect();
+        let events = on_record(case, &headers, &self.evidence().await);
         let row = format!(
             "{case:<22} | {} {said} | {}",
             status.as_u16(),
