@@ -18,7 +18,7 @@ use caracal_crypto::HmacKey;
 use caracal_crypto::os::{OsRng, SystemClock};
 use caracal_model::{Ids, Secret, Timestamp, ZoneId};
 use caracal_store::audit_events::AuditFilter;
-use caracal_store::{Durability, Sql, Store, StoreConfig, StoreUrl};
+use caracal_store::{Durability, PoolOptions, Sql, Store, StoreConfig, StoreUrl};
 use serde::Serialize;
 
 use crate::args::Format;
@@ -122,10 +122,12 @@ async fn open(args: &AuditArgs) -> anyhow::Result<Place> {
         Some(url) => {
             let url = StoreUrl::Pg {
                 url: Secret::new(url.clone()),
-                max_conns: 8,
-                connect_timeout: Duration::from_secs(10),
-                statement_timeout: Duration::from_secs(60),
                 tls: None,
+                pool: PoolOptions {
+                    connect_timeout: Duration::from_secs(10),
+                    statement_timeout: Duration::from_secs(60),
+                    ..PoolOptions::default()
+                },
             };
             (url, None)
         }

@@ -289,7 +289,8 @@ impl Stack {
         let mut environment = self.environment.clone();
         // A process of its own has a disk of its own.
         let replay = self.directory.path().join(format!("replay-{name}"));
-        environment.push(("PORT".into(), port.to_string()));
+        let own_port = format!("{}_PORT", name.to_uppercase());
+        environment.push((own_port, port.to_string()));
         environment.push(("AUDIT_REPLAY_DIR".into(), replay.display().to_string()));
         environment.push(("HOSTNAME".into(), format!("{name}-0")));
         let log = self.directory.path().join(format!("{name}.log"));

@@ -64,6 +64,7 @@ pub fn router(api: &Arc<Api>, registry: &Registry, open_metrics: bool) -> Router
         .merge(callback)
         .merge(admitted)
         .fallback(unknown)
+        .layer(middleware::from_fn_with_state(Arc::clone(api), in_time))
         .layer(middleware::from_fn_with_state(
             Attendant::new(api.trail.clone(), &admin_audit::RULES),
             caracal_trail::attend,
@@ -361,6 +362,16 @@ async fn unknown(State(api): State<Arc<Api>>, request: Request) -> Response {
         Ok(_) => Failure::no_route().into_response(),
         Err(failure) => failure.into_response(),
     }
+}
+
+/// A request that takes too long is given up, so that its caller learns it from us. What it had
+/// committed by then stays committed.
+async fn in_time(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
+    let answered = tokio::time::timeout(api.config.request_timeout, next.run(request));
+    answered.await.unwrap_or_else(|_| {
+        let why = "the request took too long; see whether it was done before you try again";
+        Failure::unavailable("request_timeout", why).into_response()
+    })
 }
 
 /// Answers of the management routes are for the caller alone; what they commit is of their request.

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::response::{IntoResponse, Response};
@@ -129,15 +128,14 @@ impl Input {
     }
 }
 
-/// How long the body of a request may take to arrive.
-const BODY_WITHIN: Duration = Duration::from_secs(30);
-
 impl FromRequest<Arc<Api>> for Input {
     type Rejection = Response;
 
     async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, Response> {
         let (parts, body) = request.into_parts();
-        let bytes = body::read(body, api.config.body_limit, BODY_WITHIN).await;
+        // Within half the time of the request, so that a slow body is told that it is one.
+        let within = api.config.request_timeout / 2;
+        let bytes = body::read(body, api.config.body_limit, within).await;
         let bytes = bytes.map_err(IntoResponse::into_response)?;
         let input = Self::parse(&parts.headers, &bytes).map_err(IntoResponse::into_response)?;
         if let Some(draft) = parts.extensions.get::<Arc<Draft>>() {

@@ -10,9 +10,9 @@ caracal_net::settings! {
     /// What the export can be told. Without a bucket and a directory there is none.
     pub struct Config {
         /// Bucket that takes the hourly Parquet objects; unset exports to none.
-        pub bucket: Option<String> = var("AUDIT_EXPORT_S3_BUCKET"),
+        pub bucket: Option<String> = var("AUDIT_EXPORT_S3_BUCKET").such_as("caracal-audit"),
         /// URL of an S3-compatible server; the bucket is then part of the path.
-        pub endpoint: Option<String> = var("AUDIT_EXPORT_S3_ENDPOINT"),
+        pub endpoint: Option<String> = var("AUDIT_EXPORT_S3_ENDPOINT").such_as("https://minio.example:9000"),
         /// Region of the bucket.
         pub region: String = var("AUDIT_EXPORT_S3_REGION").or("us-east-1"),
         /// Directory that takes the objects instead of a bucket.
@@ -20,9 +20,10 @@ caracal_net::settings! {
         /// Scratch space for one object; unset is the system's.
         pub tmp_dir: Option<PathBuf> = var("AUDIT_EXPORT_TMP_DIR"),
         /// First hour to export when nothing was exported yet; unset is the last complete one.
-        pub from: Option<String> = var("AUDIT_EXPORT_FROM"),
+        pub from: Option<String> = var("AUDIT_EXPORT_FROM").such_as("2026-01-01T00:00:00Z"),
         /// Locks each object in the bucket: GOVERNANCE or COMPLIANCE; unset leaves it to the bucket.
-        pub lock_mode: Option<String> = var("AUDIT_EXPORT_OBJECT_LOCK_MODE"),
+        pub lock_mode: Option<String> = var("AUDIT_EXPORT_OBJECT_LOCK_MODE")
+            .one_of(&["GOVERNANCE", "COMPLIANCE"]),
         /// Days that each object is locked for.
         pub lock_days: u32 = var("AUDIT_EXPORT_OBJECT_LOCK_DAYS").or("365").within("1", "36500"),
         /// Id of an access key; without one, the identity of the container or machine is used.
@@ -73,12 +74,6 @@ impl Config {
             mistakes.add(
                 "AUDIT_EXPORT_DIR",
                 "is set beside AUDIT_EXPORT_S3_BUCKET; choose one of them",
-            );
-        }
-        if config.lock_mode.is_some() && config.lock().is_none() {
-            mistakes.add(
-                "AUDIT_EXPORT_OBJECT_LOCK_MODE",
-                "is either GOVERNANCE or COMPLIANCE",
             );
         }
         if config.lock_mode.is_some() && config.bucket.is_none() {

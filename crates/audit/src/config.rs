@@ -14,7 +14,7 @@ caracal_net::settings! {
         /// Posture; unset is stable.
         pub mode: Mode = var("CARACAL_MODE").or("stable"),
         /// Signs events and chains; hex, at least 32 bytes.
-        pub key: Option<HmacKey> = var("AUDIT_HMAC_KEY").secret(),
+        pub key: Option<HmacKey> = var("AUDIT_HMAC_KEY").secret().needed("unless dev"),
         /// Opens `/api/audit/*`; without it those routes do not exist.
         pub admin_token: Option<Secret<String>> = var("AUDIT_ADMIN_TOKEN").secret(),
         /// Opens `/metrics`; without it they are open in dev and closed otherwise.
@@ -31,13 +31,13 @@ caracal_net::settings! {
         pub checkpoint_events: u64 = var("AUDIT_CHECKPOINT_EVENTS").or("10000").within("1", "10000000"),
         /// How the logs of this deployment are called in checkpoints, a URL without its scheme; kept
         /// with the first key. Unset is `caracal/` and a random number.
-        pub log_name: Option<String> = var("AUDIT_LOG_NAME"),
+        pub log_name: Option<String> = var("AUDIT_LOG_NAME").such_as("audit.example/caracal"),
         /// Dead letters beyond which `/ready` fails; 0 is never.
-        pub ready_dlq_max: u64 = var("AUDIT_READY_DLQ_MAX").or("0"),
+        pub ready_dlq_max: u64 = var("AUDIT_READY_DLQ_MAX").or("0").within("0", "1000000000000"),
         /// Unfinished entries beyond which `/ready` fails; 0 is never.
-        pub ready_lag_max: u64 = var("AUDIT_READY_LAG_MAX").or("0"),
-        /// Age in seconds of the oldest pending entry beyond which `/ready` fails; 0 is never.
-        pub ready_pel_oldest_max: u64 = var("AUDIT_READY_PEL_OLDEST_SECS_MAX").or("0"),
+        pub ready_lag_max: u64 = var("AUDIT_READY_LAG_MAX").or("0").within("0", "1000000000000"),
+        /// Age of the oldest pending entry beyond which `/ready` fails; 0 is never.
+        pub ready_pel_oldest_max: u64 = var("AUDIT_READY_PEL_OLDEST_SECS_MAX").or("0").within("0", "31536000"),
     }
 }
 

@@ -4,8 +4,8 @@
 //! blocking read on it would hold up every other caller. A server that is away must not hang a
 //! request, and must not be hammered when it returns.
 //!
-//! **Choice.** Everything that answers at once shares one connection that reconnects by itself
-//! with backoff; whatever blocks borrows a connection of its own. Every call has a time limit.
+//! **Choice.** Everything that answers at once shares one connection (or as many as told to) that
+//! reconnects by itself with backoff; whatever blocks borrows a connection of its own. Every call has a time limit.
 //! What must be atomic (compare and renew, gap check and read, trim) is a script on the server.
 //!
 //! **Consequence.** A cut connection is an error of the calls that were on it; nothing is retried
@@ -30,8 +30,13 @@ use crate::{BusError, RETENTION, ServerFacts};
 pub struct RedisOptions {
     /// Stands before every key and topic; empty for the names of the wire.
     pub prefix: String,
-    /// Longest time for one answer, or for connecting.
+    /// Longest time for one answer, connecting included (`REDIS_READ_TIMEOUT`).
     pub timeout: Duration,
+    /// Longest time for one attempt to connect (`REDIS_DIAL_TIMEOUT`).
+    pub connect_timeout: Duration,
+    /// Connections that calls are spread over, at least one (`REDIS_POOL_SIZE`). More than one keeps
+    /// small answers from waiting behind large ones.
+    pub connections: usize,
     /// Entries that a topic keeps, about; evidence topics keep all (spec: audit-and-streams §2.1).
     pub retention: usize,
     /// PEM of the roots that a server of `rediss://` must be vouched for by; those of the operating
@@ -44,6 +49,8 @@ impl Default for RedisOptions {
         Self {
             prefix: String::new(),
             timeout: Duration::from_secs(2),
+            connect_timeout: Duration::from_secs(2),
+            connections: 1,
             retention: RETENTION,
             roots: None,
         }
@@ -81,8 +88,8 @@ impl Redis {
         let client = client(url.expose(), &options).map_err(|error| BusError::Address {
             detail: error.category().to_owned(),
         })?;
-        let shared = Shared::new(client.clone(), options.timeout)?;
-        let blocking = Dedicated::new(client, options.timeout);
+        let shared = Shared::new(client.clone(), &options)?;
+        let blocking = Dedicated::new(client, &options);
         Ok(Self {
             shared,
             blocking,

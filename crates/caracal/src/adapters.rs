@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use caracal_audit::Ingest;
-use caracal_bus::{Bus, RedisOptions};
+use caracal_bus::Bus;
 use caracal_crypto::envelope::Keyring;
 use caracal_crypto::os::{OsRng, SystemClock};
 use caracal_evidence::{BusSink, EvidenceLog, Sink};
@@ -35,6 +35,7 @@ use crate::floor::Floor;
 use crate::home::Home;
 use crate::platform::{Settings, holds_secrets};
 use crate::roles::Role;
+use crate::streams::StreamSettings;
 use crate::witness::IntoEvidence;
 use crate::{config, term};
 
@@ -94,8 +95,9 @@ impl Adapters {
         let floor = Floor::take(store.clone(), clock.clone())
             .await
             .context("the boot floor cannot be kept")?;
+        let streams = config::load(environment, StreamSettings::load)?;
         let mirror = match &settings.redis_url {
-            Some(_) => Some(redis(settings).await?),
+            Some(_) => Some(redis(settings, &streams).await?),
             None => None,
         };
         let (backend, leaving) = secret_backend(environment, settings, &Role::ALL, &clock)?;
@@ -105,6 +107,7 @@ impl Adapters {
             mirror,
             background: Some(background.clone()),
             log: "caracal".to_owned(),
+            relay: streams.relay(),
             backend,
             leaving,
             store,
@@ -127,7 +130,8 @@ impl Adapters {
             .audit_zones()
             .await
             .context("the schema is not there, or may not be read: run `caracal migrate` first")?;
-        let bus = redis(settings).await?;
+        let streams = config::load(environment, StreamSettings::load)?;
+        let bus = redis(settings, &streams).await?;
         let soon = bus
             .open_claims()
             .await
@@ -142,6 +146,7 @@ impl Adapters {
             mirror: None,
             background: None,
             log: names.join("-"),
+            relay: streams.relay(),
             backend,
             leaving,
             store,
@@ -173,7 +178,7 @@ async fn open(
     home: &Home,
     roles: &[Role],
 ) -> anyhow::Result<(Store, Arc<dyn Clock>)> {
-    let config = config::load(environment, DatabaseConfig::load)?;
+    let config = config::load(environment, DatabaseConfig::read)?;
     let store = database::open(config, home, roles, DATABASE_PATIENCE).await?;
     Ok((store, Arc::new(SystemClock::new())))
 }
@@ -192,6 +197,8 @@ struct Base<'s> {
     background: Option<Handle>,
     /// Names the evidence log of this process.
     log: String,
+    /// How news gets out of the outbox.
+    relay: RelayOptions,
     /// Keeps sealed secrets, where the database does not.
     backend: Option<Arc<dyn SecretBackend>>,
     /// Whether what is there is to come back.
@@ -298,12 +305,8 @@ impl Base<'_> {
         let (store, bus, clock) = (self.store.clone(), self.bus.clone(), self.clock.clone());
         let (views, follower) =
             Views::new(store.clone(), bus.clone(), clock.clone(), keyring, config);
-        let options = RelayOptions {
-            max_attempts: settings.outbox_attempts,
-            keep: Duration::from_secs(u64::from(settings.outbox_days) * 24 * 3600),
-        };
         let key = settings.streams_key.clone();
-        let relay = Relay::new(store, bus, clock, key, self.mirror.clone(), options);
+        let relay = Relay::new(store, bus, clock, key, self.mirror.clone(), self.relay);
         relay.witnessed_by(Arc::new(IntoEvidence(evidence.clone())));
         let announce: Arc<dyn Announce> = if alone {
             Arc::new(Local::new(relay.clone(), views.clone()))
@@ -346,7 +349,7 @@ impl Base<'_> {
             None => ingest.clone(),
             Some(bus) => Arc::new(BusSink::new(bus.clone(), settings.audit_key.clone())),
         };
-        let durability = settings.durability().unwrap_or_default();
+        let durability = settings.durability();
         let clock = self.clock.clone();
         let opened = EvidenceLog::open(&settings.replay_dir, &self.log, durability, clock);
         let (log, drain) = opened.with_context(|| {
@@ -380,18 +383,14 @@ pub fn secret_backend(
     Ok((chosen.open(fetch, clock.clone(), Arc::new(OsRng)), leaving))
 }
 
-async fn redis(settings: &Settings) -> anyhow::Result<Bus> {
+async fn redis(settings: &Settings, streams: &StreamSettings) -> anyhow::Result<Bus> {
     let url = settings
         .redis_url
         .as_ref()
         .context("REDIS_URL is required, for example redis://redis:6379")?;
     let roots = trusted_pem(settings.extra_ca.as_deref())
         .context("CARACAL_TLS_EXTRA_CA_FILE cannot be used")?;
-    let options = RedisOptions {
-        roots: Some(roots),
-        ..RedisOptions::default()
-    };
-    let connecting = Bus::redis(url, options);
+    let connecting = Bus::redis(url, streams.redis(roots));
     let bus = term::patiently("waiting for Redis", connecting).await;
     bus.context("Redis cannot be reached; is it running, and is REDIS_URL right?")
 }

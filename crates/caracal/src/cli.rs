@@ -10,8 +10,8 @@ use clap_complete::Shell;
 use crate::exit::Outcome;
 use crate::home::Home;
 use crate::{
-    audit, capacity, config, demo, doctor, down, keys, migrate, policy, run, serve, status, up,
-    version,
+    audit, capacity, config, demo, doctor, down, keys, levers, migrate, policy, run, serve, status,
+    up, version,
 };
 
 const TEACH: &str = "\
@@ -24,6 +24,7 @@ START
 OPERATE
   caracal doctor             look at everything, and say what to fix
   caracal capacity           what is short, what to do first, what to expect
+  caracal config check       look at the settings without starting anything
   caracal migrate            prepare a Postgres database (DATABASE_URL)
   caracal serve sts gateway  run some of the services, on Postgres and Redis
   caracal audit explain ID   why a request was decided so, and what would have to change
@@ -33,7 +34,8 @@ OPERATE
   caracal keys rotate        give a zone its next signing key
 
 SETTINGS come from the environment, then from the file that CARACAL_ENV_FILE names, then from
-caracal.env in the data directory. NAME_FILE gives a secret by file. NO_COLOR is respected.
+caracal.env in the data directory. NAME_FILE gives a secret by file. `caracal config explain` lists
+them. NO_COLOR is respected.
 ";
 
 /// Authorization for AI agents: who may call what, proven for every call.
@@ -61,6 +63,9 @@ enum Command {
     Capacity(Box<capacity::Capacity>),
     /// Run the named services in this process, on Postgres and Redis
     Serve(serve::Serve),
+    /// List the settings of the services, and look at what is set
+    #[command(subcommand)]
+    Config(levers::Config),
     /// Bring a database's schema up to date
     Migrate(migrate::Migrate),
     /// Read, export and verify evidence
@@ -130,6 +135,7 @@ impl Cli {
             Command::Doctor(doctor) => doctor.run(),
             Command::Capacity(capacity) => capacity.run(),
             Command::Serve(serve) => serve.run(),
+            Command::Config(config) => config.run(),
             Command::Migrate(migrate) => migrate.run(),
             Command::Audit(audit) => audit.run(),
             Command::Policy(policy) => policy.run(),

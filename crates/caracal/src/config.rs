@@ -42,6 +42,11 @@ impl Environment {
         self.0.get(name).map(String::as_str)
     }
 
+    /// Every name that is set.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
     /// Sets what is not set yet.
     pub fn offer(&mut self, name: impl Into<String>, value: impl Into<String>) {
         let value = value.into();
@@ -53,7 +58,7 @@ impl Environment {
     /// Sets what is not set yet from a file of `NAME=value` lines.
     pub fn offer_file(&mut self, file: &Path) -> anyhow::Result<()> {
         let text = std::fs::read_to_string(file)
-            .with_context(|| format!("{} cannot be read; see CARACAL_ENV_FILE", file.display()))?;
+            .with_context(|| format!("{} cannot be read", file.display()))?;
         for (name, value) in parse(&text).with_context(|| format!("in {}", file.display()))? {
             self.offer(name, value);
         }
@@ -77,15 +82,22 @@ pub fn load<T>(
     let loaded = with(environment, &mut mistakes);
     match loaded {
         Some(loaded) if mistakes.is_empty() => Ok(loaded),
-        _ => {
-            let told: BTreeMap<_, _> = mistakes.iter().map(|one| (&one.name, &one.why)).collect();
-            let told: Vec<_> = told
-                .iter()
-                .map(|(name, why)| format!("{name}: {why}"))
-                .collect();
-            bail!("these settings need a look:\n{}", told.join("\n"))
-        }
+        _ => bail!(complaint(&mistakes)),
     }
+}
+
+/// Every mistake, each setting once.
+pub fn complaint(mistakes: &Mistakes) -> String {
+    let told = told(mistakes).into_iter();
+    let told: Vec<_> = told.map(|(name, why)| format!("{name}: {why}")).collect();
+    format!("these settings need a look:\n{}", told.join("\n"))
+}
+
+/// What is wrong with each setting; what several parts miss is told of once.
+pub fn told(mistakes: &Mistakes) -> BTreeMap<&str, &str> {
+    let each = mistakes.iter();
+    each.map(|one| (one.name.as_str(), one.why.as_str()))
+        .collect()
 }
 
 /// `NAME=value` lines; blank lines, `#` comments and one pair of quotes around a value are allowed.

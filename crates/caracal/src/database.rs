@@ -8,8 +8,10 @@ use anyhow::{Context as _, bail};
 use caracal_crypto::os::{OsRng, SystemClock};
 use caracal_model::{Ids, Secret};
 use caracal_net::egress::{Secure, Trust};
+use caracal_net::settings::{Mistakes, Strings};
 use caracal_store::{
-    Durability, Encrypt, Encrypted, PgTls, Store, StoreConfig, StoreError, StoreUrl, Stream,
+    Durability, Encrypt, Encrypted, PgTls, PoolOptions, Store, StoreConfig, StoreError, StoreUrl,
+    Stream,
 };
 
 use crate::config::{self, Environment};
@@ -21,26 +23,53 @@ use crate::term;
 const AGAIN: Duration = Duration::from_millis(500);
 
 caracal_net::settings! {
-    /// Settings of the store. The pool may be named as either family of services names it.
+    /// Settings of the store. What both families of services name is taken under both names.
     pub struct DatabaseConfig {
         /// The Postgres database; unset means the SQLite file of the data directory.
-        pub url: Option<Secret<String>> = var("DATABASE_URL").secret(),
-        /// Most connections of this process; by default the sum of what its roles need.
-        pub pool_max: Option<usize> = var("DB_POOL_MAX").within("1", "10000"),
-        /// The same, under its other name.
-        pub max_conns: Option<usize> = var("DB_MAX_CONNS").within("1", "10000"),
-        /// Longest wait for a connection.
-        pub connect_timeout: Duration = var("DB_CONNECTION_TIMEOUT_MS").or("5000").millis().within("1", "600000"),
+        pub url: Option<Secret<String>> = var("DATABASE_URL").secret()
+            .needed("for `caracal serve`").such_as("postgres://caracal:…@postgres/caracal"),
+        /// Most connections of this process; by default the sum of what its services need.
+        pub max_conns: Option<usize> = var("DB_MAX_CONNS").also("DB_POOL_MAX").within("1", "10000")
+            .such_as("8"),
+        /// So many connections are kept open though idle, as far as DB_MAX_CONNS allows.
+        pub min_conns: usize = var("DB_MIN_CONNS").or("2").within("0", "10000"),
+        /// Longest wait for a connection, and longest time to make one.
+        pub connect_timeout: Duration = var("DB_CONNECT_TIMEOUT").or("5s")
+            .also_millis("DB_CONNECTION_TIMEOUT_MS").within("1ms", "10m"),
         /// Longest run of one statement.
-        pub statement_timeout: Duration = var("DB_STATEMENT_TIMEOUT_MS").or("15000").millis().within("1", "600000"),
+        pub statement_timeout: Duration = var("DB_STATEMENT_TIMEOUT_MS").or("15000").millis()
+            .within("1", "600000"),
+        /// How long a transaction may do nothing before Postgres ends it.
+        pub idle_in_tx: Duration = var("DB_IDLE_IN_TX_TIMEOUT_MS").or("30000").millis()
+            .within("1", "600000"),
+        /// An idle connection is closed after this, unless it is among DB_MIN_CONNS.
+        pub idle: Duration = var("DB_MAX_CONN_IDLE").or("5m").also_millis("DB_IDLE_TIMEOUT_MS")
+            .within("1ms", "24h"),
+        /// A connection as old as this is not used again.
+        pub lifetime: Duration = var("DB_MAX_CONN_LIFETIME").or("30m").within("1s", "24h"),
+        /// How often idle connections are looked at: closed, or made up for.
+        pub look_every: Duration = var("DB_HEALTH_CHECK_PERIOD").or("30s").within("10ms", "1h"),
         /// Roots that are trusted beside those of the system.
         pub extra_ca: Option<PathBuf> = var("CARACAL_TLS_EXTRA_CA_FILE"),
         /// What a commit to SQLite survives: `process` (any kill of it) or `machine` (a power cut).
-        pub durability: String = var("CARACAL_STORE_DURABILITY").or("process"),
+        pub durability: String = var("CARACAL_STORE_DURABILITY").or("process")
+            .one_of(&["process", "machine"]),
     }
 }
 
 impl DatabaseConfig {
+    /// Reads the settings, and checks that the URL can be used.
+    pub fn read(from: &dyn Strings, mistakes: &mut Mistakes) -> Option<Self> {
+        let config = Self::load(from, mistakes)?;
+        if let Some(url) = &config.url
+            && let Err(error) = secured(url, config.extra_ca.as_deref())
+        {
+            mistakes.add("DATABASE_URL", format!("{error:#}"));
+            return None;
+        }
+        Some(config)
+    }
+
     /// Whether the deployment shares a Postgres.
     pub fn is_postgres(&self) -> bool {
         self.url.is_some()
@@ -48,9 +77,8 @@ impl DatabaseConfig {
 
     fn into_store(self, home: &Home, roles: &[Role]) -> anyhow::Result<StoreConfig> {
         let durability = match self.durability.as_str() {
-            "process" => Durability::Process,
             "machine" => Durability::Machine,
-            _ => bail!("CARACAL_STORE_DURABILITY is either process or machine"),
+            _ => Durability::Process,
         };
         let needed = roles
             .iter()
@@ -60,14 +88,20 @@ impl DatabaseConfig {
         let url = match self.url {
             None => StoreUrl::Lite(home.database()),
             Some(url) => {
-                let (url, tls) = secured(&url, self.extra_ca.as_deref())?;
-                StoreUrl::Pg {
-                    url,
-                    tls,
-                    max_conns: self.max_conns.or(self.pool_max).unwrap_or(needed),
+                let secured = secured(&url, self.extra_ca.as_deref());
+                let (url, tls) = secured.context("DATABASE_URL")?;
+                let pool = PoolOptions {
+                    max: self.max_conns.unwrap_or(needed),
+                    // A command opens what it needs.
+                    min: if roles.is_empty() { 0 } else { self.min_conns },
                     connect_timeout: self.connect_timeout,
                     statement_timeout: self.statement_timeout,
-                }
+                    idle_in_tx: self.idle_in_tx,
+                    idle: self.idle,
+                    lifetime: self.lifetime,
+                    look_every: self.look_every,
+                };
+                StoreUrl::Pg { url, tls, pool }
             }
         };
         Ok(StoreConfig { url, durability })
@@ -98,21 +132,21 @@ fn secured(
         format!("{base}?{rest}")
     });
     if root.as_ref().is_some_and(|root| !root.exists()) {
-        bail!("DATABASE_URL: the file of sslrootcert does not exist");
+        bail!("the file of sslrootcert does not exist");
     }
     let root = root.as_deref().or(extra_ca.filter(|file| file.exists()));
     let trust = match mode.as_deref() {
         None if base.contains("sslmode=") => {
-            bail!("DATABASE_URL: for sslmode, use the form postgres://host/database?sslmode=…")
+            bail!("for sslmode, use the form postgres://host/database?sslmode=…")
         }
         None | Some("disable") => return Ok((plain, None)),
         Some("prefer" | "allow") => Trust::Anybody,
         Some("require") if root.is_none() => Trust::Anybody,
         Some("require" | "verify-ca") => Trust::Chain,
         Some("verify-full") => Trust::Name,
-        Some(_) => bail!(
-            "DATABASE_URL: sslmode is one of disable, allow, prefer, require, verify-ca, verify-full"
-        ),
+        Some(_) => {
+            bail!("sslmode is one of disable, allow, prefer, require, verify-ca, verify-full")
+        }
     };
     let secure = Secure::new(trust, root).context("the roots of trust cannot be read")?;
     let required = !matches!(mode.as_deref(), Some("prefer" | "allow"));
@@ -183,7 +217,7 @@ async fn ping(store: &Store, patience: Duration) -> Result<(), StoreError> {
 
 /// Opens the store of a deployment that exists already, to read in it.
 pub async fn open_existing(environment: &Environment, home: &Home) -> anyhow::Result<Store> {
-    let config = config::load(environment, DatabaseConfig::load)?;
+    let config = config::load(environment, DatabaseConfig::read)?;
     if !config.is_postgres() && !home.database().exists() {
         bail!(
             "there is no database: DATABASE_URL is not set, and {} does not exist. Give --data-dir, \

@@ -24,7 +24,7 @@ use crate::cli::Api;
 use crate::config::Environment;
 use crate::exit::Outcome;
 use crate::home::{Home, SECRETS, Urls, read_secret};
-use crate::roles::Role;
+use crate::roles::{Role, in_order};
 use crate::web::Web;
 use crate::{audit, embedded, status, up};
 
@@ -124,12 +124,10 @@ impl Doctor {
             .map(PathBuf::from);
         // A bundle that cannot be used is found by the examination of the settings.
         let web = Web::with_tls(extra_ca.as_deref(), clock.clone()).unwrap_or_else(|_| Web::new());
-        let mut roles = self.roles.clone();
-        if roles.is_empty() {
-            roles = Role::ALL.to_vec();
-        }
-        roles.sort();
-        roles.dedup();
+        let roles = match self.roles.as_slice() {
+            [] => Role::ALL.to_vec(),
+            some => in_order(some),
+        };
         Ok(Patient {
             environment,
             home,

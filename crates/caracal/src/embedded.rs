@@ -16,7 +16,7 @@ use crate::platform::Settings;
 use crate::process;
 use crate::roles::{self, Role};
 use crate::up::Listen;
-use crate::{term, version};
+use crate::{levers, term, version};
 
 /// Runs all five services until told to stop.
 pub fn run(mut environment: Environment, home: &Home, listen: Listen) -> Outcome {
@@ -40,6 +40,7 @@ pub fn run(mut environment: Environment, home: &Home, listen: Listen) -> Outcome
         let configs = roles::configure(&Role::ALL, from, mistakes);
         settings.zip(configs)
     })?;
+    levers::warn_of_unused(&environment);
     let home = home.clone();
     let background = process::background()?;
     process::runtime()?.block_on(Box::pin(async {

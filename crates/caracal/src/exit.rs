@@ -3,7 +3,7 @@
 use std::panic::UnwindSafe;
 use std::process::ExitCode;
 
-use crate::term;
+use crate::{telemetry, term};
 
 /// What a command answers with.
 pub type Outcome = anyhow::Result<ExitCode>;
@@ -11,7 +11,9 @@ pub type Outcome = anyhow::Result<ExitCode>;
 /// Runs a command, reports its failure, and turns its outcome into the process's exit code. Of a
 /// panic its hook has spoken.
 pub fn with(command: impl FnOnce() -> Outcome + UnwindSafe) -> ExitCode {
-    match std::panic::catch_unwind(command) {
+    let outcome = std::panic::catch_unwind(command);
+    telemetry::flush();
+    match outcome {
         Ok(Ok(code)) => code,
         Ok(Err(error)) => {
             eprintln!("{} {}", term::red("error:"), masked(&format!("{error:#}")));

@@ -29,7 +29,7 @@ pub struct Migrate {
 impl Migrate {
     pub fn run(&self) -> Outcome {
         let (environment, home) = self.data.open()?;
-        let config = config::load(&environment, DatabaseConfig::load)?;
+        let config = config::load(&environment, DatabaseConfig::read)?;
         crate::up::small_runtime()?.block_on(async {
             if !config.is_postgres() {
                 home.prepare(&caracal_crypto::os::OsRng)?;

@@ -12,8 +12,10 @@ use caracal_model::Secret;
 use caracal_net::settings::{Mistakes, Mode, Strings};
 use caracal_vaults::Chosen;
 
+use crate::database::DatabaseConfig;
 use crate::roles::Role;
-use crate::telemetry;
+use crate::streams::StreamSettings;
+use crate::telemetry::{self, LogSettings};
 
 caracal_net::settings! {
     /// What a process is set to, whatever its roles.
@@ -21,35 +23,43 @@ caracal_net::settings! {
         /// Posture: `dev`, `rc` or `stable`; unset is `stable`.
         pub mode: Mode = var("CARACAL_MODE").or("stable"),
         /// Streams, claims and counters; embedded, where the published streams are mirrored to.
-        pub redis_url: Option<Secret<String>> = var("REDIS_URL").secret(),
+        pub redis_url: Option<Secret<String>> = var("REDIS_URL").secret()
+            .needed("for `caracal serve`").such_as("redis://redis:6379"),
         /// Signs evidence and its chain; hex, at least 32 bytes.
-        pub audit_key: Option<HmacKey> = var("AUDIT_HMAC_KEY").secret(),
+        pub audit_key: Option<HmacKey> = var("AUDIT_HMAC_KEY").secret()
+            .needed("unless dev; by STS, Gateway and Audit"),
         /// Signs the streams; hex, at least 32 bytes.
-        pub streams_key: Option<HmacKey> = var("STREAMS_HMAC_KEY").secret(),
+        pub streams_key: Option<HmacKey> = var("STREAMS_HMAC_KEY").secret()
+            .needed("unless dev; by all but Audit"),
         /// Authenticates the exchanges of the Gateway; hex, at least 32 bytes.
-        pub exchange_key: Option<HmacKey> = var("GATEWAY_STS_HMAC_KEY").secret(),
+        pub exchange_key: Option<HmacKey> = var("GATEWAY_STS_HMAC_KEY").secret()
+            .needed("unless dev").only_for(&["sts", "gateway"]),
         /// Seals stored credentials and signing keys; exactly 32 bytes in hex.
-        pub kek: Option<Secret<String>> = var("SECRET_STORE_KEK").secret(),
+        pub kek: Option<Secret<String>> = var("SECRET_STORE_KEK").secret()
+            .needed("by API and STS; Audit signs checkpoints with it")
+            .only_for(&["api", "sts", "audit"]).such_as("64 hex digits"),
         /// The one before, while secrets are sealed again.
-        pub kek_previous: Option<Secret<String>> = var("SECRET_STORE_KEK_PREVIOUS").secret(),
+        pub kek_previous: Option<Secret<String>> = var("SECRET_STORE_KEK_PREVIOUS").secret()
+            .only_for(&["api", "sts", "audit"]).such_as("64 hex digits"),
         /// How long a replica answers from memory after the feed was last confirmed.
         pub feed_max_lag: Duration = var("FEED_MAX_LAG").or("1s").within("100ms", "10s"),
         /// Where evidence waits until the ledger has it.
         pub replay_dir: PathBuf = var("AUDIT_REPLAY_DIR").or("/var/lib/caracal/audit-replay"),
         /// When evidence counts as recorded: `process` (survives any kill) or `machine` (a power cut).
-        pub audit_durability: String = var("AUDIT_DURABILITY").or("process"),
-        /// Refusals after which an outbox entry is dead.
-        pub outbox_attempts: u32 = var("OUTBOX_MAX_ATTEMPTS").or("20").within("1", "10000"),
-        /// Days that delivered outbox entries are kept.
-        pub outbox_days: u32 = var("OUTBOX_RETENTION_DAYS").or("7").within("1", "36500"),
-        /// How long requests in flight may take once the process stops.
-        pub shutdown_grace: Duration = var("SHUTDOWN_GRACE_MS").or("15000").millis().within("1", "600000"),
-        /// Names this process among its replicas.
-        pub worker: Option<String> = var("WORKER_ID"),
+        pub audit_durability: String = var("AUDIT_DURABILITY").or("process")
+            .one_of(&["process", "machine"]),
+        /// How long requests in flight may take once the process stops. Unset is 15 s for API and
+        /// Coordinator, 14 s for the Gateway, 10 s for STS and Audit.
+        pub shutdown_grace: Option<Duration> = var("SHUTDOWN_GRACE_MS").millis()
+            .within("1", "600000").such_as("15000"),
+        /// Names this process among its replicas; unset is host name and process id.
+        pub worker: Option<String> = var("WORKER_ID").such_as("sts-0"),
         /// Hosts of token endpoints, issuers and webhooks whose addresses may be private.
-        pub private_hosts: Vec<String> = var("CARACAL_PRIVATE_EGRESS_HOSTS").or(" "),
-        /// More roots to trust, PEM.
-        pub extra_ca: Option<PathBuf> = var("CARACAL_TLS_EXTRA_CA_FILE"),
+        pub private_hosts: Vec<String> = var("CARACAL_PRIVATE_EGRESS_HOSTS").or(" ")
+            .only_for(&["api", "sts"]).such_as("idp.internal,crm.internal"),
+        /// More roots to trust, PEM; for Postgres, Redis and everything that is asked over TLS.
+        pub extra_ca: Option<PathBuf> = var("CARACAL_TLS_EXTRA_CA_FILE")
+            .such_as("/etc/caracal/ca.pem"),
         /// Refused outside of `dev`.
         pub insecure_sts: bool = var("INSECURE_STS").or("false"),
         /// Refused outside of `dev`.
@@ -68,8 +78,11 @@ impl Settings {
     /// Reads the settings, and checks what these roles require of them.
     pub fn read(from: &dyn Strings, roles: &[Role], mistakes: &mut Mistakes) -> Option<Self> {
         let settings = Self::load(from, mistakes);
+        // Used later: here it is only told what is wrong with them.
+        DatabaseConfig::read(from, mistakes);
+        StreamSettings::load(from, mistakes);
+        LogSettings::read(from, mistakes);
         if holds_secrets(roles) {
-            // Opened later: here it is only told what is wrong with it.
             Chosen::load(from, mistakes);
         }
         let settings = settings?;
@@ -86,8 +99,8 @@ impl Settings {
                 "is required: exactly 64 hex digits, kept safe",
             );
         }
-        if self.durability().is_none() {
-            mistakes.add("AUDIT_DURABILITY", "is either process or machine");
+        if let Err(why) = self.keys() {
+            mistakes.add(why.0, why.1);
         }
         if self.mode == Mode::Dev {
             return;
@@ -113,19 +126,23 @@ impl Settings {
         }
     }
 
-    /// `AUDIT_DURABILITY`; `None` when it is neither of the two.
-    pub fn durability(&self) -> Option<Durability> {
+    /// `AUDIT_DURABILITY`.
+    pub fn durability(&self) -> Durability {
         match self.audit_durability.as_str() {
-            "process" => Some(Durability::Process),
-            "machine" => Some(Durability::Machine),
-            _ => None,
+            "machine" => Durability::Machine,
+            _ => Durability::Process,
         }
     }
 
     /// The keys that seal, for processes that hold secrets.
     pub fn keyring(&self) -> anyhow::Result<Option<Arc<Keyring>>> {
+        self.keys().map_err(|(name, why)| anyhow!("{name}: {why}"))
+    }
+
+    /// The same, or what is wrong with which setting.
+    fn keys(&self) -> Result<Option<Arc<Keyring>>, (&'static str, String)> {
         let kek = |text: &Secret<String>, name: &'static str| {
-            Kek::from_hex(text.expose()).map_err(|error| anyhow!("{name}: {error}"))
+            Kek::from_hex(text.expose()).map_err(|error| (name, error.to_string()))
         };
         let Some(current) = &self.kek else {
             return Ok(None);

@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use caracal_net::{Server, Tasks};
@@ -20,6 +21,8 @@ use crate::term;
 
 /// Niceness that lets a request interrupt the ledger, and the ledger keep up when all are busy.
 const GIVES_WAY: i32 = 3;
+/// What servers may take beyond their own time to drain, to notice that they are done.
+const MARGIN: Duration = Duration::from_secs(1);
 
 /// For a process that serves.
 pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
@@ -94,7 +97,7 @@ pub async fn serve(
     let failed = wait(&servers, &adapters).await?;
     draining.cancel();
     tracing::info!("stopping: finishing what is in flight");
-    servers.shutdown(longest + settings.shutdown_grace).await;
+    servers.shutdown(longest + MARGIN).await;
     adapters.shutdown().await;
     tracing::info!("stopped");
     Ok(if failed {

@@ -66,6 +66,12 @@ impl Role {
         }
     }
 
+    /// Whether `PORT` may move it: a container of the other services that listens elsewhere is one
+    /// that nobody finds (operations specification §1).
+    pub const fn takes_any_port(self) -> bool {
+        matches!(self, Self::Api | Self::Coordinator)
+    }
+
     /// Its port among those of an embedded deployment.
     pub const fn of(self, listen: &Listen) -> u16 {
         let [api, sts, gateway, coordinator, audit] = listen.ports;
@@ -76,6 +82,15 @@ impl Role {
             Self::Coordinator => coordinator,
             Self::Audit => audit,
         }
+    }
+
+    /// How long requests in flight may take once the process stops, unless the operator says.
+    pub const fn drain(self) -> Duration {
+        Duration::from_secs(match self {
+            Self::Api | Self::Coordinator => 15,
+            Self::Gateway => 14,
+            Self::Sts | Self::Audit => 10,
+        })
     }
 
     /// Database connections that it needs: the hot path reads memory (operations specification
@@ -89,6 +104,9 @@ impl Role {
         }
     }
 }
+
+/// How long connections to STS and Audit may be idle between requests.
+const IDLE: Duration = Duration::from_secs(75);
 
 /// A service, ready to be served.
 pub struct Mounted {
@@ -104,6 +122,14 @@ pub enum Configured {
     Gateway(Box<caracal_gateway::Settings>),
     Coordinator(Box<caracal_coordinator::Config>),
     Audit(Box<(caracal_audit::Config, caracal_audit_export::Config)>),
+}
+
+/// In the order in which they are mounted, each once.
+pub fn in_order(roles: &[Role]) -> Vec<Role> {
+    let mut roles = roles.to_vec();
+    roles.sort();
+    roles.dedup();
+    roles
 }
 
 /// Reads the settings of these services; every mistake in any of them is told.
@@ -181,7 +207,7 @@ pub async fn mount(
                 let made = on.sts(config)?;
                 caracal_sts::tasks(&made, &adapters.loops, draining);
                 sts = Some(Arc::clone(&made));
-                plain(caracal_sts::router(made, open_metrics), 10)
+                on.plain(Role::Sts, caracal_sts::router(made, open_metrics), IDLE)
             }
             Configured::Gateway(config) => on.gateway(*config, sts.clone())?,
             Configured::Coordinator(config) => on.coordinator(*config),
@@ -212,6 +238,7 @@ impl On<'_> {
 
     async fn api(&self, config: caracal_api::Config) -> anyhow::Result<Mounted> {
         let at = self.adapters;
+        let keep_alive = config.keep_alive;
         let api = caracal_api::Api::new(
             config,
             caracal_api::Deps {
@@ -250,10 +277,8 @@ impl On<'_> {
             caracal_api::notify(api.clone(), at.loops.stop()),
         );
         let registry = Registry::new("caracal_api");
-        Ok(plain(
-            caracal_api::router(&api, &registry, self.open_metrics),
-            15,
-        ))
+        let router = caracal_api::router(&api, &registry, self.open_metrics);
+        Ok(self.plain(Role::Api, router, keep_alive))
     }
 
     fn sts(&self, config: caracal_sts::Config) -> anyhow::Result<Arc<caracal_sts::Sts>> {
@@ -295,7 +320,8 @@ impl On<'_> {
         };
         let mut config = caracal_gateway::Config::from(settings);
         config.floor_ms = at.floor_ms;
-        let limits = config.limits;
+        let mut limits = config.limits;
+        limits.drain = self.drain(Role::Gateway);
         let router = caracal_gateway::router(
             config,
             caracal_gateway::Deps {
@@ -343,6 +369,7 @@ impl On<'_> {
 
     fn coordinator(&self, config: caracal_coordinator::Config) -> Mounted {
         let at = self.adapters;
+        let keep_alive = config.keep_alive;
         let coordinator = caracal_coordinator::Coordinator::new(
             config,
             caracal_coordinator::Deps {
@@ -356,7 +383,8 @@ impl On<'_> {
             },
         );
         caracal_coordinator::tasks(&coordinator, &at.loops);
-        plain(caracal_coordinator::router(&coordinator), 15)
+        let router = caracal_coordinator::router(&coordinator);
+        self.plain(Role::Coordinator, router, keep_alive)
     }
 
     fn audit(
@@ -396,10 +424,8 @@ impl On<'_> {
             retention.after_export(exports).run(at.loops.stop()),
         );
         let ids = RequestIds::new(Pattern::VisibleAscii, at.ids.clone());
-        Ok(plain(
-            request_id::finish(caracal_audit::router(config, deps), ids),
-            10,
-        ))
+        let router = request_id::finish(caracal_audit::router(config, deps), ids);
+        Ok(self.plain(Role::Audit, router, IDLE))
     }
 
     /// Starts what reads the stream into the ledger, where there is one.
@@ -445,17 +471,23 @@ impl On<'_> {
             .spawn_background("audit export", exporter.run(at.loops.stop()));
         Ok(true)
     }
-}
 
-/// In the clear, with these seconds for what is in flight when the process stops.
-fn plain(router: Router, drain: u64) -> Mounted {
-    let limits = Limits {
-        drain: Duration::from_secs(drain),
-        ..Limits::default()
-    };
-    Mounted {
-        router,
-        limits,
-        tls: None,
+    /// How long a service may take to finish what is in flight.
+    fn drain(&self, role: Role) -> Duration {
+        self.settings.shutdown_grace.unwrap_or(role.drain())
+    }
+
+    /// In the clear; connections may be idle for this long.
+    fn plain(&self, role: Role, router: Router, idle: Duration) -> Mounted {
+        let limits = Limits {
+            drain: self.drain(role),
+            idle,
+            ..Limits::default()
+        };
+        Mounted {
+            router,
+            limits,
+            tls: None,
+        }
     }
 }

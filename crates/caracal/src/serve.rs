@@ -1,24 +1,23 @@
 //! `caracal serve`: some of the services, on Postgres and Redis.
 
 use std::io::IsTerminal as _;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use anyhow::bail;
-use caracal_net::settings::{Mistakes, Mode};
+use caracal_net::settings::{Mistakes, Strings};
 use clap::Args;
 
 use crate::adapters::Adapters;
+use crate::addresses::Addresses;
 use crate::cli::Data;
 use crate::exit::Outcome;
 use crate::platform::Settings;
-use crate::roles::{self, Role};
-use crate::{config, process, telemetry, term};
+use crate::roles::{self, Configured, Role};
+use crate::{config, levers, process, telemetry, term};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
 EXAMPLES
   caracal serve api sts gateway coordinator audit    all of them, on Postgres and Redis
-  PORT=8080 caracal serve sts                        one of them, as in a container
+  caracal serve sts                                  one of them, as in a container
 
 NEEDS
   DATABASE_URL   postgres://…; run `caracal migrate` once before
@@ -29,8 +28,11 @@ NEEDS
   STS_URL        where the Gateway finds the STS, unless both run in this process
   AUDIT_REPLAY_DIR   a directory on a disk, of this process alone
 
-PORT moves the port of a process with one role; API_PORT, STS_PORT, GATEWAY_PORT, COORDINATOR_PORT
-and AUDIT_PORT move each. HOST is the address to listen on.")]
+API_PORT, STS_PORT, GATEWAY_PORT, COORDINATOR_PORT and AUDIT_PORT move the port of each; PORT moves
+that of API or Coordinator when it runs alone. HOST is the address to listen on.
+
+`caracal config check sts gateway` looks at the settings without starting anything;
+`caracal config explain sts` lists them.")]
 pub struct Serve {
     /// Which services
     #[arg(required = true)]
@@ -39,46 +41,40 @@ pub struct Serve {
     data: Data,
 }
 
-caracal_net::settings! {
-    /// Where a process listens.
-    struct Addresses {
-        /// Address to listen on.
-        host: Option<IpAddr> = var("HOST"),
-        /// Port of a process with one role.
-        port: Option<u16> = var("PORT").within("1", "65535"),
-        /// Port of the API.
-        api: Option<u16> = var("API_PORT").within("1", "65535"),
-        /// Port of the STS.
-        sts: Option<u16> = var("STS_PORT").within("1", "65535"),
-        /// Port of the Gateway.
-        gateway: Option<u16> = var("GATEWAY_PORT").within("1", "65535"),
-        /// Port of the Coordinator.
-        coordinator: Option<u16> = var("COORDINATOR_PORT").within("1", "65535"),
-        /// Port of Audit.
-        audit: Option<u16> = var("AUDIT_PORT").within("1", "65535"),
-        /// Whether this is a published deployment: those listen for other machines by default.
-        mode: Option<Mode> = var("CARACAL_MODE"),
-    }
+/// What the services of a process are set to.
+pub struct Distributed {
+    pub settings: Settings,
+    pub addresses: Addresses,
+    pub configs: Vec<Configured>,
 }
 
-impl Addresses {
-    fn of(&self, role: Role, alone: bool) -> SocketAddr {
-        let own = match role {
-            Role::Api => self.api,
-            Role::Sts => self.sts,
-            Role::Gateway => self.gateway,
-            Role::Coordinator => self.coordinator,
-            Role::Audit => self.audit,
-        };
-        let port = own.or(self.port.filter(|_| alone)).unwrap_or(role.port());
-        let local = matches!(role, Role::Api | Role::Coordinator)
-            && matches!(self.mode, None | Some(Mode::Dev));
-        let unset = if local {
-            Ipv4Addr::LOCALHOST
-        } else {
-            Ipv4Addr::UNSPECIFIED
-        };
-        SocketAddr::new(self.host.unwrap_or(IpAddr::V4(unset)), port)
+impl Distributed {
+    /// Reads everything that a process with these roles needs; adds every mistake.
+    pub fn read(from: &dyn Strings, roles: &[Role], mistakes: &mut Mistakes) -> Option<Self> {
+        for (name, example, otherwise) in [
+            (
+                "DATABASE_URL",
+                "postgres://caracal@postgres/caracal",
+                ". Without a database to set up, use `caracal up`",
+            ),
+            ("REDIS_URL", "redis://redis:6379", ""),
+        ] {
+            let set = |name: &str| from.get(name).is_some_and(|text| !text.trim().is_empty());
+            if !set(name) && !set(&format!("{name}_FILE")) {
+                mistakes.add(
+                    name,
+                    format!("is required, for example {example}{otherwise}"),
+                );
+            }
+        }
+        let settings = Settings::read(from, roles, mistakes);
+        let addresses = Addresses::read(from, roles, mistakes);
+        let configs = roles::configure(roles, from, mistakes);
+        Some(Self {
+            settings: settings?,
+            addresses: addresses?,
+            configs: configs?,
+        })
     }
 }
 
@@ -86,23 +82,16 @@ impl Serve {
     pub fn run(&self) -> Outcome {
         let (environment, home) = self.data.open()?;
         telemetry::start(&environment);
-        if environment
-            .get("DATABASE_URL")
-            .or(environment.get("DATABASE_URL_FILE"))
-            .is_none()
-        {
-            bail!("DATABASE_URL is required. Without a database to set up, use `caracal up`");
-        }
-        let mut roles = self.roles.clone();
-        roles.sort();
-        roles.dedup();
+        let roles = roles::in_order(&self.roles);
         let loaded = config::load(&environment, |from, mistakes: &mut Mistakes| {
-            let settings = Settings::read(from, &roles, mistakes);
-            let addresses = Addresses::load(from, mistakes);
-            let configs = roles::configure(&roles, from, mistakes);
-            settings.zip(addresses).zip(configs)
+            Distributed::read(from, &roles, mistakes)
         });
-        let ((settings, addresses), configs) = loaded?;
+        let Distributed {
+            settings,
+            addresses,
+            configs,
+        } = loaded?;
+        levers::warn_of_unused(&environment);
         process::runtime()?.block_on(Box::pin(async {
             let alone = roles.len() == 1;
             let addresses: Vec<_> = roles
@@ -123,47 +112,5 @@ impl Serve {
             };
             process::serve(configs, &settings, adapters, listeners, ready).await
         }))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use super::*;
-
-    fn at(role: Role, alone: bool, pairs: &[(&str, &str)]) -> String {
-        let from: BTreeMap<String, String> = pairs
-            .iter()
-            .map(|(name, value)| ((*name).into(), (*value).into()))
-            .collect();
-        Addresses::load(&from, &mut Mistakes::default())
-            .unwrap()
-            .of(role, alone)
-            .to_string()
-    }
-
-    #[test]
-    fn a_single_role_takes_port_and_each_role_takes_its_own() {
-        assert_eq!(at(Role::Sts, true, &[]), "0.0.0.0:8080");
-        assert_eq!(at(Role::Sts, true, &[("PORT", "9")]), "0.0.0.0:9");
-        assert_eq!(at(Role::Sts, false, &[("PORT", "9")]), "0.0.0.0:8080");
-        assert_eq!(
-            at(Role::Sts, false, &[("STS_PORT", "9"), ("HOST", "10.0.0.1")]),
-            "10.0.0.1:9"
-        );
-    }
-
-    #[test]
-    fn the_control_plane_of_an_undeclared_deployment_listens_for_this_machine_only() {
-        assert_eq!(at(Role::Api, true, &[]), "127.0.0.1:3000");
-        assert_eq!(
-            at(Role::Coordinator, true, &[("CARACAL_MODE", "dev")]),
-            "127.0.0.1:4000"
-        );
-        assert_eq!(
-            at(Role::Api, true, &[("CARACAL_MODE", "stable")]),
-            "0.0.0.0:3000"
-        );
     }
 }

@@ -1,18 +1,23 @@
 //! Logs: one JSON object a line on standard error (operations specification §2.6), and panics in one
 //! line. Nothing that looks like a credential leaves through either.
 
+mod queue;
+
 use std::fmt;
 use std::io::IsTerminal as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use caracal_crypto::os::SystemClock;
 use caracal_model::Clock as _;
+use caracal_net::logs;
+use caracal_net::settings::{Mistakes, Strings};
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
-use tracing::{Event, Subscriber};
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
-use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
@@ -20,8 +25,44 @@ use crate::config::Environment;
 use crate::exit::masked;
 use crate::version::VERSION;
 
-/// Longer values are cut.
-const MAX_VALUE: usize = 8_192;
+pub use self::queue::flush;
+
+caracal_net::settings! {
+    /// How much is logged, and how.
+    pub struct LogSettings {
+        /// Least severity of what is logged: error, warn, info, debug or trace; for single parts as
+        /// in `info,caracal_sts=debug`. Unset is info, or warn on a terminal.
+        pub level: Option<String> = var("LOG_LEVEL").such_as("info"),
+        /// Lines that may wait for a slow reader of standard error; further ones are dropped and
+        /// counted.
+        pub queue: usize = var("CARACAL_LOG_QUEUE_SIZE").or("16384").within("1", "1048576"),
+        /// Of so many lines below info, one is logged.
+        pub sample_debug: u64 = var("CARACAL_LOG_SAMPLE_DEBUG").or("1").within("1", "1000000"),
+        /// Longer values are cut.
+        pub max_field: usize = var("CARACAL_LOG_MAX_FIELD_BYTES").or("8192").within("64", "1048576"),
+        /// What `env` says in every line.
+        pub env: Option<String> = var("CARACAL_ENV").also("APP_ENV").such_as("production"),
+    }
+}
+
+impl LogSettings {
+    /// Reads the settings, and checks the level.
+    pub fn read(from: &dyn Strings, mistakes: &mut Mistakes) -> Option<Self> {
+        let settings = Self::load(from, mistakes)?;
+        if !settings.level.as_deref().is_none_or(is_level) {
+            let right = "is one of error, warn, info, debug and trace, for example info";
+            mistakes.add("LOG_LEVEL", right);
+            return None;
+        }
+        Some(settings)
+    }
+
+    /// What counts when the settings cannot be used: the mistakes are to be told, and logged.
+    fn unset() -> Option<Self> {
+        let nothing = std::collections::BTreeMap::<String, String>::new();
+        Self::load(&nothing, &mut Mistakes::default())
+    }
+}
 
 /// The message of a panic may quote anything. What a panic ends is for others to say: a request, a
 /// task and with it the process, or the command.
@@ -32,6 +73,17 @@ pub fn panics_end_in_one_line() {
     }));
 }
 
+/// Whether each part is a severity, or gives one to a part of ours. The filter itself takes any word
+/// for a part, and then logs nothing else.
+fn is_level(text: &str) -> bool {
+    let known = |word: &str| {
+        let word = word.trim().to_ascii_lowercase();
+        ["off", "error", "warn", "info", "debug", "trace"].contains(&word.as_str())
+    };
+    let is_right = |part: &str| known(part.rsplit('=').next().unwrap_or_default());
+    text.split(',').all(is_right) && EnvFilter::try_new(text).is_ok()
+}
+
 /// Starts logging at `LOG_LEVEL`; without one, `info`, or `warn` on a terminal, where a person
 /// reads and not a collector.
 pub fn start(environment: &Environment) {
@@ -40,27 +92,63 @@ pub fn start(environment: &Environment) {
     } else {
         "info"
     };
-    let level = environment.get("LOG_LEVEL").unwrap_or(unset);
-    // An unknown level must not keep an authorization server from starting.
-    let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let settings = LogSettings::read(environment, &mut Mistakes::default());
+    let Some(settings) = settings.or_else(LogSettings::unset) else {
+        return;
+    };
+    let filter = EnvFilter::new(settings.level.as_deref().unwrap_or(unset));
     let line = Line {
         clock: SystemClock::new(),
         hostname: hostname(),
-        env: environment
-            .get("CARACAL_ENV")
-            .unwrap_or_default()
-            .to_owned(),
+        env: settings.env.unwrap_or_default(),
+        max_field: settings.max_field,
     };
-    let lines = tracing_subscriber::fmt::layer()
-        .event_format(line)
-        .with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt::layer().event_format(line);
+    let lines = match queue::Queue::of_process(settings.queue) {
+        Ok(queue) => lines.with_writer(move || queue.clone()).boxed(),
+        // Without a thread to spare, lines are written where they come up.
+        Err(_) => lines.with_writer(std::io::stderr).boxed(),
+    };
     // A second start in one process (tests) keeps the first.
     drop(
         tracing_subscriber::registry()
             .with(filter)
+            .with(Sample::one_in(settings.sample_debug))
             .with(lines)
             .try_init(),
     );
+}
+
+/// Lets one of so many events below `info` through.
+struct Sample {
+    one_in: u64,
+    seen: AtomicU64,
+}
+
+impl Sample {
+    fn one_in(one_in: u64) -> Self {
+        Self {
+            one_in: one_in.max(1),
+            seen: AtomicU64::new(0),
+        }
+    }
+}
+
+impl<S: Subscriber> Layer<S> for Sample {
+    fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
+        // What is more verbose is greater.
+        if self.one_in == 1 || *event.metadata().level() <= Level::INFO {
+            return true;
+        }
+        let passes = self
+            .seen
+            .fetch_add(1, Ordering::Relaxed)
+            .is_multiple_of(self.one_in);
+        if !passes {
+            logs::sampled();
+        }
+        passes
+    }
 }
 
 /// Of the machine or container.
@@ -76,12 +164,17 @@ struct Line {
     clock: SystemClock,
     hostname: String,
     env: String,
+    /// Bytes of a value beyond which it is cut.
+    max_field: usize,
 }
 
 impl Line {
     fn object(&self, event: &Event<'_>) -> Map<String, Value> {
         let metadata = event.metadata();
-        let mut fields = Fields::default();
+        let mut fields = Fields {
+            max: self.max_field,
+            ..Fields::default()
+        };
         event.record(&mut fields);
         let mut line = Map::new();
         line.insert("time".to_owned(), self.clock.now().unix_millis().into());
@@ -131,6 +224,8 @@ fn service(target: &str) -> &str {
 
 #[derive(Default)]
 struct Fields {
+    /// Longest value, in bytes.
+    max: usize,
     message: String,
     others: Vec<(String, Value)>,
 }
@@ -147,7 +242,7 @@ impl Visit for Fields {
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        let text = masked(cut(value));
+        let text = masked(cut(value, self.max));
         if field.name() == "message" {
             self.message = text;
         } else {
@@ -172,8 +267,8 @@ impl Visit for Fields {
     }
 }
 
-fn cut(text: &str) -> &str {
-    let mut end = text.len().min(MAX_VALUE);
+fn cut(text: &str, max: usize) -> &str {
+    let mut end = text.len().min(max);
     while !text.is_char_boundary(end) {
         end -= 1;
     }
@@ -207,6 +302,7 @@ mod tests {
             clock: SystemClock::new(),
             hostname: "h".into(),
             env: "test".into(),
+            max_field: 64,
         };
         let layer = tracing_subscriber::fmt::layer()
             .event_format(line)
@@ -231,6 +327,47 @@ mod tests {
         );
         assert_eq!((&line["n"], &line["given"]), (&3.into(), &"***".into()));
         assert!(line["time"].is_i64() && line["pid"].is_u64());
+    }
+
+    #[test]
+    fn long_values_are_cut() {
+        let line = logged(|| tracing::info!(target: "other", long = "ä".repeat(40), "m"));
+        assert_eq!(line["long"], "ä".repeat(32));
+    }
+
+    #[test]
+    fn of_so_many_debug_lines_one_is_logged_and_the_others_are_counted() {
+        let lines = Lines::default();
+        let into = lines.clone();
+        let layer = tracing_subscriber::fmt::layer().with_writer(move || into.clone());
+        let layers = tracing_subscriber::registry()
+            .with(Sample::one_in(3))
+            .with(layer);
+        let before = logs::counts().sampled;
+        tracing::subscriber::with_default(layers, || {
+            for n in 0..6 {
+                tracing::debug!(n, "often");
+                tracing::info!(n, "seldom");
+            }
+        });
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(text.matches("often").count(), 2);
+        assert_eq!(text.matches("seldom").count(), 6);
+        assert!(logs::counts().sampled >= before + 4);
+    }
+
+    #[test]
+    fn an_unknown_level_is_a_mistake() {
+        let read = |level: &str| {
+            let environment = Environment::of_pairs(&[("LOG_LEVEL", level)]);
+            let mut mistakes = Mistakes::default();
+            LogSettings::read(&environment, &mut mistakes);
+            mistakes.to_string()
+        };
+        assert_eq!(read("info,caracal_sts=debug"), "");
+        for wrong in ["verbose", "info,=,", "caracal_sts=loud", "info,caracal_sts"] {
+            assert!(read(wrong).starts_with("LOG_LEVEL: "), "{wrong}");
+        }
     }
 
     #[test]

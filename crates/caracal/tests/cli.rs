@@ -3,6 +3,8 @@
 
 #[path = "cli/capacity.rs"]
 mod capacity;
+#[path = "cli/config.rs"]
+mod config;
 #[path = "cli/doctor.rs"]
 mod doctor;
 #[path = "cli/run.rs"]
@@ -215,8 +217,11 @@ fn up_refuses_a_database_that_it_would_not_use() {
 #[test]
 fn mistakes_are_told_with_the_next_step() {
     let nothing = tempfile::tempdir().unwrap();
+    let serve = fails(&caracal(nothing.path(), "serve sts"));
+    for told in ["use `caracal up`", "REDIS_URL: ", "ISSUER_URL: "] {
+        assert!(serve.contains(told), "{serve}");
+    }
     for (line, hint) in [
-        ("serve sts", "caracal up"),
         ("audit verify --without-key", "caracal up"),
         ("audit tail", "caracal up"),
         (

@@ -11,7 +11,7 @@ caracal_net::settings! {
     /// What this service can be told.
     pub struct Config {
         /// Issuer and audience of every token, verbatim.
-        pub issuer: String = var("ISSUER_URL"),
+        pub issuer: String = var("ISSUER_URL").such_as("https://sts.example"),
         /// The scope that every lifecycle token needs.
         pub scope: String = var("AGENT_COORDINATOR_SCOPE").or("agent:lifecycle"),
         /// Posture; unset is stable.
@@ -49,18 +49,22 @@ caracal_net::settings! {
         /// Keys in force of one operation and application.
         pub max_receipts: u32 = var("IDEMPOTENCY_MAX_RECEIPTS_PER_SCOPE").or("10000").within("100", "1000000000"),
         /// Under which idempotency keys are stored; hex, at least 32 bytes.
-        pub idempotency_key: Option<HmacKey> = var("IDEMPOTENCY_HMAC_KEY").secret(),
+        pub idempotency_key: Option<HmacKey> = var("IDEMPOTENCY_HMAC_KEY").secret()
+            .needed("when CARACAL_MODE is rc or stable"),
         /// The key before that one, still read during a rotation.
         pub previous_idempotency_key: Option<HmacKey> = var("IDEMPOTENCY_HMAC_KEY_PREVIOUS").secret(),
         /// Requests a minute of one application, and of one address before authentication; 0 is
         /// no limit.
-        pub rate: u32 = var("COORDINATOR_RATE_LIMIT_PER_MIN").or("600"),
+        pub rate: u32 = var("COORDINATOR_RATE_LIMIT_PER_MIN").or("600").within("0", "1000000000"),
         /// Requests a minute of one address to `/ready`; 0 is no limit.
-        pub ready_rate: u32 = var("READY_RATE_LIMIT_PER_MIN").or("120"),
+        pub ready_rate: u32 = var("READY_RATE_LIMIT_PER_MIN").or("120").within("0", "1000000000"),
         /// Largest body.
         pub body_limit: usize = var("COORDINATOR_BODY_LIMIT_BYTES").or("262144").within("1024", "16777216"),
         /// Longest request.
         pub request_timeout: Duration = var("REQUEST_TIMEOUT_MS").or("30000").millis().within("100", "600000"),
+        /// How long a connection may be idle between requests; longer than that of a load balancer
+        /// before us.
+        pub keep_alive: Duration = var("KEEP_ALIVE_TIMEOUT_MS").or("75000").millis().within("100", "86400000"),
         /// Whether `X-Forwarded-For` names the caller.
         pub trust_proxy: bool = var("TRUST_PROXY").or("false"),
         /// Whether a federated user's record needs its token at the start of a Session.
@@ -69,7 +73,7 @@ caracal_net::settings! {
         /// read that stream only.
         pub epoch_on_session_end: bool = var("DELEGATION_EPOCH_ON_SESSION_END").or("false"),
         /// Dead outbox entries beyond which `/ready` fails; unset is never.
-        pub ready_outbox_dead_max: Option<u64> = var("COORDINATOR_READY_OUTBOX_DEAD_MAX"),
+        pub ready_outbox_dead_max: Option<u64> = var("COORDINATOR_READY_OUTBOX_DEAD_MAX").within("0", "1000000000"),
     }
 }
 

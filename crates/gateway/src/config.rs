@@ -17,42 +17,44 @@ caracal_net::settings! {
     pub struct Settings {
         /// Posture: `dev`, or `rc` and `stable` for deployments.
         pub mode: Mode = var("CARACAL_MODE").or("stable"),
-        /// Where the Gateway listens.
-        pub port: u16 = var("PORT").or("8081"),
-        /// Where the STS is; not needed when it runs in the same process.
-        pub sts_url: Option<Url> = var("STS_URL"),
+        /// Where the STS is. Outside of dev https, or a host of this machine or cluster.
+        pub sts_url: Option<Url> = var("STS_URL")
+            .needed("unless the STS runs in the same process").such_as("http://sts:8080"),
         /// Signs exchanges; hex, at least 32 bytes.
-        pub gateway_key: Option<HmacKey> = var("GATEWAY_STS_HMAC_KEY").secret(),
+        pub gateway_key: Option<HmacKey> = var("GATEWAY_STS_HMAC_KEY").secret().needed("unless dev"),
         /// The issuer of every mandate; when unset, a mandate's own issuer must be its audience.
-        pub issuer: Option<String> = var("ISSUER_URL"),
+        pub issuer: Option<String> = var("ISSUER_URL").such_as("https://sts.example"),
         /// Lets an operator force a reload of the revocations.
         pub admin_token: Option<Secret<String>> = var("CARACAL_ADMIN_TOKEN").secret(),
         /// Lets a scraper read the metrics.
         pub metrics_bearer: Option<Secret<String>> = var("METRICS_BEARER").secret(),
         /// How long an exchange may take.
-        pub sts_timeout: Duration = var("STS_TIMEOUT").or("5s"),
+        pub sts_timeout: Duration = var("STS_TIMEOUT").or("5s").within("1ms", "10m"),
         /// How long an upstream may take to the head of its response.
-        pub upstream_timeout: Duration = var("UPSTREAM_TIMEOUT").or("30s"),
+        pub upstream_timeout: Duration = var("UPSTREAM_TIMEOUT").or("30s").within("1ms", "24h"),
         /// How long the head of a request may take.
-        pub read_header_timeout: Duration = var("READ_HEADER_TIMEOUT").or("5s"),
-        /// How long a request body may make no progress.
-        pub read_timeout: Duration = var("READ_TIMEOUT").or("45s"),
+        pub read_header_timeout: Duration = var("READ_HEADER_TIMEOUT").or("5s").within("1ms", "10m"),
+        /// How long a request body may make no progress; longer than STS_TIMEOUT and
+        /// UPSTREAM_TIMEOUT together.
+        pub read_timeout: Duration = var("READ_TIMEOUT").or("45s").within("1ms", "24h"),
         /// How long a connection may be idle between requests.
-        pub idle_timeout: Duration = var("IDLE_TIMEOUT").or("120s"),
+        pub idle_timeout: Duration = var("IDLE_TIMEOUT").or("120s").within("1ms", "24h"),
         /// How long a caller may take nothing of a response.
-        pub write_timeout: Duration = var("WRITE_TIMEOUT").or("60s"),
+        pub write_timeout: Duration = var("WRITE_TIMEOUT").or("60s").within("1ms", "24h"),
         /// How long an upstream may send nothing within a response.
-        pub stream_idle_timeout: Duration = var("STREAM_IDLE_TIMEOUT").or("60s"),
-        /// Longest request body.
+        pub stream_idle_timeout: Duration = var("STREAM_IDLE_TIMEOUT").or("60s").within("1ms", "24h"),
+        /// Longest request body; over it the answer is 413 payload_too_large.
         pub max_request_bytes: u64 = var("MAX_REQUEST_BYTES").or("10485760").within("1", "1099511627776"),
-        /// Certificate chain of the listener, PEM.
-        pub tls_cert: Option<PathBuf> = var("TLS_CERT_FILE"),
-        /// Key of the listener, PEM.
-        pub tls_key: Option<PathBuf> = var("TLS_KEY_FILE"),
+        /// Certificate chain of the listener, PEM; goes with TLS_KEY_FILE.
+        pub tls_cert: Option<PathBuf> = var("TLS_CERT_FILE").such_as("/run/tls/tls.crt"),
+        /// Key of the listener, PEM; goes with TLS_CERT_FILE.
+        pub tls_key: Option<PathBuf> = var("TLS_KEY_FILE").such_as("/run/tls/tls.key"),
         /// More roots to trust, PEM.
-        pub extra_ca: Option<PathBuf> = var("CARACAL_TLS_EXTRA_CA_FILE"),
+        pub extra_ca: Option<PathBuf> = var("CARACAL_TLS_EXTRA_CA_FILE")
+            .such_as("/etc/caracal/ca.pem"),
         /// When not empty, the only upstream hosts.
-        pub upstream_hosts: Vec<String> = var("UPSTREAM_HOST_ALLOWLIST").or(" "),
+        pub upstream_hosts: Vec<String> = var("UPSTREAM_HOST_ALLOWLIST").or(" ")
+            .such_as("crm.example,desk.example"),
         /// Whether `X-Forwarded-For` and `X-Forwarded-Proto` of callers are believed.
         pub trust_proxy: bool = var("TRUST_PROXY").or("false"),
         /// Lets mandates pass unclaimed while the bus is out; dev only.
@@ -61,8 +63,6 @@ caracal_net::settings! {
         pub insecure_sts: bool = var("INSECURE_STS").or("false"),
         /// Forbidden in deployments.
         pub insecure_http: bool = var("INSECURE_HTTP").or("false"),
-        /// Where evidence waits for delivery.
-        pub audit_replay_dir: PathBuf = var("AUDIT_REPLAY_DIR").or("/var/lib/caracal/audit-replay"),
     }
 }
 

@@ -6,6 +6,7 @@ pub mod body;
 pub mod breaker;
 pub mod egress;
 pub mod health;
+pub mod logs;
 pub mod metrics;
 pub mod problem;
 pub mod request_id;

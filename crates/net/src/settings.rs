@@ -6,12 +6,14 @@
 //! from the file that `NAME_FILE` names, and is never shown.
 
 mod value;
+mod var;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 
 pub use value::{Mode, Unit, Value};
+pub use var::{Described, Other, Var, var};
 
 /// Where settings come from.
 pub trait Strings {
@@ -57,69 +59,6 @@ impl<A: Strings, B: Strings> Strings for Layered<A, B> {
             .get(name)
             .filter(|text| !text.is_empty())
             .or_else(|| self.1.get(name))
-    }
-}
-
-/// The declaration of one setting.
-#[derive(Clone, Copy, Debug)]
-pub struct Var {
-    /// Its name in the environment.
-    pub name: &'static str,
-    /// Used when unset.
-    pub default: Option<&'static str>,
-    /// Least and greatest value.
-    pub bounds: Option<(&'static str, &'static str)>,
-    /// What a bare number of a duration counts.
-    pub unit: Unit,
-    /// Never shown, and `NAME_FILE` is honoured.
-    pub secret: bool,
-}
-
-/// A setting of that name.
-pub const fn var(name: &'static str) -> Var {
-    Var {
-        name,
-        default: None,
-        bounds: None,
-        unit: Unit::Suffixed,
-        secret: false,
-    }
-}
-
-impl Var {
-    /// Its default.
-    #[must_use]
-    pub const fn or(mut self, default: &'static str) -> Self {
-        self.default = Some(default);
-        self
-    }
-
-    /// Its bounds, both included.
-    #[must_use]
-    pub const fn within(mut self, least: &'static str, greatest: &'static str) -> Self {
-        self.bounds = Some((least, greatest));
-        self
-    }
-
-    /// A duration written as a number of milliseconds.
-    #[must_use]
-    pub const fn millis(mut self) -> Self {
-        self.unit = Unit::Millis;
-        self
-    }
-
-    /// A duration written as a number of seconds.
-    #[must_use]
-    pub const fn seconds(mut self) -> Self {
-        self.unit = Unit::Seconds;
-        self
-    }
-
-    /// A secret.
-    #[must_use]
-    pub const fn secret(mut self) -> Self {
-        self.secret = true;
-        self
     }
 }
 
@@ -176,12 +115,13 @@ pub trait Setting: Sized {
 
 impl<T: Value> Setting for T {
     fn read(var: &Var, from: &dyn Strings, mistakes: &mut Mistakes) -> Option<Self> {
-        match text_of(var, from) {
-            Ok(Some(text)) => checked(var, &text, mistakes),
+        match found(var, from) {
             Ok(None) => {
-                mistakes.add(var.name, format!("is required, for example {}", T::EXAMPLE));
+                let example = var.right(T::EXAMPLE);
+                mistakes.add(var.name, format!("is required, for example {example}"));
                 None
             }
+            Ok(Some(text)) => checked(var, &text, from, mistakes),
             Err(why) => {
                 mistakes.add(var.name, why);
                 None
@@ -192,9 +132,9 @@ impl<T: Value> Setting for T {
 
 impl<T: Value> Setting for Option<T> {
     fn read(var: &Var, from: &dyn Strings, mistakes: &mut Mistakes) -> Option<Self> {
-        match text_of(var, from) {
-            Ok(Some(text)) => checked(var, &text, mistakes).map(Some),
+        match found(var, from) {
             Ok(None) => Some(None),
+            Ok(Some(text)) => checked(var, &text, from, mistakes).map(Some),
             Err(why) => {
                 mistakes.add(var.name, why);
                 None
@@ -203,10 +143,20 @@ impl<T: Value> Setting for Option<T> {
     }
 }
 
-/// The text of a setting: the variable, the file that `NAME_FILE` names, or the default.
-fn text_of(var: &Var, from: &dyn Strings) -> Result<Option<String>, String> {
-    if let Some(text) = from.get(var.name).filter(|text| !text.trim().is_empty()) {
-        return Ok(Some(text));
+/// The text of a setting, and the name that it came under.
+struct Found {
+    name: &'static str,
+    unit: Unit,
+    text: String,
+}
+
+/// The text of a setting: the variable, the file that `NAME_FILE` names, its other name, or the
+/// default.
+fn found(var: &Var, from: &dyn Strings) -> Result<Option<Found>, String> {
+    let set = |name: &str| from.get(name).filter(|text| !text.trim().is_empty());
+    let at = |name, unit| move |text| Found { name, unit, text };
+    if let Some(text) = set(var.name) {
+        return Ok(Some(at(var.name, var.unit)(text)));
     }
     let file_var = format!("{}_FILE", var.name);
     if var.secret
@@ -219,62 +169,132 @@ fn text_of(var: &Var, from: &dyn Strings) -> Result<Option<String>, String> {
         if text.is_empty() {
             return Err(format!("{file_var} ({path}) is empty"));
         }
-        return Ok(Some(text.to_owned()));
+        return Ok(Some(at(var.name, var.unit)(text.to_owned())));
     }
-    Ok(var.default.map(str::to_owned))
+    let other = var
+        .also
+        .and_then(|(name, unit)| set(name).map(at(name, unit)));
+    let default = || var.default.map(str::to_owned).map(at(var.name, var.unit));
+    Ok(other.or_else(default))
 }
 
-fn checked<T: Value>(var: &Var, text: &str, mistakes: &mut Mistakes) -> Option<T> {
-    let shown = if var.secret { "the value" } else { text };
-    let value = match T::parse(text.trim(), var.unit) {
+fn checked<T: Value>(
+    var: &Var,
+    found: &Found,
+    from: &dyn Strings,
+    mistakes: &mut Mistakes,
+) -> Option<T> {
+    let shown = if var.is_shown() {
+        format!("{} ", found.text.trim())
+    } else {
+        String::new()
+    };
+    let value = match valid(var, found) {
         Ok(value) => value,
         Err(why) => {
-            mistakes.add(
-                var.name,
-                format!("{shown}: {why}, for example {}", T::EXAMPLE),
-            );
+            let example = if found.unit == var.unit {
+                format!(", for example {}", var.right(T::EXAMPLE))
+            } else {
+                String::new()
+            };
+            mistakes.add(found.name, format!("{shown}{why}{example}"));
             return None;
         }
     };
-    let Some((least, greatest)) = var.bounds else {
-        return Some(value);
-    };
-    let bound = |text| T::parse(text, var.unit).ok();
-    let inside = bound(least).is_none_or(|least| !value.is_below(&least))
-        && bound(greatest).is_none_or(|greatest| !greatest.is_below(&value));
-    if !inside {
+    if let Some((other, text)) = contradiction(var, found, &value, from) {
         mistakes.add(
-            var.name,
-            format!("{shown} is not within {least} and {greatest}"),
+            found.name,
+            format!("and {other} are two names of one setting, but say {shown}and {text}"),
         );
         return None;
     }
     Some(value)
 }
 
-/// What the reference page and `doctor` say of a setting.
-#[derive(Clone, Copy, Debug)]
-pub struct Described {
-    /// Its declaration.
-    pub var: Var,
-    /// An example of its type.
-    pub example: &'static str,
-    /// Its help.
-    pub help: &'static str,
+/// What the text says, if that is allowed.
+fn valid<T: Value>(var: &Var, found: &Found) -> Result<T, String> {
+    let text = found.text.trim();
+    if !var.choices.is_empty() && !var.choices.contains(&text) {
+        return Err(format!("is none of {}", var.choices.join(", ")));
+    }
+    let range = |(least, greatest): (&str, &str)| format!("within {least} and {greatest}");
+    let value = T::parse(text, found.unit).map_err(|why| match var.bounds {
+        Some(bounds) => format!("{why} ({})", range(bounds)),
+        None => why,
+    })?;
+    let Some((least, greatest)) = var.bounds else {
+        return Ok(value);
+    };
+    let bound = |text| T::parse(text, var.unit).ok();
+    let inside = bound(least).is_none_or(|least| !value.is_below(&least))
+        && bound(greatest).is_none_or(|greatest| !greatest.is_below(&value));
+    if inside {
+        Ok(value)
+    } else {
+        Err(format!("is not {}", range((least, greatest))))
+    }
 }
 
-/// The example of a setting's type, for the reference page.
-pub trait Exampled {
-    /// The example.
+/// The setting's other name and text, when they say something else.
+fn contradiction<T: Value>(
+    var: &Var,
+    found: &Found,
+    value: &T,
+    from: &dyn Strings,
+) -> Option<(&'static str, String)> {
+    let (other, unit) = var.also.filter(|(other, _)| *other != found.name)?;
+    let text = from.get(other).filter(|text| !text.trim().is_empty())?;
+    let agrees = T::parse(text.trim(), unit)
+        .is_ok_and(|said| !said.is_below(value) && !value.is_below(&said));
+    (!agrees).then_some((other, text))
+}
+
+/// What is told of a setting's type, for the reference page.
+pub trait Typed {
+    /// The type, in a word or two.
+    const KIND: &'static str;
+    /// A right value.
     const EXAMPLE: &'static str;
+    /// The only values, when there are few.
+    const CHOICES: &'static [&'static str];
+    /// Whether there must be a value.
+    const REQUIRED: bool;
 }
 
-impl<T: Value> Exampled for T {
+impl<T: Value> Typed for T {
+    const KIND: &'static str = <T as Value>::KIND;
     const EXAMPLE: &'static str = <T as Value>::EXAMPLE;
+    const CHOICES: &'static [&'static str] = <T as Value>::CHOICES;
+    const REQUIRED: bool = true;
 }
 
-impl<T: Value> Exampled for Option<T> {
+impl<T: Value> Typed for Option<T> {
+    const KIND: &'static str = T::KIND;
     const EXAMPLE: &'static str = T::EXAMPLE;
+    const CHOICES: &'static [&'static str] = T::CHOICES;
+    const REQUIRED: bool = false;
+}
+
+/// Describes a setting of this type.
+#[must_use]
+pub fn described<T: Typed>(var: Var, help: &'static str) -> Described {
+    let choices = match var.choices {
+        [] => T::CHOICES,
+        choices => choices,
+    };
+    Described {
+        var,
+        kind: match (var.unit, choices) {
+            // A duration in a unit of its name is a number to whoever writes it.
+            (Unit::Millis | Unit::Seconds, _) => "integer",
+            (Unit::Suffixed, []) => T::KIND,
+            (Unit::Suffixed, _) => "choice",
+        },
+        required: T::REQUIRED && var.default.is_none(),
+        choices,
+        example: var.right(T::EXAMPLE),
+        help: help.trim_ascii(),
+    }
 }
 
 /// Declares a struct of settings.
@@ -318,11 +338,10 @@ macro_rules! settings {
             pub fn describe() -> Vec<$crate::settings::Described> {
                 #[allow(unused_imports, reason = "a struct may declare with other helpers")]
                 use $crate::settings::var;
-                vec![$($crate::settings::Described {
-                    var: $declared,
-                    example: <$type as $crate::settings::Exampled>::EXAMPLE,
-                    help: concat!($($help),+).trim_ascii(),
-                },)+]
+                vec![$($crate::settings::described::<$type>(
+                    $declared,
+                    concat!($($help),+),
+                ),)+]
             }
         }
     };

@@ -575,7 +575,7 @@ async fn when_the_shared_sqlite_commit_fails_nobody_in_it_hears_of_success() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outage_is_told_from_a_refusal() {
-    use crate::{Durability, StoreConfig, StoreUrl};
+    use crate::{Durability, PoolOptions, StoreConfig, StoreUrl};
     use caracal_model::{Ids, Secret, TestClock, TestRng};
 
     let clock = Arc::new(TestClock::default());
@@ -583,10 +583,13 @@ async fn an_outage_is_told_from_a_refusal() {
     let url = StoreUrl::Pg {
         // Nothing listens on the discard port.
         url: Secret::new("postgres://nobody:hunter2@127.0.0.1:9/nothing".into()),
-        max_conns: 1,
-        connect_timeout: Duration::from_secs(2),
-        statement_timeout: Duration::from_secs(2),
         tls: None,
+        pool: PoolOptions {
+            max: 1,
+            connect_timeout: Duration::from_secs(2),
+            statement_timeout: Duration::from_secs(2),
+            ..PoolOptions::default()
+        },
     };
     let config = StoreConfig {
         url,

@@ -62,7 +62,9 @@ pub use rider::{Intention, Rider};
 pub use row::Row;
 pub use secure::{Encrypt, Encrypted, PgTls, Stream};
 pub use sql::Sql;
-pub use store::{Durability, PoolStats, Snapshot, Store, StoreConfig, StoreUrl, ZoneScope};
+pub use store::{
+    Durability, PoolOptions, PoolStats, Snapshot, Store, StoreConfig, StoreUrl, ZoneScope,
+};
 pub use tx::{Tx, ZoneTx};
 
 /// Every statement of every module: one line a module, so that nothing escapes the test that

@@ -1,11 +1,14 @@
 //! The Postgres engine: a pool, statements prepared once a connection, and transactions that cost
 //! no round trip of their own to begin.
 
+mod upkeep;
+
 use std::time::Duration;
 
 use caracal_model::{Secret, ZoneId};
 use deadpool_postgres::{
-    Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType,
+    Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime,
+    TimeoutType,
 };
 use futures_util::future::join_all;
 use futures_util::{FutureExt, join};
@@ -20,11 +23,14 @@ use crate::param::Param;
 use crate::row::{Row, Value};
 use crate::secure::{MakeSecure, PgTls};
 use crate::sql::Sql;
-use crate::store::PoolStats;
+use crate::store::{PoolOptions, PoolStats};
+
+use self::upkeep::Upkeep;
 
 pub(crate) struct Pg {
     pool: Pool,
     answer_within: Duration,
+    upkeep: Upkeep,
 }
 
 /// What the server needs to tell that it gave up on a statement, past the time that it may take.
@@ -33,19 +39,20 @@ const GRACE: Duration = Duration::from_secs(1);
 impl Pg {
     pub(crate) fn open(
         url: &Secret<String>,
-        max_conns: usize,
-        connect_timeout: Duration,
-        statement_timeout: Duration,
+        options: PoolOptions,
         tls: Option<&PgTls>,
     ) -> Result<Self, StoreError> {
         // The driver's message may quote the URL, and the URL holds a password.
         let mut config: tokio_postgres::Config = url.expose().parse().map_err(|_| invalid_url())?;
         let given = config.get_options().unwrap_or_default();
-        let millis = statement_timeout.as_millis();
+        let (statement, idle) = (options.statement_timeout, options.idle_in_tx);
+        let (statement, idle) = (statement.as_millis(), idle.as_millis());
         // What row security asks for outside of a zone: see `Sight::All`.
         config.options(format!(
-            "{given} -c statement_timeout={millis} -c caracal.zone_id=*"
+            "{given} -c statement_timeout={statement} \
+             -c idle_in_transaction_session_timeout={idle} -c caracal.zone_id=*"
         ));
+        let connect_timeout = options.connect_timeout;
         config.connect_timeout(connect_timeout);
         config.application_name("caracal");
         let manager = ManagerConfig {
@@ -61,8 +68,16 @@ impl Pg {
                 Manager::from_config(config, MakeSecure::new(tls), manager)
             }
         };
+        let old = move |_: &mut _, of: &deadpool_postgres::Metrics| {
+            if of.age() < options.lifetime {
+                Ok(())
+            } else {
+                Err(HookError::message("as old as a connection may be"))
+            }
+        };
         let pool = Pool::builder(manager)
-            .max_size(max_conns)
+            .max_size(options.max)
+            .pre_recycle(Hook::sync_fn(old))
             .runtime(Runtime::Tokio1)
             .wait_timeout(Some(connect_timeout))
             .create_timeout(Some(connect_timeout))
@@ -73,8 +88,9 @@ impl Pg {
                 source: error.into(),
             })?;
         Ok(Self {
+            upkeep: Upkeep::start(&pool, options),
             pool,
-            answer_within: statement_timeout.saturating_add(GRACE),
+            answer_within: options.statement_timeout.saturating_add(GRACE),
         })
     }
 
@@ -131,6 +147,7 @@ impl Pg {
     }
 
     pub(crate) fn shutdown(&self) {
+        self.upkeep.stop();
         self.pool.close();
     }
 }

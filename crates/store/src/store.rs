@@ -30,15 +30,47 @@ pub enum StoreUrl {
     Pg {
         /// `postgres://…`
         url: Secret<String>,
-        /// Most connections of this process.
-        max_conns: usize,
-        /// Longest wait for a connection.
-        connect_timeout: Duration,
-        /// Longest run of one statement.
-        statement_timeout: Duration,
         /// How connections are made secure; in the clear without.
         tls: Option<PgTls>,
+        /// How many there are, and how long anything may take.
+        pool: PoolOptions,
     },
+}
+
+/// The connections of a process to Postgres (spec: operations §2.1, §2.2, §17.7).
+#[derive(Clone, Copy, Debug)]
+pub struct PoolOptions {
+    /// Most of them.
+    pub max: usize,
+    /// So many are kept open though idle; never more than `max`.
+    pub min: usize,
+    /// Longest wait for one, and longest time to make one.
+    pub connect_timeout: Duration,
+    /// Longest run of one statement.
+    pub statement_timeout: Duration,
+    /// How long a transaction may do nothing before the server ends it.
+    pub idle_in_tx: Duration,
+    /// An idle one is closed after this, unless it is among `min`.
+    pub idle: Duration,
+    /// One as old as this is not used again.
+    pub lifetime: Duration,
+    /// How often idle ones are looked at.
+    pub look_every: Duration,
+}
+
+impl Default for PoolOptions {
+    fn default() -> Self {
+        Self {
+            max: 8,
+            min: 0,
+            connect_timeout: Duration::from_secs(5),
+            statement_timeout: Duration::from_secs(15),
+            idle_in_tx: Duration::from_secs(30),
+            idle: Duration::from_secs(300),
+            lifetime: Duration::from_secs(1800),
+            look_every: Duration::from_secs(30),
+        }
+    }
 }
 
 /// What a SQLite commit survives. Postgres keeps its own counsel.
@@ -110,19 +142,7 @@ impl Store {
             StoreUrl::Lite(path) => {
                 Engine::Lite(Lite::open(path, config.durability, Arc::clone(&clock))?)
             }
-            StoreUrl::Pg {
-                url,
-                max_conns,
-                connect_timeout,
-                statement_timeout,
-                tls,
-            } => Engine::Pg(Pg::open(
-                url,
-                *max_conns,
-                *connect_timeout,
-                *statement_timeout,
-                tls.as_ref(),
-            )?),
+            StoreUrl::Pg { url, tls, pool } => Engine::Pg(Pg::open(url, *pool, tls.as_ref())?),
         };
         Ok(Self {
             inner: Arc::new(Inner {

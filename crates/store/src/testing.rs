@@ -15,7 +15,7 @@ use caracal_crypto::os::{OsRng, SystemClock};
 use caracal_model::{Clock, Ids, Secret};
 use futures_util::FutureExt;
 
-use crate::{Durability, Sql, Store, StoreConfig, StoreUrl};
+use crate::{Durability, PoolOptions, Sql, Store, StoreConfig, StoreUrl};
 
 /// A test for each engine: `on_each_engine! { async fn a_sentence(store: Store) { … } }`. The
 /// store is migrated; it is gone after the test.
@@ -107,13 +107,22 @@ impl Database {
 
     /// Opens it with this clock, not yet migrated.
     pub async fn open_with(&self, clock: Arc<dyn Clock>) -> Store {
+        let pool = PoolOptions {
+            max: 16,
+            connect_timeout: Duration::from_secs(10),
+            statement_timeout: Duration::from_secs(30),
+            ..PoolOptions::default()
+        };
+        self.open_pool(clock, pool).await
+    }
+
+    /// Opens it with this clock and, of Postgres, these connections; not yet migrated.
+    pub async fn open_pool(&self, clock: Arc<dyn Clock>, pool: PoolOptions) -> Store {
         let url = match (&self.place, self.url()) {
             (_, Some(url)) => StoreUrl::Pg {
                 url,
-                max_conns: 16,
-                connect_timeout: Duration::from_secs(10),
-                statement_timeout: Duration::from_secs(30),
                 tls: None,
+                pool,
             },
             (Place::Lite(file), _) => StoreUrl::Lite(file.clone()),
             (Place::Pg { .. }, None) => unreachable!("Postgres has a URL"),

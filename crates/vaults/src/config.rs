@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use caracal_model::{Clock, Rng, Secret};
 use caracal_net::egress::Fetcher;
-use caracal_net::settings::{Mistakes, Strings};
+use caracal_net::settings::{Described, Mistakes, Strings};
 use caracal_store::custody::SecretBackend;
 use url::{Host, Url};
 
@@ -23,8 +23,15 @@ use crate::token::{Authorized, Given, Issue, Shown};
 use crate::vault::{Login, Vault};
 use crate::wire::Wire;
 
-const NAMES: &str = "is one of builtin, vault, infisical, azurekeyvault, awssecretsmanager, \
-    gcpsecretmanager and custom";
+const NAMES: [&str; 7] = [
+    "builtin",
+    "vault",
+    "infisical",
+    "azurekeyvault",
+    "awssecretsmanager",
+    "gcpsecretmanager",
+    "custom",
+];
 /// Where a machine asks who it is; http on a link of its own, as the clouds have it.
 const AZURE_METADATA: &str = "http://169.254.169.254";
 const GOOGLE_METADATA: &str = "http://metadata.google.internal";
@@ -32,7 +39,7 @@ const GOOGLE_METADATA: &str = "http://metadata.google.internal";
 caracal_net::settings! {
     struct ChosenSettings {
         /// Where sealed secrets are kept: `builtin` is our own database.
-        backend: String = var("CARACAL_SECRET_BACKEND").or("builtin"),
+        backend: String = var("CARACAL_SECRET_BACKEND").or("builtin").one_of(&NAMES),
         /// Takes everything back into our own database, so that another backend can be chosen.
         leaving: bool = var("CARACAL_SECRET_BACKEND_LEAVE").or("false"),
     }
@@ -88,6 +95,20 @@ caracal_net::settings! {
     }
 }
 
+/// Every setting, under the backend that reads it; those of the choice itself are under none.
+#[must_use]
+pub fn describe() -> Vec<(Option<&'static str>, Vec<Described>)> {
+    vec![
+        (None, ChosenSettings::describe()),
+        (Some("vault"), vault::describe()),
+        (Some("infisical"), InfisicalSettings::describe()),
+        (Some("azurekeyvault"), AzureSettings::describe()),
+        (Some("awssecretsmanager"), aws::describe()),
+        (Some("gcpsecretmanager"), GcpSettings::describe()),
+        (Some("custom"), CustomSettings::describe()),
+    ]
+}
+
 /// The backend that the settings choose, not yet asked for anything.
 #[derive(Debug)]
 pub struct Chosen {
@@ -128,10 +149,8 @@ impl Chosen {
                 secure("CARACAL_CUSTOM_SECRETS_URL", &settings.url, mistakes)
                     .then_some(Kind::Custom(settings.url, given))
             }
-            _ => {
-                mistakes.add("CARACAL_SECRET_BACKEND", NAMES);
-                None
-            }
+            // No other name gets past its declaration.
+            _ => None,
         };
         let (kind, leaving) = (kind?, chosen.leaving);
         if leaving && matches!(kind, Kind::Builtin) {

@@ -22,7 +22,7 @@ mod token;
 mod vault;
 mod wire;
 
-pub use config::Chosen;
+pub use config::{Chosen, describe};
 
 #[cfg(test)]
 mod tests;

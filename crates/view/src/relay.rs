@@ -5,7 +5,7 @@
 //! out; nobody should wait for it to be recorded as sent.
 //!
 //! **Choice.** Whoever committed drains the outbox itself ([`Relay::drain`]); a loop drains what is
-//! left, woken by commits and, to be safe, four times a second. Entries of a topic go out in the
+//! left, woken by commits and, to be safe, now and again. Entries of a topic go out in the
 //! order of their ids, all topics pipelined. Delivery is at least once, so recording that entries
 //! were sent is done by the loop, many at a time, off everybody's path.
 //!
@@ -44,13 +44,6 @@ use self::state::Sending;
 use crate::ViewError;
 use crate::backoff::{Backoff, spread};
 
-/// Entries that are claimed at once.
-const BATCH: u32 = 500;
-/// For how long a claim keeps other relays from sending the same. Short: when a process dies with
-/// a claim, a revocation waits for that long. Sending twice is harmless.
-const CLAIM: Duration = Duration::from_secs(1);
-/// How often the loop looks without having been woken.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How long entries that were sent may stay unrecorded.
 const RECORD_EVERY: Duration = Duration::from_millis(50);
 /// How often entries that were sent long ago are removed.
@@ -67,6 +60,13 @@ pub struct RelayOptions {
     pub max_attempts: u32,
     /// How long entries that were sent are kept (`OUTBOX_RETENTION_DAYS`).
     pub keep: Duration,
+    /// Entries that are claimed at once (`OUTBOX_BATCH_SIZE`).
+    pub batch: u32,
+    /// For how long a claim keeps other relays from sending the same (`OUTBOX_LOCK_SEC`). Short: when
+    /// a process dies with a claim, a revocation waits for that long. Sending twice is harmless.
+    pub claim: Duration,
+    /// How often the loop looks without having been woken (`OUTBOX_POLL_MS`).
+    pub look_every: Duration,
 }
 
 impl Default for RelayOptions {
@@ -74,6 +74,9 @@ impl Default for RelayOptions {
         Self {
             max_attempts: 20,
             keep: Duration::from_secs(7 * 24 * 3600),
+            batch: 500,
+            claim: Duration::from_secs(1),
+            look_every: Duration::from_millis(250),
         }
     }
 }
@@ -261,7 +264,7 @@ impl Relay {
             let pause = match self.round(&mut pruned).await {
                 Ok(()) => {
                     backoff.reset();
-                    LOOK_EVERY
+                    self.0.options.look_every
                 }
                 Err(error) => {
                     tracing::warn!(%error, "outbox not relayed, kept in the store");
@@ -374,8 +377,9 @@ impl Inner {
     async fn drain_all(&self, sending: &mut Sending) -> Result<(), ViewError> {
         loop {
             // What is sent and not recorded comes again with a claim, so more has to be asked for.
-            let limit = BATCH.saturating_add(sending.unrecorded_count());
-            let claimed = self.store.outbox().claim(limit, CLAIM).await?;
+            let (batch, claim) = (self.options.batch, self.options.claim);
+            let limit = batch.saturating_add(sending.unrecorded_count());
+            let claimed = self.store.outbox().claim(limit, claim).await?;
             let more = claimed.len() >= usize::try_from(limit).unwrap_or(usize::MAX);
             sending.take(claimed);
             if sending.is_idle() {

@@ -1,17 +1,19 @@
 //! Connections: one that all share, and a few that wait.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use redis::aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection};
 use redis::{AsyncConnectionConfig, ErrorKind, RedisError};
 
+use super::RedisOptions;
 use crate::BusError;
 
 /// Idle waiting connections that are kept for the next wait.
 const KEPT: usize = 8;
 
-/// The connection that all calls share. It reconnects when it was cut: a few attempts with growing,
+/// The connections that all calls share, in turn; one unless told otherwise. Each reconnects when it was cut: a few attempts with growing,
 /// jittered pauses, after which the callers that wait are told and the next one starts over.
 ///
 /// A connection that is not cut can be past use as well: bytes that are no answer leave the reader
@@ -21,52 +23,70 @@ const KEPT: usize = 8;
 pub(super) struct Shared {
     client: redis::Client,
     config: ConnectionManagerConfig,
-    current: RwLock<Lent>,
+    first: RwLock<Lent>,
+    others: Vec<RwLock<Lent>>,
+    turn: AtomicUsize,
 }
 
-/// The shared connection, as one call has it.
+/// A shared connection, as one call has it.
 #[derive(Clone)]
 pub(super) struct Lent {
     pub connection: ConnectionManager,
+    at: usize,
     generation: u64,
 }
 
 impl Shared {
-    pub fn new(client: redis::Client, timeout: Duration) -> Result<Self, BusError> {
+    pub fn new(client: redis::Client, options: &RedisOptions) -> Result<Self, BusError> {
         let config = ConnectionManagerConfig::new()
-            .set_connection_timeout(Some(timeout))
-            .set_response_timeout(Some(timeout))
+            .set_connection_timeout(Some(options.connect_timeout))
+            .set_response_timeout(Some(options.timeout))
             .set_number_of_retries(3)
             .set_min_delay(Duration::from_millis(50))
             .set_max_delay(Duration::from_millis(500));
-        let first = Lent {
-            connection: dial(&client, &config)?,
-            generation: 0,
+        let lent = |at| -> Result<_, BusError> {
+            Ok(RwLock::new(Lent {
+                connection: dial(&client, &config)?,
+                at,
+                generation: 0,
+            }))
         };
+        let first = lent(0)?;
+        let others = (1..options.connections).map(lent);
+        let others = others.collect::<Result<_, BusError>>()?;
         Ok(Self {
             client,
             config,
-            current: RwLock::new(first),
+            first,
+            others,
+            turn: AtomicUsize::new(0),
         })
     }
 
     pub fn lend(&self) -> Lent {
-        self.current.read().clone()
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        self.slot(turn % (self.others.len() + 1)).read().clone()
+    }
+
+    /// The first is at 0.
+    fn slot(&self, at: usize) -> &RwLock<Lent> {
+        let other = at.checked_sub(1).and_then(|at| self.others.get(at));
+        other.unwrap_or(&self.first)
     }
 
     /// Of many calls that failed on one connection, the first replaces it.
     pub fn distrust(&self, lent: &Lent) {
-        let mut current = self.current.write();
+        let mut current = self.slot(lent.at).write();
         if current.generation != lent.generation {
             return;
         }
         // Nothing is dialled yet and the settings are those that worked before, so this does not fail;
         // if it did, the old connection would be distrusted again by its next answer.
         if let Ok(connection) = dial(&self.client, &self.config) {
-            let generation = lent.generation + 1;
             *current = Lent {
                 connection,
-                generation,
+                at: lent.at,
+                generation: lent.generation + 1,
             };
         }
     }
@@ -94,14 +114,16 @@ pub(super) fn breaks(error: &RedisError) -> bool {
 pub(super) struct Dedicated {
     client: redis::Client,
     timeout: Duration,
+    connect_timeout: Duration,
     idle: Mutex<Vec<MultiplexedConnection>>,
 }
 
 impl Dedicated {
-    pub fn new(client: redis::Client, timeout: Duration) -> Self {
+    pub fn new(client: redis::Client, options: &RedisOptions) -> Self {
         Self {
             client,
-            timeout,
+            timeout: options.timeout,
+            connect_timeout: options.connect_timeout,
             idle: Mutex::default(),
         }
     }
@@ -121,7 +143,7 @@ impl Dedicated {
 
     async fn connect(&self) -> Result<MultiplexedConnection, BusError> {
         let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.timeout))
+            .set_connection_timeout(Some(self.connect_timeout))
             .set_response_timeout(Some(self.timeout));
         self.client
             .get_multiplexed_async_connection_with_config(&config)
@@ -182,6 +204,25 @@ mod tests {
     fn told(answer: &str) -> BusError {
         let answer = redis::parse_redis_value(answer.as_bytes()).unwrap();
         failed("appending", answer.extract_error().unwrap_err())
+    }
+
+    #[tokio::test]
+    async fn calls_take_turns_and_only_a_bad_connection_is_replaced() {
+        let client = redis::Client::open("redis://127.0.0.1:9").unwrap();
+        let options = RedisOptions {
+            connections: 3,
+            ..RedisOptions::default()
+        };
+        let shared = Shared::new(client, &options).unwrap();
+        let turns: Vec<_> = (0..4).map(|_| shared.lend()).collect();
+        let places: Vec<_> = turns.iter().map(|lent| lent.at).collect();
+        assert_eq!(places, [0, 1, 2, 0]);
+        shared.distrust(&turns[1]);
+        shared.distrust(&turns[1]);
+        let mut after: Vec<_> = (0..3).map(|_| shared.lend()).collect();
+        after.sort_by_key(|lent| lent.at);
+        let generations: Vec<_> = after.iter().map(|lent| lent.generation).collect();
+        assert_eq!(generations, [0, 1, 0]);
     }
 
     #[test]

@@ -34,7 +34,10 @@ fn the_words_of_sslmode_are_honoured_or_refused() {
         "host=db password=pw sslmode=verify-full",
     ] {
         let refused = read(url).unwrap_err();
-        assert!(refused.starts_with("DATABASE_URL: "), "{refused}");
+        assert!(
+            refused.contains("sslmode") || refused.contains("sslrootcert"),
+            "{refused}"
+        );
         assert!(!refused.contains("pw"), "{refused}");
     }
 }

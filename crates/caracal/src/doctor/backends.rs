@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use caracal_bus::{Bus, RedisOptions, ServerFacts};
+use caracal_bus::{Bus, ServerFacts};
 use caracal_model::Timestamp;
 use caracal_net::egress::trusted_pem;
 use caracal_store::Store;
@@ -11,6 +11,7 @@ use caracal_store::checkup::EngineFacts;
 use crate::config;
 use crate::database::{self, DatabaseConfig};
 use crate::platform::Settings;
+use crate::streams::StreamSettings;
 
 use super::report::{Checks, Section};
 use super::{Patient, secrets};
@@ -42,7 +43,7 @@ async fn open(patient: &Patient, checks: &mut Checks) -> Option<Store> {
         return None;
     }
     let opened = async {
-        let config = config::load(&patient.environment, DatabaseConfig::load)?;
+        let config = config::load(&patient.environment, DatabaseConfig::read)?;
         database::open(config, &patient.home, &[], Duration::ZERO).await
     };
     match opened.await {
@@ -158,11 +159,8 @@ async fn redis(patient: &Patient, settings: &Settings, checks: &mut Checks) {
     };
     let asked = async {
         let roots = trusted_pem(settings.extra_ca.as_deref())?;
-        let options = RedisOptions {
-            roots: Some(roots),
-            ..RedisOptions::default()
-        };
-        let bus = Bus::redis(url, options).await?;
+        let streams = config::load(&patient.environment, StreamSettings::load)?;
+        let bus = Bus::redis(url, streams.redis(roots)).await?;
         let before = patient.clock.now();
         let server = bus.server().await?;
         anyhow::Ok((before, server, patient.clock.now()))

@@ -8,10 +8,13 @@ use std::time::Duration;
 use caracal_net::egress::{client_config, expiry, server_config};
 use caracal_net::settings::{Mistakes, Mode};
 
+use crate::addresses::Addresses;
 use crate::home::SECRETS;
 use crate::platform::Settings;
 use crate::roles::{self, Role};
+use crate::serve::Distributed;
 use crate::status::PORTS;
+use crate::{config, levers};
 
 use super::Patient;
 use super::report::{Checks, Section};
@@ -62,18 +65,17 @@ fn settings(patient: &Patient, is_new: bool, checks: &mut Checks) -> Option<Sett
         return None;
     }
     let mut mistakes = Mistakes::default();
-    let settings = Settings::read(&patient.environment, &patient.roles, &mut mistakes);
-    let configured = roles::configure(&patient.roles, &patient.environment, &mut mistakes);
-    let mut told: Vec<&str> = Vec::new();
-    for mistake in mistakes.iter() {
-        if told.contains(&mistake.name.as_str()) {
-            continue;
-        }
-        told.push(&mistake.name);
-        let failed = checks.fail(AT, format!("setting {}", mistake.name), mistake.why.clone());
-        failed.advise("see docs/operations.md; NAME_FILE reads a secret from a file");
+    let settings = read(patient, &mut mistakes);
+    for (name, why) in config::told(&mistakes) {
+        let failed = checks.fail(AT, format!("setting {name}"), why);
+        failed.advise("`caracal config explain` lists settings; NAME_FILE gives a secret by file");
     }
-    let settings = settings.filter(|_| configured.is_some())?;
+    for warning in levers::warnings(&patient.environment) {
+        checks
+            .warn(AT, format!("setting {}", warning.name), warning.why)
+            .advise("leave it out, or set what does what you want");
+    }
+    let settings = settings?;
     if mistakes.is_empty() {
         let names: Vec<&str> = patient.roles.iter().map(|role| role.name()).collect();
         checks.ok(AT, "settings", format!("complete for {}", names.join(", ")));
@@ -89,14 +91,9 @@ fn settings(patient: &Patient, is_new: bool, checks: &mut Checks) -> Option<Sett
     } else {
         checks.ok(AT, "mode", "stable posture");
     }
-    match settings.keyring() {
-        Ok(Some(_)) => checks.ok(AT, "key-encryption key", "32 bytes"),
-        Ok(None) => {}
-        Err(error) => {
-            checks
-                .fail(AT, "key-encryption key", error.to_string())
-                .advise("exactly 64 hex digits; without the right one no stored credential opens");
-        }
+    // One that cannot be used was told above.
+    if let Ok(Some(_)) = settings.keyring() {
+        checks.ok(AT, "key-encryption key", "32 bytes");
     }
     Some(settings)
 }
@@ -303,12 +300,6 @@ fn ports(patient: &Patient, checks: &mut Checks) {
 }
 
 fn port(patient: &Patient, role: Role, alone: bool) -> u16 {
-    let told = |name: &str| {
-        patient
-            .environment
-            .get(name)
-            .and_then(|port| port.parse().ok())
-    };
     if !patient.is_shared() {
         let url = patient
             .urls
@@ -325,7 +316,21 @@ fn port(patient: &Patient, role: Role, alone: bool) -> u16 {
             Role::Audit => audit,
         });
     }
-    told(&format!("{}_PORT", role.name().to_uppercase()))
-        .or_else(|| told("PORT").filter(|_| alone))
-        .unwrap_or(role.port())
+    let addresses = Addresses::read(
+        &patient.environment,
+        &patient.roles,
+        &mut Mistakes::default(),
+    );
+    addresses.map_or(role.port(), |addresses| addresses.of(role, alone).port())
+}
+
+/// As whoever starts these services would read them: `serve` on a database, else `up`.
+fn read(patient: &Patient, mistakes: &mut Mistakes) -> Option<Settings> {
+    let (from, roles) = (&patient.environment, &patient.roles);
+    if patient.is_shared() {
+        return Distributed::read(from, roles, mistakes).map(|read| read.settings);
+    }
+    let settings = Settings::read(from, roles, mistakes);
+    let configured = roles::configure(roles, from, mistakes);
+    settings.filter(|_| configured.is_some())
 }

@@ -55,11 +55,51 @@ fn every_mistake_is_told_at_once_and_no_secret_with_it() {
         ("STATEMENT_MS", "2s"),
     ]);
     insta::assert_snapshot!(told.unwrap_err(), @r"
-    LAG: 1m is not within 100ms and 10s
-    STATEMENT_MS: 2s: is not a whole number, for example 1m30s
-    RATE: lots: is not a whole number in range, for example 100
-    PROXY: perhaps: is neither true nor false, for example true
+    LAG: 1m is not within 100ms and 10s, for example 1s
+    STATEMENT_MS: 2s is not a whole number, for example 15000
+    RATE: lots is not a whole number in range (within 1 and 5000), for example 1000
+    PROXY: perhaps is neither true nor false, for example false
     STS_URL: is required, for example https://sts.example
+    ");
+}
+
+crate::settings! {
+    /// One setting, two names; and few values.
+    struct Named {
+        /// Connections.
+        most: Option<u32> = var("MOST").also("MAX").within("1", "100"),
+        /// Longest wait.
+        wait: Duration = var("WAIT").or("5s").also_millis("WAIT_MS").within("1s", "1m"),
+        /// What survives.
+        lasting: String = var("LASTING").or("process").one_of(&["process", "machine"]),
+    }
+}
+
+fn named(pairs: &[(&str, &str)]) -> Result<(Option<u32>, u64, String), String> {
+    let from: BTreeMap<String, String> = pairs
+        .iter()
+        .map(|(name, value)| ((*name).into(), (*value).into()))
+        .collect();
+    let mut mistakes = Mistakes::default();
+    let named = Named::load(&from, &mut mistakes).ok_or_else(|| mistakes.to_string())?;
+    Ok((named.most, named.wait.as_secs(), named.lasting))
+}
+
+#[test]
+fn a_setting_may_have_another_name_with_a_unit_of_its_own() {
+    assert_eq!(named(&[]).unwrap(), (None, 5, "process".into()));
+    let both = [("MAX", "7"), ("WAIT_MS", "9000"), ("WAIT", "9s")];
+    assert_eq!(named(&both).unwrap(), (Some(7), 9, "process".into()));
+    let told = named(&[
+        ("MOST", "8"),
+        ("MAX", "7"),
+        ("WAIT_MS", "500"),
+        ("LASTING", "perhaps"),
+    ]);
+    insta::assert_snapshot!(told.unwrap_err(), @r"
+    MOST: and MAX are two names of one setting, but say 8 and 7
+    WAIT_MS: 500 is not within 1s and 1m
+    LASTING: perhaps is none of process, machine, for example process
     ");
 }
 
@@ -112,7 +152,17 @@ fn durations_are_written_as_in_go() {
 fn every_setting_is_described() {
     let described = Example::describe();
     assert_eq!(described.len(), 7);
+    let kinds: Vec<_> = described.iter().map(|one| one.kind).collect();
+    let expected = [
+        "duration", "integer", "integer", "list", "boolean", "text", "URL",
+    ];
+    assert_eq!(kinds, expected);
     assert_eq!(described[0].var.default, Some("1s"));
     assert_eq!(described[0].help, "How long memory is trusted.");
+    assert_eq!(described[1].unit(), Some("ms"));
     assert_eq!(described[5].example, "a long random text");
+    assert!(described[6].required && !described[5].required);
+    let lasting = Named::describe()[2];
+    assert_eq!(lasting.kind, "choice");
+    assert_eq!(lasting.choices, ["process", "machine"]);
 }

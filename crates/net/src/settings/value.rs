@@ -21,8 +21,12 @@ pub enum Unit {
 
 /// A type with a text form.
 pub trait Value: Sized {
+    /// Its name, in a word or two.
+    const KIND: &'static str;
     /// A right value, for messages.
     const EXAMPLE: &'static str;
+    /// The only values, when there are few.
+    const CHOICES: &'static [&'static str] = &[];
 
     /// Reads trimmed, non-empty text.
     ///
@@ -39,6 +43,7 @@ pub trait Value: Sized {
 macro_rules! numbers {
     ($($type:ty)+) => {$(
         impl Value for $type {
+            const KIND: &'static str = "integer";
             const EXAMPLE: &'static str = "100";
 
             fn parse(text: &str, _: Unit) -> Result<Self, String> {
@@ -55,6 +60,7 @@ macro_rules! numbers {
 numbers! { u16 u32 u64 usize i64 }
 
 impl Value for bool {
+    const KIND: &'static str = "boolean";
     const EXAMPLE: &'static str = "true";
 
     fn parse(text: &str, _: Unit) -> Result<Self, String> {
@@ -67,6 +73,7 @@ impl Value for bool {
 }
 
 impl Value for String {
+    const KIND: &'static str = "text";
     const EXAMPLE: &'static str = "text";
 
     fn parse(text: &str, _: Unit) -> Result<Self, String> {
@@ -75,6 +82,7 @@ impl Value for String {
 }
 
 impl Value for Secret<String> {
+    const KIND: &'static str = "text";
     const EXAMPLE: &'static str = "a long random text";
 
     fn parse(text: &str, _: Unit) -> Result<Self, String> {
@@ -84,6 +92,7 @@ impl Value for Secret<String> {
 
 /// Comma-separated, trimmed, lower case, empty entries dropped.
 impl Value for Vec<String> {
+    const KIND: &'static str = "list";
     const EXAMPLE: &'static str = "one,two";
 
     fn parse(text: &str, _: Unit) -> Result<Self, String> {
@@ -93,6 +102,7 @@ impl Value for Vec<String> {
 }
 
 impl Value for PathBuf {
+    const KIND: &'static str = "path";
     const EXAMPLE: &'static str = "/var/lib/caracal";
 
     fn parse(text: &str, _: Unit) -> Result<Self, String> {
@@ -101,6 +111,7 @@ impl Value for PathBuf {
 }
 
 impl Value for Url {
+    const KIND: &'static str = "URL";
     const EXAMPLE: &'static str = "https://sts.example";
 
     fn parse(text: &str, _: Unit) -> Result<Self, String> {
@@ -120,6 +131,7 @@ impl Value for Url {
 }
 
 impl Value for SocketAddr {
+    const KIND: &'static str = "address";
     const EXAMPLE: &'static str = "127.0.0.1:8081";
 
     fn parse(text: &str, _: Unit) -> Result<Self, String> {
@@ -129,6 +141,7 @@ impl Value for SocketAddr {
 }
 
 impl Value for IpAddr {
+    const KIND: &'static str = "address";
     const EXAMPLE: &'static str = "127.0.0.1";
 
     fn parse(text: &str, _: Unit) -> Result<Self, String> {
@@ -137,6 +150,7 @@ impl Value for IpAddr {
 }
 
 impl Value for HmacKey {
+    const KIND: &'static str = "hex key";
     const EXAMPLE: &'static str = "64 hex digits or more";
 
     fn parse(text: &str, _: Unit) -> Result<Self, String> {
@@ -163,7 +177,9 @@ impl Mode {
 }
 
 impl Value for Mode {
+    const KIND: &'static str = "choice";
     const EXAMPLE: &'static str = "stable";
+    const CHOICES: &'static [&'static str] = &["dev", "rc", "stable"];
 
     fn parse(text: &str, _: Unit) -> Result<Self, String> {
         match text.to_ascii_lowercase().as_str() {
@@ -176,6 +192,7 @@ impl Value for Mode {
 }
 
 impl Value for Duration {
+    const KIND: &'static str = "duration";
     const EXAMPLE: &'static str = "1m30s";
 
     fn parse(text: &str, unit: Unit) -> Result<Self, String> {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use caracal_model::Secret;
-use caracal_net::settings::{Mistakes, Strings};
+use caracal_net::settings::{Described, Mistakes, Strings};
 use url::Url;
 
 use super::{Kind, fixed, secure};
@@ -30,7 +30,7 @@ caracal_net::settings! {
         /// Where the container's credentials are, in full.
         full_uri: Option<String> = var("AWS_CONTAINER_CREDENTIALS_FULL_URI"),
         /// Shown there.
-        container_token: Option<Secret<String>> = var("AWS_CONTAINER_AUTHORIZATION_TOKEN"),
+        container_token: Option<Secret<String>> = var("AWS_CONTAINER_AUTHORIZATION_TOKEN").hidden(),
         /// Shown there, and read anew each time.
         container_token_file: Option<PathBuf> = var("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"),
         /// The role of the pod's service account.
@@ -44,6 +44,11 @@ caracal_net::settings! {
         /// The same of the Security Token Service, which gives roles.
         sts_endpoint: Option<Url> = var("AWS_ENDPOINT_URL_STS"),
     }
+}
+
+/// Every setting.
+pub(super) fn describe() -> Vec<Described> {
+    AwsSettings::describe()
 }
 
 /// Reads what AWS needs.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use caracal_model::Secret;
-use caracal_net::settings::{Mistakes, Strings};
+use caracal_net::settings::{Described, Mistakes, Strings};
 use url::Url;
 
 use super::{given, secure};
@@ -23,23 +23,27 @@ caracal_net::settings! {
 caracal_net::settings! {
     struct AuthSettings {
         /// How Vault is told who asks: `token`, `approle` or `kubernetes`.
-        auth: String = var("CARACAL_VAULT_AUTH").or("token"),
+        auth: String = var("CARACAL_VAULT_AUTH").or("token")
+            .one_of(&["token", "approle", "kubernetes"]),
     }
 }
 
 caracal_net::settings! {
     struct TokenSettings {
         /// May read, write and delete below the mount. A file is read again when it is refused.
-        token: Secret<String> = var("CARACAL_VAULT_TOKEN").secret(),
+        token: Secret<String> = var("CARACAL_VAULT_TOKEN").secret()
+            .needed("when CARACAL_VAULT_AUTH is token"),
     }
 }
 
 caracal_net::settings! {
     struct AppRoleSettings {
         /// Id of the role.
-        role_id: String = var("CARACAL_VAULT_ROLE_ID"),
+        role_id: String = var("CARACAL_VAULT_ROLE_ID")
+            .needed("when CARACAL_VAULT_AUTH is approle"),
         /// A secret id of it. A file is read at each login.
-        secret_id: Secret<String> = var("CARACAL_VAULT_SECRET_ID").secret(),
+        secret_id: Secret<String> = var("CARACAL_VAULT_SECRET_ID").secret()
+            .needed("when CARACAL_VAULT_AUTH is approle"),
         /// Where the method is mounted.
         mount: String = var("CARACAL_VAULT_AUTH_MOUNT").or("approle"),
     }
@@ -48,7 +52,8 @@ caracal_net::settings! {
 caracal_net::settings! {
     struct KubernetesSettings {
         /// Name of the role.
-        role: String = var("CARACAL_VAULT_ROLE"),
+        role: String = var("CARACAL_VAULT_ROLE")
+            .needed("when CARACAL_VAULT_AUTH is kubernetes"),
         /// Holds the token of the service account.
         token_file: PathBuf = var("CARACAL_VAULT_KUBERNETES_TOKEN_FILE")
             .or("/var/run/secrets/kubernetes.io/serviceaccount/token"),
@@ -64,6 +69,18 @@ pub struct Reached {
     pub mount: String,
     pub namespace: Option<String>,
     pub by: By,
+}
+
+/// Every setting, of each way.
+pub fn describe() -> Vec<Described> {
+    [
+        VaultSettings::describe(),
+        AuthSettings::describe(),
+        TokenSettings::describe(),
+        AppRoleSettings::describe(),
+        KubernetesSettings::describe(),
+    ]
+    .concat()
 }
 
 /// Reads all that the chosen way needs, so that every mistake is told at once.
@@ -82,10 +99,8 @@ pub fn read(from: &dyn Strings, mistakes: &mut Mistakes) -> Option<Reached> {
             role: set.role,
             token_file: set.token_file,
         }),
-        _ => {
-            mistakes.add("CARACAL_VAULT_AUTH", "is token, approle or kubernetes");
-            None
-        }
+        // No other way gets past its declaration.
+        _ => None,
     };
     let settings = settings?;
     secure("CARACAL_VAULT_ADDR", &settings.address, mistakes).then_some(Reached {
