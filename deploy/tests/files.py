@@ -18,6 +18,7 @@ sys.path.insert(0, str(DEPLOY))
 from generator.dashboards import Catalogue, names_in  # noqa: E402
 
 METRICS = DEPLOY / "generator/metrics.json"
+BINARY = os.environ.get("CARACAL_BINARY")
 OWNERS = "api|sts|gateway|audit|db|redis|http|log|outbox|secret_backend|idempotency"
 
 
@@ -55,17 +56,24 @@ class Container(unittest.TestCase):
 
 
 class Generated(unittest.TestCase):
-    def test_nothing_is_stale(self):
-        words = [sys.executable, DEPLOY / "generate", "--check"]
-        binary = os.environ.get("CARACAL_BINARY")
-        if binary:
-            words += ["--binary", binary]
+    def checked(self, *more):
+        words = [sys.executable, DEPLOY / "generate", "--check", *more]
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
 
-    def test_the_binary_is_asked(self):
-        if not os.environ.get("CARACAL_BINARY"):
-            self.skipTest("CARACAL_BINARY is not set, so what is committed was not compared with the code")
+    def test_nothing_is_stale(self):
+        self.checked()
+
+    @unittest.skipUnless(BINARY, "CARACAL_BINARY is not set, so settings are not compared with the code")
+    def test_settings_are_those_of_the_binary(self):
+        self.checked("--binary", BINARY, "--only", "settings")
+
+    @unittest.skipUnless(BINARY, "CARACAL_BINARY is not set, so metrics are not compared with the code")
+    def test_metrics_are_those_of_the_binary(self):
+        told = subprocess.run([BINARY, "metrics", "catalogue", "--json"], capture_output=True, check=False)
+        if told.returncode != 0:
+            self.skipTest("this binary does not tell its metrics")
+        self.checked("--binary", BINARY, "--only", "metrics")
 
 
 class Metrics(unittest.TestCase):
