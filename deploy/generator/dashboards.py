@@ -252,13 +252,15 @@ def of_capacity(catalogue):
     """The signals, each with its threshold and the first action."""
     shown, panels = set(), []
     for signal in catalogue.signals:
-        name = signal["metric"]
-        if name in shown:
+        # A signal may be one series of its metric: `name{label="value"}`.
+        name, _, series = signal["metric"].rstrip("}").partition("{")
+        if signal["metric"] in shown:
             continue
-        shown.add(name)
+        shown.add(signal["metric"])
+        match = ", ".join(filter(None, ['instance=~"$instance"', series]))
         text = f"Over {signal['comparison']} {signal['threshold']:g} for {signal['for_seconds']} s: {signal['first_action']}."
         title = signal["signal"].replace("_", " ").capitalize()
-        panels.append(panel(title, [catalogue.get(name)], 'instance=~"$instance"', text, signal["threshold"]))
+        panels.append(panel(title, [catalogue.get(name)], match, text, signal["threshold"]))
     load = {
         "Governed calls": ["caracal_gateway_requests_allowed_total"],
         "Mints": ["caracal_sts_mints_total"],

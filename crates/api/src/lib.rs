@@ -15,6 +15,7 @@ mod approvals;
 mod audit;
 mod authority_records;
 mod bindings;
+mod catalogue;
 mod config;
 mod custody;
 mod failure;
@@ -52,6 +53,7 @@ mod workloads;
 mod zones;
 
 pub use audit::follow;
+pub use catalogue::CATALOGUE;
 pub use config::Config;
 pub use custody::sweep as keep_secrets;
 pub use notifications::Hooks;

@@ -7,7 +7,7 @@ use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
-use caracal_net::metrics::{Access, Registry};
+use caracal_net::metrics::Access;
 use caracal_net::{Pattern, RequestId, RequestIds, health, request_id};
 use caracal_store::origin;
 use caracal_trail::Attendant;
@@ -26,7 +26,8 @@ use crate::{
 
 /// The routes of the service. `open_metrics` lets anybody read metrics when no bearer is set, as
 /// development may.
-pub fn router(api: &Arc<Api>, registry: &Registry, open_metrics: bool) -> Router {
+pub fn router(api: &Arc<Api>, open_metrics: bool) -> Router {
+    let registry = &api.registry;
     operator::measure(api, registry);
     api.trail.metrics().register(registry);
     api.notifications.register(registry);
@@ -72,7 +73,8 @@ pub fn router(api: &Arc<Api>, registry: &Registry, open_metrics: bool) -> Router
         .layer(middleware::from_fn(guard_answers))
         .with_state(Arc::clone(api))
         .merge(registry.routes::<()>(access));
-    request_id::identify(router, RequestIds::new(Pattern::Id, Arc::clone(&api.ids)))
+    let ids = RequestIds::new(Pattern::Id, Arc::clone(&api.ids)).measured(registry);
+    request_id::identify(router, ids)
 }
 
 type Routes = Router<Arc<Api>>;

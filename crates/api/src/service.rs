@@ -8,6 +8,7 @@ use caracal_crypto::envelope::Keyring;
 use caracal_evidence::EvidenceLog;
 use caracal_model::{Change, Clock, Ids, Rng, ZoneId};
 use caracal_net::egress::Fetcher;
+use caracal_net::metrics::Registry;
 use caracal_store::custody::Custody;
 use caracal_store::{Store, StoreError, Tx};
 use caracal_trail::Trail;
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admission::{Tokens, Windows, ZoneCache};
 use crate::audit::Tails;
+use crate::catalogue::CATALOGUE;
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::notifications::Hooks;
@@ -85,6 +87,7 @@ pub struct Api {
     pub(crate) slow_hashes: Arc<Semaphore>,
     pub(crate) reseal_left: Left,
     pub(crate) tails: Arc<Tails>,
+    pub(crate) registry: Registry,
     announce: Arc<dyn Announce>,
 }
 
@@ -131,6 +134,7 @@ impl Api {
             slow_hashes: Arc::new(Semaphore::new(SLOW_HASHES)),
             reseal_left: Left::default(),
             tails: Arc::default(),
+            registry: Registry::new(&CATALOGUE, Arc::clone(&deps.clock)),
             config,
             store: deps.store,
             views: deps.views,

@@ -25,38 +25,22 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Puts them under their names.
+    /// Puts them under their names; the catalogue of Audit describes them.
     pub fn register(&self, registry: &Registry) {
-        for (name, help, counter) in [
-            ("export_events", "Events in exported objects", &self.events),
-            ("export_errors", "Failed attempts to export", &self.errors),
-            (
-                "export_lease_transitions",
-                "Changes of whether this process exports",
-                &self.lease_transitions,
-            ),
+        for (name, counter) in [
+            ("export_events", &self.events),
+            ("export_errors", &self.errors),
+            ("export_lease_transitions", &self.lease_transitions),
         ] {
-            registry.register(name, help, counter.clone());
+            registry.register(name, counter.clone());
         }
-        for (name, help, gauge) in [
-            (
-                "export_backlog_hours",
-                "Complete hours that are not exported",
-                &self.backlog_hours,
-            ),
-            (
-                "is_export_leader",
-                "Whether this process exports",
-                &self.is_leader,
-            ),
+        for (name, gauge) in [
+            ("export_backlog_hours", &self.backlog_hours),
+            ("is_export_leader", &self.is_leader),
         ] {
-            registry.register(name, help, gauge.clone());
+            registry.register(name, gauge.clone());
         }
-        registry.register(
-            "export_duration_seconds",
-            "How long the last object took",
-            self.seconds.clone(),
-        );
+        registry.register("export_duration_seconds", self.seconds.clone());
         let metrics = self.clone();
         registry.json(move || metrics.flat());
     }

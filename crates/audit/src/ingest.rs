@@ -164,10 +164,14 @@ impl Ingest {
         let Some(key) = self.key.clone() else {
             return vec![true; texts.len()];
         };
-        parallel::map(texts, move |(text, sig)| {
+        let since = self.clock.ticks();
+        let are_signed = parallel::map(texts, move |(text, sig)| {
             sig.is_some_and(|sig| key.verify_hex(text.as_bytes(), &sig))
-        })
-        .await
+        });
+        let are_signed = are_signed.await;
+        let took = self.clock.ticks().since(since);
+        self.metrics.verify.took(took);
+        are_signed
     }
 
     /// What is counted.
@@ -185,8 +189,10 @@ impl Ingest {
     /// When the store did not take the batch; nothing of it was appended then, or all of it was and
     /// only the answer got lost. Trying again is right in both cases.
     pub async fn commit(&self, texts: Vec<String>) -> Result<IngestOutcome, StoreError> {
+        let size = u64::try_from(texts.len()).unwrap_or(u64::MAX);
         let batch = parse(texts).await;
         let mut heads = self.heads.lock().await;
+        let since = self.clock.ticks();
         let outcome = match self.append(&mut heads, &batch).await {
             Err(error) if !error.is_transient() && batch.events.len() > 1 => {
                 tracing::warn!(%error, "a batch is refused, and taken apart");
@@ -194,10 +200,13 @@ impl Ingest {
             }
             done => done,
         };
+        let took = self.clock.ticks().since(since);
+        self.metrics.commit.took(took);
         if outcome.is_err() {
             self.metrics.commit_failures.inc();
         }
         let outcome = outcome?;
+        self.metrics.batch_size.0.observe(size);
         self.count(&outcome);
         Ok(outcome)
     }

@@ -6,6 +6,7 @@
 //! came and signs it; [`verify_ledger`] and [`verify_export`] find the first event that cannot be
 //! trusted.
 
+mod catalogue;
 mod checkpoints;
 mod config;
 mod consumer;
@@ -23,6 +24,7 @@ mod service;
 mod verify;
 mod verify_admin;
 
+pub use catalogue::CATALOGUE;
 pub use checkpoints::{CheckpointOptions, Checkpoints, Sealing};
 pub use config::Config;
 pub use consumer::{Consumer, ConsumerOptions, EXPORTER_GROUP, GROUP, Health};

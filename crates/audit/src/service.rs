@@ -13,9 +13,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use caracal_bus::{Bus, Position, STALLED_READER_HOLDS};
 use caracal_model::{Secret, Topic};
-use caracal_net::metrics::{Access, Registry};
+use caracal_net::health::{Budget, unready};
+use caracal_net::metrics::{Access, Pool, Registry, whole};
 use caracal_net::request_id;
-use http::StatusCode;
 use serde_json::json;
 
 use crate::config::Config;
@@ -44,6 +44,7 @@ pub(crate) struct Service {
     dlq_max: u64,
     lag_max: u64,
     pel_oldest_max: u64,
+    registry: Registry,
 }
 
 /// The routes of this service.
@@ -60,9 +61,11 @@ pub fn router(config: Config, deps: Deps) -> Router {
         dlq_max: config.ready_dlq_max,
         lag_max: config.ready_lag_max,
         pel_oldest_max: config.ready_pel_oldest_max,
+        registry: deps.registry.clone(),
     });
     let registry = deps.registry;
     service.ingest.metrics().register(&registry);
+    service.measure_backends();
     let scraped = Arc::clone(&service);
     registry.on_scrape(move || {
         let service = Arc::clone(&scraped);
@@ -82,14 +85,11 @@ pub fn router(config: Config, deps: Deps) -> Router {
 }
 
 async fn ready(State(service): State<Arc<Service>>) -> Response {
-    let outcome = tokio::time::timeout(READY_WITHIN, service.check()).await;
-    match outcome.unwrap_or(Err("postgres_unreachable")) {
+    let answer = match service.check().await {
         Ok(()) => axum::Json(json!({"ready": true})).into_response(),
-        Err(reason) => {
-            let body = json!({"ok": false, "ready": false, "reason": reason});
-            (StatusCode::SERVICE_UNAVAILABLE, axum::Json(body)).into_response()
-        }
-    }
+        Err(reason) => unready(reason),
+    };
+    service.registry.readiness().tell(answer)
 }
 
 /// How far the consumer is behind, at this moment.
@@ -97,6 +97,8 @@ async fn ready(State(service): State<Arc<Service>>) -> Response {
 struct Backlog {
     length: u64,
     unfinished: u64,
+    undelivered: u64,
+    pending: u64,
     pel_oldest: Duration,
     oldest: Duration,
     dead: u64,
@@ -113,12 +115,13 @@ impl Service {
         {
             return Err("consumer_unhealthy");
         }
-        self.ingest
-            .store()
-            .ping()
-            .await
-            .map_err(|_| "postgres_unreachable")?;
-        let backlog = self.backlog().await.map_err(|error| match error {
+        let budget = Budget::of(READY_WITHIN, self.ingest.clock());
+        let ping = self.ingest.store().ping();
+        budget.ask("postgres_unreachable", ping).await?;
+        let backlog = budget.ask("redis_unreachable", async {
+            Ok::<_, ()>(self.backlog().await)
+        });
+        let backlog = backlog.await?.map_err(|error| match error {
             LettersError::Bus(_) => "redis_unreachable",
             LettersError::Store(_) => "postgres_unreachable",
         })?;
@@ -153,10 +156,28 @@ impl Service {
             let age = |at: Option<Position>| at.map_or(Duration::ZERO, |at| now.since(time_of(at)));
             backlog.length = bus.len(topic).await?;
             backlog.unfinished = lag.total();
+            backlog.undelivered = lag.undelivered;
+            backlog.pending = lag.pending;
             backlog.pel_oldest = age(lag.oldest_pending);
             backlog.oldest = age(lag.oldest());
         }
         Ok(backlog)
+    }
+
+    fn measure_backends(&self) {
+        let store = self.ingest.store().clone();
+        let waits = store.waits().clone();
+        let pool = move || {
+            let stats = store.pool();
+            Pool {
+                in_use: stats.in_use,
+                max: stats.max,
+            }
+        };
+        self.registry.pool(pool, &waits);
+        let bus = self.stream.as_ref().map(|(bus, _)| bus.times());
+        self.registry
+            .bus(bus.as_ref().map_or(&[], |times| times.as_slice()));
     }
 
     /// Sets the gauges to what is true now, not thirty seconds ago.
@@ -167,10 +188,11 @@ impl Service {
         };
         backlog.warn_of_the_bound();
         let metrics = self.ingest.metrics();
-        let whole = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         for (gauge, value) in [
             (&metrics.stream_length, backlog.length),
             (&metrics.lag, backlog.unfinished),
+            (&metrics.lag_undelivered, backlog.undelivered),
+            (&metrics.lag_pending, backlog.pending),
             (&metrics.pel_oldest, backlog.pel_oldest.as_secs()),
             (&metrics.oldest_unprocessed, backlog.oldest.as_secs()),
             (&metrics.dlq_size, backlog.dead),

@@ -31,7 +31,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use caracal_model::change::Fields;
-use caracal_model::{Clock, Secret, Timestamp};
+use caracal_model::{Clock, Histogram, Secret, Timestamp};
 
 pub use crate::error::BusError;
 pub use crate::memory::MemoryOptions;
@@ -404,6 +404,14 @@ impl Bus {
     /// [`BusError`].
     pub async fn server(&self) -> Result<Option<ServerFacts>, BusError> {
         backend!(self.server())
+    }
+
+    /// How long Redis took to answer, by what it was asked to do; all empty when the bus is memory.
+    pub fn times(&self) -> [(&'static str, Histogram); 8] {
+        match &self.0 {
+            Backend::Memory(_) => redis::Times::default().all(),
+            Backend::Redis(redis) => redis.times().all(),
+        }
     }
 
     /// Whether the bus answers.

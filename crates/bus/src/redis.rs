@@ -15,6 +15,7 @@ mod connection;
 mod groups;
 mod scripts;
 mod streams;
+mod times;
 
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use redis::FromRedisValue;
 
 use self::connection::{Dedicated, Lent, Shared, breaks};
 use self::scripts::Scripts;
+pub(crate) use self::times::Times;
 use crate::{BusError, RETENTION, ServerFacts};
 
 /// How to talk to Redis.
@@ -67,6 +69,7 @@ pub(crate) struct Redis {
     shared: Shared,
     blocking: Dedicated,
     scripts: Scripts,
+    times: Times,
     options: RedisOptions,
 }
 
@@ -94,6 +97,7 @@ impl Redis {
             shared,
             blocking,
             scripts: Scripts::new(),
+            times: Times::default(),
             options,
         })
     }
@@ -110,7 +114,7 @@ impl Redis {
     ) -> Result<T, BusError> {
         let mut lent = self.shared.lend();
         let asked = command.query_async(&mut lent.connection);
-        let answer = self.in_time(asked).await;
+        let answer = self.in_time(doing, asked).await;
         self.judged(doing, &lent, answer)
     }
 
@@ -122,19 +126,28 @@ impl Redis {
     ) -> Result<T, BusError> {
         let mut lent = self.shared.lend();
         let asked = script.invoke_async(&mut lent.connection);
-        let answer = self.in_time(asked).await;
+        let answer = self.in_time(doing, asked).await;
         self.judged(doing, &lent, answer)
     }
 
     /// The driver limits each answer; this also limits the time it spends on connecting again.
     async fn in_time<T>(
         &self,
+        doing: &'static str,
         asking: impl Future<Output = redis::RedisResult<T>>,
     ) -> redis::RedisResult<T> {
-        match tokio::time::timeout(self.options.timeout, asking).await {
+        let begun = now();
+        let answer = tokio::time::timeout(self.options.timeout, asking).await;
+        self.times.of(doing).took(begun.elapsed());
+        match answer {
             Ok(answer) => answer,
             Err(late) => Err(std::io::Error::new(std::io::ErrorKind::TimedOut, late).into()),
         }
+    }
+
+    /// How long answers took.
+    pub const fn times(&self) -> &Times {
+        &self.times
     }
 
     fn judged<T>(
@@ -236,6 +249,14 @@ impl Redis {
         let run_id = text.lines().find_map(|line| line.strip_prefix("run_id:"));
         Ok(run_id.unwrap_or_default().trim().to_owned())
     }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "measures a wait, and decides nothing by it"
+)]
+fn now() -> std::time::Instant {
+    std::time::Instant::now()
 }
 
 /// At least one: Redis takes zero for an error, or for ever.

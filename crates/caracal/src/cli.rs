@@ -10,8 +10,8 @@ use clap_complete::Shell;
 use crate::exit::Outcome;
 use crate::home::Home;
 use crate::{
-    audit, capacity, config, demo, doctor, down, keys, levers, migrate, policy, run, serve, status,
-    up, version,
+    audit, capacity, config, demo, doctor, down, keys, levers, metrics, migrate, policy, run, serve,
+    status, up, version,
 };
 
 const TEACH: &str = "\
@@ -32,6 +32,7 @@ OPERATE
   caracal run -- COMMAND     give a command its credentials, and nothing else
   caracal audit verify       prove that no evidence was changed, dropped or reordered
   caracal keys rotate        give a zone its next signing key
+  caracal metrics catalogue  every metric and capacity signal, for dashboards and alerts
 
 SETTINGS come from the environment, then from the file that CARACAL_ENV_FILE names, then from
 caracal.env in the data directory. NAME_FILE gives a secret by file. `caracal config explain` lists
@@ -79,6 +80,9 @@ enum Command {
     /// List and rotate the keys that sign mandates
     #[command(subcommand)]
     Keys(keys::Keys),
+    /// What the five services measure
+    #[command(subcommand)]
+    Metrics(metrics::Metrics),
     /// See it work: a call allowed, one denied, one cut off by a revocation
     Demo(demo::Demo),
     /// Print completions for a shell
@@ -141,6 +145,7 @@ impl Cli {
             Command::Policy(policy) => policy.run(),
             Command::Run(run) => run.run(),
             Command::Keys(keys) => keys.run(),
+            Command::Metrics(metrics) => metrics.run(),
             Command::Demo(demo) => demo.run(),
             Command::Completions { shell } => {
                 clap_complete::generate(

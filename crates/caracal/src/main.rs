@@ -22,6 +22,7 @@ mod floor;
 mod home;
 mod keys;
 mod levers;
+mod metrics;
 mod migrate;
 mod platform;
 mod policy;

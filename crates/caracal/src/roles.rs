@@ -276,8 +276,7 @@ impl On<'_> {
             "notifications",
             caracal_api::notify(api.clone(), at.loops.stop()),
         );
-        let registry = Registry::new("caracal_api");
-        let router = caracal_api::router(&api, &registry, self.open_metrics);
+        let router = caracal_api::router(&api, self.open_metrics);
         Ok(self.plain(Role::Api, router, keep_alive))
     }
 
@@ -374,12 +373,14 @@ impl On<'_> {
             config,
             caracal_coordinator::Deps {
                 store: at.store.clone(),
+                bus: at.bus.clone(),
                 views: at.views.clone(),
                 announce: at.announce.clone(),
                 trail: at.trail.clone(),
                 clock: at.clock.clone(),
                 rng: at.rng.clone(),
                 ids: at.ids.clone(),
+                draining: self.draining.clone(),
             },
         );
         caracal_coordinator::tasks(&coordinator, &at.loops);
@@ -393,7 +394,7 @@ impl On<'_> {
         export: &caracal_audit_export::Config,
     ) -> anyhow::Result<Mounted> {
         let at = self.adapters;
-        let registry = Registry::new("caracal_audit");
+        let registry = Registry::new(&caracal_audit::CATALOGUE, at.clock.clone());
         let (ingest, bus, replica) = (&at.ingest, &at.bus, self.settings.replica());
         let deps = caracal_audit::Deps {
             ingest: ingest.clone(),
@@ -423,7 +424,7 @@ impl On<'_> {
             "audit retention",
             retention.after_export(exports).run(at.loops.stop()),
         );
-        let ids = RequestIds::new(Pattern::VisibleAscii, at.ids.clone());
+        let ids = RequestIds::new(Pattern::VisibleAscii, at.ids.clone()).measured(&registry);
         let router = request_id::finish(caracal_audit::router(config, deps), ids);
         Ok(self.plain(Role::Audit, router, IDLE))
     }

@@ -188,9 +188,18 @@ impl Line {
         line.insert("pid".to_owned(), std::process::id().into());
         line.insert("version".to_owned(), VERSION.into());
         line.insert("env".to_owned(), self.env.as_str().into());
+        let current = caracal_net::trace::current(Clone::clone);
+        if let Some(trace) = current.as_ref().and_then(|current| current.trace) {
+            line.insert("trace_id".to_owned(), trace.trace_text().into());
+            line.insert("span_id".to_owned(), trace.span_text().into());
+        }
         for (name, value) in fields.others {
             // A field may not pass for one of ours.
             line.entry(name).or_insert(value);
+        }
+        if let Some(current) = current {
+            let request_id = current.request_id.as_str().into();
+            line.entry("request_id").or_insert(request_id);
         }
         line
     }

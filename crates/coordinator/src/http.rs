@@ -7,10 +7,11 @@ use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, patch, post};
+use caracal_net::health::Budget;
 use caracal_net::{Pattern, Peer, RequestId, RequestIds, health, request_id};
 use caracal_store::origin;
 use caracal_trail::{Attendant, Rules};
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::HeaderMap;
 use serde_json::json;
 
 use crate::answer::Answer;
@@ -45,12 +46,14 @@ const RULES: Rules = Rules {
 
 /// The routes.
 pub fn router(coordinator: Coordinator) -> Router {
-    let ids = RequestIds::new(Pattern::Id, coordinator.ids.clone());
+    let registry = &coordinator.metrics.registry;
+    let ids = RequestIds::new(Pattern::Id, coordinator.ids.clone()).measured(registry);
     let routes = Router::new()
         .route("/health", get(health::alive_json))
         .route("/ready", get(ready))
         .route("/stats", get(stats))
         .route("/metrics", get(metrics))
+        .route("/capacity", get(capacity))
         .merge(zone_routes())
         // A wrong method is an unknown route here (spec README, conventions).
         .method_not_allowed_fallback(not_found)
@@ -115,29 +118,43 @@ async fn ready(State(coordinator): State<Coordinator>, request: Request) -> Resp
     if let Err(limited) = coordinator.ready_rate.charge(from) {
         return limited.into_response();
     }
-    match unready(&coordinator).await {
-        None => axum::Json(json!({ "ok": true })).into_response(),
-        Some((error, dependency)) => {
-            let body = json!({ "ok": false, "error": error, "dependency": dependency });
-            let retry = [(header::RETRY_AFTER, HeaderValue::from_static("1"))];
-            (StatusCode::SERVICE_UNAVAILABLE, retry, axum::Json(body)).into_response()
+    let answer = if coordinator.draining.is_cancelled() {
+        health::draining()
+    } else {
+        match check(&coordinator).await {
+            Ok(()) => axum::Json(json!({ "ok": true })).into_response(),
+            Err((error, dependency)) => health::unready_by(error, dependency),
         }
-    }
+    };
+    coordinator.metrics.registry.readiness().tell(answer)
 }
 
-/// The first reason against readiness. Streams are not asked: news waits in the outbox and
-/// revocations are in the store, so losing them stops nothing that is decided here.
-async fn unready(coordinator: &Coordinator) -> Option<(&'static str, &'static str)> {
-    let ping = tokio::time::timeout(PROBE, coordinator.store.ping()).await;
-    if !matches!(ping, Ok(Ok(()))) {
-        return Some(("postgres_unreachable", "postgres"));
-    }
-    let most = coordinator.config.ready_outbox_dead_max?;
-    let counts = tokio::time::timeout(PROBE, coordinator.store.outbox().counts()).await;
-    match counts {
-        Ok(Ok(counts)) if counts.dead <= most => None,
-        _ => Some(("outbox_dead", "outbox")),
-    }
+/// The first reason against readiness, in the published order; store and streams are asked at once
+/// (spec: coordinator §5). What is decided here does not need the streams: who is not behind a load
+/// balancer goes on while they are away.
+async fn check(coordinator: &Coordinator) -> Result<(), (&'static str, &'static str)> {
+    let budget = || Budget::of(PROBE, coordinator.clock.as_ref());
+    let store = async {
+        let postgres = ("postgres_unreachable", "postgres");
+        let ping = coordinator.store.ping();
+        budget().ask(postgres, ping).await?;
+        let Some(most) = coordinator.config.ready_outbox_dead_max else {
+            return Ok(());
+        };
+        let dead = ("outbox_dead", "outbox");
+        let outbox = coordinator.store.outbox();
+        let counts = budget().ask(dead, outbox.counts()).await?;
+        if counts.dead > most {
+            return Err(dead);
+        }
+        Ok(())
+    };
+    let streams = async {
+        let redis = ("redis_unreachable", "redis");
+        budget().ask(redis, coordinator.bus.ping()).await
+    };
+    let (store, streams) = tokio::join!(store, streams);
+    store.and(streams)
 }
 
 /// `GET /stats`
@@ -149,21 +166,34 @@ async fn stats(
     Ok(Answer::ok(&coordinator.metrics.stats().await))
 }
 
-/// `GET /metrics`: for the metrics bearer and for the operator token.
+/// Metrics are for the metrics bearer and for the operator token (spec: operations §17.4).
+fn may_measure(coordinator: &Coordinator, headers: &HeaderMap) -> Result<(), Failure> {
+    let config = &coordinator.config;
+    let bearer = config.metrics_bearer.as_ref();
+    let allowed = bearer.is_some_and(|bearer| caracal_net::bearer::is(headers, bearer))
+        || (bearer.is_none() && config.is_dev());
+    if allowed {
+        return Ok(());
+    }
+    require_operator(coordinator, headers)
+}
+
+/// `GET /metrics`
 async fn metrics(
     State(coordinator): State<Coordinator>,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    let config = &coordinator.config;
-    let bearer = config.metrics_bearer.as_ref();
-    let allowed = bearer.is_some_and(|bearer| caracal_net::bearer::is(&headers, bearer))
-        || (bearer.is_none() && config.is_dev());
-    if !allowed {
-        require_operator(&coordinator, &headers)?;
-    }
-    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-    let text = coordinator.metrics.registry.render().await;
-    Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
+    may_measure(&coordinator, &headers)?;
+    Ok(coordinator.metrics.registry.answer(&headers).await)
+}
+
+/// `GET /capacity`
+async fn capacity(
+    State(coordinator): State<Coordinator>,
+    headers: HeaderMap,
+) -> Result<Answer, Failure> {
+    may_measure(&coordinator, &headers)?;
+    Ok(Answer::ok(&coordinator.metrics.registry.capacity().await))
 }
 
 /// `POST /zones/{zone}/outbox/{id}/requeue`

@@ -6,6 +6,7 @@ mod answer;
 mod auth;
 mod call;
 mod caller;
+mod catalogue;
 mod config;
 mod delegation;
 mod facts;
@@ -21,6 +22,7 @@ mod session;
 mod subject;
 mod sweep;
 
+pub use catalogue::CATALOGUE;
 pub use config::Config;
 pub use service::{Coordinator, Deps};
 

@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
+use caracal_bus::Bus;
 use caracal_model::{Clock, Ticks};
-use caracal_net::metrics::{Counter, Family, Gauge, Registry};
+use caracal_net::metrics::{Counter, Counts, Family, Gauge, Pool, Registry, whole as signed};
 use caracal_store::Store;
 use caracal_store::outbox::OutboxCounts;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+
+use crate::catalogue::CATALOGUE;
 
 type Labelled<M> = Family<Vec<(&'static str, &'static str)>, M>;
 
@@ -38,15 +41,22 @@ pub struct Metrics {
 
 /// Outcomes of requests with an idempotency key.
 #[derive(Clone, Debug)]
-pub struct Outcomes(Labelled<Counter>);
+pub struct Outcomes(Counts<1>);
 
 macro_rules! outcomes {
     ($($(#[$doc:meta])* $name:ident,)+) => {
         impl Outcomes {
-            $($(#[$doc])* pub fn $name(&self) { self.count(stringify!($name)); })+
+            /// All of them are shown from the start.
+            fn new(registry: &Registry) -> Self {
+                let counts = registry.register("idempotency_requests", Counts::by(["outcome"]));
+                $(counts.of([stringify!($name)]);)+
+                Self(counts)
+            }
+
+            $($(#[$doc])* pub fn $name(&self) { self.0.of([stringify!($name)]).inc(); })+
 
             fn all(&self) -> Value {
-                let count = |name| self.0.get_or_create(&vec![("outcome", name)]).get();
+                let count = |name| self.0.of([name]).get();
                 json!({ $(stringify!($name): count(stringify!($name)),)+ })
             }
         }
@@ -66,12 +76,6 @@ outcomes! {
     expired,
 }
 
-impl Outcomes {
-    fn count(&self, outcome: &'static str) {
-        self.0.get_or_create(&vec![("outcome", outcome)]).inc();
-    }
-}
-
 /// How often a job ran, and how often it failed.
 #[derive(Clone, Debug)]
 pub struct Job {
@@ -82,13 +86,10 @@ pub struct Job {
 }
 
 impl Job {
-    fn new(registry: &Registry, name: &str, what: &str) -> Self {
+    fn new(registry: &Registry, name: &str) -> Self {
         Self {
-            runs: registry.counter(&format!("{name}_runs"), &format!("Runs of the {what}")),
-            failures: registry.counter(
-                &format!("{name}_failures"),
-                &format!("Failed runs of the {what}"),
-            ),
+            runs: registry.counter(&format!("{name}_runs")),
+            failures: registry.counter(&format!("{name}_failures")),
         }
     }
 }
@@ -113,7 +114,7 @@ pub struct Cleaned {
 struct Tables {
     store: Store,
     clock: Arc<dyn Clock>,
-    kept: Arc<Mutex<Option<(Ticks, Counts)>>>,
+    kept: Arc<Mutex<Option<(Ticks, Seen)>>>,
 }
 
 impl std::fmt::Debug for Tables {
@@ -123,14 +124,15 @@ impl std::fmt::Debug for Tables {
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Counts {
+struct Seen {
     outbox: OutboxCounts,
+    published: u64,
     receipts: u64,
     oldest_seconds: u64,
 }
 
 impl Tables {
-    async fn counts(&self) -> Counts {
+    async fn counts(&self) -> Seen {
         let kept = *self.kept.lock();
         if let Some((at, counts)) = kept
             && self.clock.ticks().since(at) < KEPT
@@ -149,13 +151,15 @@ impl Tables {
         }
     }
 
-    async fn ask(&self) -> Result<Counts, caracal_store::StoreError> {
+    async fn ask(&self) -> Result<Seen, caracal_store::StoreError> {
         let outbox = self.store.outbox().counts().await?;
+        let published = self.store.outbox().published().await?;
         let (receipts, oldest) = self.store.receipt_stats().await?;
         let now = self.clock.now();
         let oldest_seconds = oldest.map_or(0, |at| now.since(at).as_secs());
-        Ok(Counts {
+        Ok(Seen {
             outbox,
+            published,
             receipts,
             oldest_seconds,
         })
@@ -164,35 +168,22 @@ impl Tables {
 
 impl Metrics {
     /// All of them, at nought.
-    pub fn new(store: &Store, clock: &Arc<dyn Clock>) -> Self {
-        let registry = Registry::new("caracal");
-        let outcomes = Labelled::default();
-        let deleted = |name: &str, what: &str| {
-            registry.counter(
-                &format!("retention_{name}_deleted"),
-                &format!("{what} deleted"),
-            )
-        };
+    pub fn new(store: &Store, bus: &Bus, clock: &Arc<dyn Clock>) -> Self {
+        let registry = Registry::new(&CATALOGUE, clock.clone());
+        let deleted = |name: &str| registry.counter(&format!("retention_{name}_deleted"));
         let metrics = Self {
-            idempotency: Outcomes(registry.register(
-                "idempotency_requests",
-                "Requests with an idempotency key",
-                outcomes,
-            )),
-            ttl: Job::new(&registry, "ttl_sweeper", "TTL sweeper"),
-            ttl_terminated: registry.counter("ttl_sweeper_terminated", "Sessions ended by time"),
-            lease: Job::new(&registry, "service_lease_sweeper", "lease sweeper"),
-            lease_suspended: registry.counter(
-                "service_lease_sweeper_suspended",
-                "Sessions suspended without a heartbeat",
-            ),
-            retention: Job::new(&registry, "retention_cleaner", "retention cleaner"),
+            idempotency: Outcomes::new(&registry),
+            ttl: Job::new(&registry, "ttl_sweeper"),
+            ttl_terminated: registry.counter("ttl_sweeper_terminated"),
+            lease: Job::new(&registry, "service_lease_sweeper"),
+            lease_suspended: registry.counter("service_lease_sweeper_suspended"),
+            retention: Job::new(&registry, "retention_cleaner"),
             cleaned: Cleaned {
-                expired_edges: registry.counter("retention_edges_expired", "Edges marked expired"),
-                deleted_edges: deleted("edges", "Edges"),
-                deleted_sessions: deleted("sessions", "Sessions"),
-                deleted_outbox: deleted("outbox", "Outbox entries"),
-                deleted_receipts: deleted("receipts", "Idempotency receipts"),
+                expired_edges: registry.counter("retention_edges_expired"),
+                deleted_edges: deleted("edges"),
+                deleted_sessions: deleted("sessions"),
+                deleted_outbox: deleted("outbox"),
+                deleted_receipts: deleted("receipts"),
             },
             tables: Tables {
                 store: store.clone(),
@@ -202,22 +193,33 @@ impl Metrics {
             registry,
         };
         metrics.gauge_tables();
+        let pooled = store.clone();
+        metrics.registry.pool(
+            move || {
+                let stats = pooled.pool();
+                Pool {
+                    in_use: stats.in_use,
+                    max: stats.max,
+                }
+            },
+            store.waits(),
+        );
+        metrics.registry.bus(&bus.times());
         metrics
     }
 
     fn gauge_tables(&self) {
         let registry = &self.registry;
-        let outbox: Labelled<Gauge> =
-            registry.register("outbox_total", "Outbox entries", Labelled::default());
-        let receipts = registry.gauge("idempotency_receipts", "Idempotency receipts");
-        let oldest = registry.gauge("idempotency_oldest_seconds", "Age of the oldest receipt");
+        let outbox: Labelled<Gauge> = registry.register("outbox_total", Labelled::default());
+        let receipts = registry.gauge("idempotency_receipts");
+        let oldest = registry.gauge("idempotency_oldest_seconds");
         let tables = self.tables.clone();
         registry.on_scrape(move || {
             let (tables, outbox) = (tables.clone(), outbox.clone());
             let (receipts, oldest) = (receipts.clone(), oldest.clone());
             async move {
                 let counts = tables.counts().await;
-                for (status, count) in by_status(&counts.outbox) {
+                for (status, count) in by_status(&counts) {
                     outbox
                         .get_or_create(&vec![("status", status)])
                         .set(signed(count));
@@ -231,7 +233,8 @@ impl Metrics {
     /// `GET /stats`.
     pub async fn stats(&self) -> Value {
         let counts = self.tables.counts().await;
-        let outbox: serde_json::Map<String, Value> = by_status(&counts.outbox)
+        let lines = caracal_net::logs::counts();
+        let outbox: serde_json::Map<String, Value> = by_status(&counts)
             .into_iter()
             .map(|(status, count)| (status.to_owned(), json!(count)))
             .collect();
@@ -262,15 +265,19 @@ impl Metrics {
                 "deleted_outbox": self.cleaned.deleted_outbox.get(),
                 "deleted_idempotency_receipts": self.cleaned.deleted_receipts.get(),
             },
-            "log": { "emitted": 0, "dropped": 0, "sampled": 0 },
+            "log": {
+                "emitted": lines.emitted,
+                "dropped": lines.dropped,
+                "sampled": lines.sampled,
+            },
         })
     }
 }
 
-fn by_status(counts: &OutboxCounts) -> [(&'static str, u64); 2] {
-    [("pending", counts.pending), ("dead", counts.dead)]
-}
-
-fn signed(count: u64) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
+fn by_status(seen: &Seen) -> [(&'static str, u64); 3] {
+    [
+        ("pending", seen.outbox.pending),
+        ("published", seen.published),
+        ("dead", seen.outbox.dead),
+    ]
 }

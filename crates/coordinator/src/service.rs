@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use caracal_bus::Bus;
 use caracal_crypto::mac::HmacKey;
 use caracal_model::{Clock, Ids, Rng, Secret, ZoneId};
 use caracal_store::{Store, StoreError};
 use caracal_trail::Trail;
 use caracal_view::{Announce, ReplicaStatus, Views};
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use crate::auth::Proven;
 use crate::config::Config;
@@ -22,6 +24,8 @@ use crate::receipts::{KeyHashing, Room};
 pub struct Deps {
     /// The system of record.
     pub store: Store,
+    /// The bus; only pinged, for readiness.
+    pub bus: Bus,
     /// Zones, Sessions, records and revocations, from memory.
     pub views: Views,
     /// Sends the news of a commit on its way.
@@ -34,6 +38,8 @@ pub struct Deps {
     pub rng: Arc<dyn Rng>,
     /// Ids.
     pub ids: Arc<Ids>,
+    /// Cancelled when the process starts to drain.
+    pub draining: CancellationToken,
 }
 
 /// The service. Cheap to clone.
@@ -44,6 +50,8 @@ pub struct Coordinator(Arc<Inner>);
 pub struct Inner {
     /// The system of record.
     pub store: Store,
+    /// The bus.
+    pub bus: Bus,
     /// Zones, Sessions, records and revocations, from memory.
     pub views: Views,
     announce: Arc<dyn Announce>,
@@ -68,6 +76,8 @@ pub struct Inner {
     pub proven: Proven,
     /// What is counted.
     pub metrics: Metrics,
+    /// Cancelled when the process starts to drain.
+    pub draining: CancellationToken,
 }
 
 impl std::ops::Deref for Coordinator {
@@ -101,14 +111,16 @@ impl Coordinator {
             rate: per_minute(config.rate),
             ready_rate: per_minute(config.ready_rate),
             proven: Proven::default(),
-            metrics: Metrics::new(&deps.store, &deps.clock),
+            metrics: Metrics::new(&deps.store, &deps.bus, &deps.clock),
             store: deps.store,
+            bus: deps.bus,
             views: deps.views,
             announce: deps.announce,
             trail: deps.trail,
             clock: deps.clock,
             rng: deps.rng,
             ids: deps.ids,
+            draining: deps.draining,
             config,
         }))
     }

@@ -12,15 +12,16 @@ use caracal_model::{Clock, Ids};
 use caracal_net::egress::{
     AddressGuard, Egress, Forwarder, PoolSettings, SystemResolver, TlsError, client_config,
 };
-use caracal_net::metrics::Registry;
+use caracal_net::metrics::{Pool, Registry, show, whole as shown};
 use caracal_net::request_id::{Pattern, RequestIds, identify};
 use caracal_net::{Tasks, health};
 use caracal_store::Store;
 use caracal_view::Views;
 
+use crate::catalogue::CATALOGUE;
 use crate::config::Config;
 use crate::evidence::Scribe;
-use crate::metrics::{Metrics, show, shown};
+use crate::metrics::Metrics;
 use crate::strangers::Strangers;
 use crate::{operator, request};
 
@@ -66,6 +67,7 @@ pub(crate) struct Gateway {
     pub clock: Arc<dyn Clock>,
     pub ids: Arc<Ids>,
     pub metrics: Metrics,
+    pub registry: Registry,
 }
 
 /// The routes of the Gateway. Starts its tasks.
@@ -76,7 +78,7 @@ pub fn router(config: Config, deps: Deps) -> Result<Router, TlsError> {
     let tls = client_config(config.extra_ca.as_deref())?;
     let resolver = Arc::new(SystemResolver);
     let egress = Egress::new(AddressGuard::upstream(), resolver, deps.clock.clone());
-    let registry = Registry::new("caracal_gateway");
+    let registry = Registry::new(&CATALOGUE, deps.clock.clone());
     let metrics = Metrics::new(&registry);
     let scribe = Arc::new(Scribe::new(
         deps.evidence.clone(),
@@ -88,7 +90,7 @@ pub fn router(config: Config, deps: Deps) -> Result<Router, TlsError> {
     let sentinel = deps.views.sentinel().run(deps.tasks.stop());
     deps.tasks.spawn("gateway-sentinel", sentinel);
     observe(&registry, &metrics, &deps);
-    let scrape = registry.routes(config.metrics.clone());
+    let scrape = registry.metrics_routes(config.metrics.clone());
     let gateway = Arc::new(Gateway {
         config,
         forwarder: Forwarder::new(egress, tls, PoolSettings::default()),
@@ -101,18 +103,20 @@ pub fn router(config: Config, deps: Deps) -> Result<Router, TlsError> {
         clock: deps.clock,
         ids: deps.ids.clone(),
         metrics,
+        registry: registry.clone(),
     });
     let reload = post(operator::reload).fallback(request::proxy);
     let router = Router::new()
         .route("/health", any(health::alive))
         .route("/ready", any(operator::ready))
+        .route("/capacity", any(operator::capacity))
         .route("/internal/revocations/reload", reload)
         .fallback(request::proxy)
         .with_state(gateway)
         .merge(scrape);
     Ok(identify(
         router,
-        RequestIds::new(Pattern::VisibleAscii, deps.ids),
+        RequestIds::new(Pattern::VisibleAscii, deps.ids).measured(&registry),
     ))
 }
 
@@ -135,14 +139,26 @@ fn settle_floods(scribe: &Arc<Scribe>, tasks: &Tasks) {
 fn observe(registry: &Registry, metrics: &Metrics, deps: &Deps) {
     let (shown_to, views) = (metrics.clone(), deps.views.clone());
     let (evidence, exchange) = (deps.evidence.clone(), deps.exchange.clone());
-    let store = deps.store.clone();
     registry.on_scrape(move || {
         circuit(&shown_to, exchange.as_ref());
         backlog(&shown_to, &evidence);
         freshness(&shown_to, &views);
-        pool(&shown_to, &store);
         async {}
     });
+    let delays = deps.views.propagation_delays();
+    registry.histogram("revocation_propagation_duration_seconds", delays);
+    let store = deps.store.clone();
+    registry.pool(
+        move || {
+            let stats = store.pool();
+            Pool {
+                in_use: stats.in_use,
+                max: stats.max,
+            }
+        },
+        deps.store.waits(),
+    );
+    registry.bus(&deps.bus.times());
     let flat = metrics.clone();
     registry.json(move || flat.flat());
 }
@@ -178,20 +194,12 @@ fn freshness(metrics: &Metrics, views: &Views) {
     metrics
         .revocation_snapshot_fresh
         .set(views.lease_holds().into());
-    metrics.revocation_propagation_seconds.set(lag);
+    let behind = views.propagation().as_secs();
+    metrics.revocation_propagation_seconds.set(shown(behind));
     show(&metrics.revocation_messages, stats.applied);
     show(
         &metrics.revocation_invalid_signatures,
         stats.invalid_signatures,
     );
     show(&metrics.revocation_reloads, stats.resnapshots);
-}
-
-fn pool(metrics: &Metrics, store: &Store) {
-    let pool = store.pool();
-    metrics.pool_in_use.set(shown(pool.in_use));
-    metrics.pool_max.set(shown(pool.max));
-    #[expect(clippy::cast_precision_loss, reason = "pools are small")]
-    let ratio = pool.in_use as f64 / pool.max.max(1) as f64;
-    metrics.pool_in_use_ratio.set(ratio);
 }

@@ -9,6 +9,7 @@
 //! (`evidence`, `relay`). Tokens and responses are never cached, nothing is retried once it may
 //! have been sent, and no redirect is followed.
 
+mod catalogue;
 mod config;
 mod credential;
 mod denial;
@@ -28,5 +29,6 @@ mod strangers;
 pub mod target;
 mod upload;
 
+pub use catalogue::CATALOGUE;
 pub use config::{Config, Settings};
 pub use gateway::{Deps, router};

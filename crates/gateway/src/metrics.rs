@@ -1,57 +1,39 @@
 //! The metrics of the Gateway. Names are contracts (spec: gateway §16, operations §4).
 
-use std::sync::atomic::Ordering;
-
-use caracal_net::metrics::{Counter, FloatGauge, Gauge, Histogram, Registry};
+use caracal_model::Histogram;
+use caracal_net::metrics::{Counter, Gauge, Registry};
 use serde_json::{Map, Value};
 
 macro_rules! catalogue {
     (
-        counters { $($counter:ident => $counter_help:literal,)+ }
-        gauges { $($gauge:ident => $gauge_help:literal,)+ }
+        counters { $($counter:ident,)+ }
+        gauges { $($gauge:ident,)+ }
     ) => {
-        /// Everything that is counted.
+        /// Everything that is counted; the catalogue says what each of them means.
         #[derive(Clone, Debug)]
         pub struct Metrics {
-            $(#[doc = $counter_help] pub $counter: Counter,)+
-            $(#[doc = $gauge_help] pub $gauge: Gauge,)+
+            $(pub $counter: Counter,)+
+            $(pub $gauge: Gauge,)+
             /// Whole requests, to the head of the response.
             pub request_seconds: Histogram,
-            /// Exchanges.
-            pub exchange_seconds: Histogram,
-            /// Upstreams, to the head of their response.
-            pub upstream_seconds: Histogram,
+            /// Where time goes.
+            pub stages: Stages,
             /// Responses under way.
             pub active_streams: Gauge,
-            /// Of the store's connections.
-            pub pool_in_use_ratio: FloatGauge,
-            /// Of the store's connections.
-            pub pool_max: Gauge,
-            /// Of the store's connections.
-            pub pool_in_use: Gauge,
+            /// Requests, to the last byte of the answer.
+            pub requests_in_flight: Gauge,
         }
 
         impl Metrics {
             /// Registers everything.
             pub fn new(registry: &Registry) -> Self {
                 Self {
-                    $($counter: registry.counter(stringify!($counter), $counter_help),)+
-                    $($gauge: registry.gauge(prometheus_name(stringify!($gauge)), $gauge_help),)+
-                    request_seconds: registry.seconds(
-                        "request_duration_seconds", "Requests, to the head of the response"),
-                    exchange_seconds: registry.seconds(
-                        "sts_exchange_duration_seconds", "Exchanges"),
-                    upstream_seconds: registry.seconds(
-                        "upstream_duration_seconds", "Upstreams, to the head of their response"),
-                    active_streams: registry.gauge("active_streams", "Responses under way"),
-                    pool_in_use_ratio: registry.register_as(
-                        "caracal_db_pool_in_use_ratio", "Store connections in use, of all",
-                        FloatGauge::default()),
-                    pool_max: registry.register_as(
-                        "caracal_db_pool_max_conns", "Most store connections", Gauge::default()),
-                    pool_in_use: registry.register_as(
-                        "caracal_db_pool_acquired_conns", "Store connections in use",
-                        Gauge::default()),
+                    $($counter: registry.counter(stringify!($counter)),)+
+                    $($gauge: registry.gauge(prometheus_name(stringify!($gauge))),)+
+                    request_seconds: registry.seconds("request_duration_seconds"),
+                    stages: Stages::new(registry),
+                    active_streams: registry.gauge("active_streams"),
+                    requests_in_flight: registry.gauge("requests_in_flight"),
                 }
             }
 
@@ -68,45 +50,74 @@ macro_rules! catalogue {
 
 catalogue! {
     counters {
-        requests => "Proxied requests",
-        requests_allowed => "Requests whose response was passed on",
-        requests_denied => "Requests that were denied",
-        denials_missing_auth => "Denials: no bearer",
-        denials_bad_bearer => "Denials: unusable bearer",
-        denials_expiring => "Denials: too little life left",
-        denials_bad_routing => "Denials: routing headers or claims",
-        denials_path_traversal => "Denials: path traversal",
-        denials_signature => "Denials: signature",
-        denials_jti_replay => "Denials: used mandate",
-        denials_revoked => "Denials: revoked",
-        denials_revocation_stale => "Denials: revocation state unavailable",
-        sts_exchange_errors => "Exchanges that failed or were refused",
-        sts_circuit_opened => "Times that the circuit opened",
-        sts_circuit_fast_fail => "Exchanges refused by the open circuit",
-        upstream_errors => "Upstreams that failed or may not be reached",
-        audit_dropped => "Evidence that could be neither kept nor sent",
-        audit_sink_errors => "Deliveries of evidence that were refused",
-        audit_persisted => "Evidence written to the local log",
-        audit_drained => "Evidence that was delivered",
-        revocation_messages => "Entries of the feed that were applied",
-        revocation_pending_replayed => "Always 0: the feed has no pending entries",
-        revocation_dead_letters => "Always 0: the feed has no dead letters",
-        revocation_invalid_signatures => "Entries of the feed with a wrong signature",
-        revocation_reloads => "Snapshots of the revocations",
-        revocation_reload_errors => "Forced reloads that failed",
+        requests,
+        requests_allowed,
+        requests_denied,
+        denials_missing_auth,
+        denials_bad_bearer,
+        denials_expiring,
+        denials_bad_routing,
+        denials_path_traversal,
+        denials_signature,
+        denials_jti_replay,
+        denials_revoked,
+        denials_revocation_stale,
+        sts_exchange_errors,
+        sts_circuit_opened,
+        sts_circuit_fast_fail,
+        upstream_errors,
+        audit_dropped,
+        audit_sink_errors,
+        audit_persisted,
+        audit_drained,
+        revocation_messages,
+        revocation_pending_replayed,
+        revocation_dead_letters,
+        revocation_invalid_signatures,
+        revocation_reloads,
+        revocation_reload_errors,
     }
     gauges {
-        sts_exchange_latency_ms => "The last exchange",
-        sts_circuit_open => "Whether the circuit is open",
-        audit_replay_files => "Files of undelivered evidence",
-        audit_replay_bytes => "Undelivered evidence",
-        audit_replay_oldest_age_seconds => "Age of the oldest undelivered evidence",
-        audit_queue_depth => "Events waiting for the log",
-        audit_queue_cap => "Events that may wait for the log",
-        revocations_active => "Revoked anchors in memory",
-        revocation_snapshot_age_seconds => "Since the feed was confirmed",
-        revocation_snapshot_fresh => "Whether memory may answer",
-        revocation_propagation_seconds => "How far the feed lags behind",
+        sts_exchange_latency_ms,
+        sts_circuit_open,
+        audit_replay_files,
+        audit_replay_bytes,
+        audit_replay_oldest_age_seconds,
+        audit_queue_depth,
+        audit_queue_cap,
+        revocations_active,
+        revocation_snapshot_age_seconds,
+        revocation_snapshot_fresh,
+        revocation_propagation_seconds,
+    }
+}
+
+/// Where the time of a request goes.
+#[derive(Clone, Debug)]
+pub struct Stages {
+    /// The signature of the mandate.
+    pub verify: Histogram,
+    /// Whether it was revoked, or used before.
+    pub replay: Histogram,
+    /// The exchange at the STS.
+    pub exchange: Histogram,
+    /// The upstream, to the head of its response.
+    pub upstream: Histogram,
+}
+
+impl Stages {
+    fn new(registry: &Registry) -> Self {
+        let names = ["verify", "replay", "exchange", "upstream_headers"];
+        let [verify, replay, exchange, upstream] =
+            registry.stages("stage_duration_seconds", "stage", names);
+        registry.histogram("sts_exchange_duration_seconds", &exchange);
+        registry.histogram("upstream_duration_seconds", &upstream);
+        Self {
+            verify,
+            replay,
+            exchange,
+            upstream,
+        }
     }
 }
 
@@ -126,14 +137,4 @@ fn json_name(name: &str) -> String {
     } else {
         name.to_owned()
     }
-}
-
-/// Makes a counter show a count that is kept elsewhere.
-pub fn show(counter: &Counter, count: u64) {
-    counter.inner().store(count, Ordering::Relaxed);
-}
-
-/// A count as a gauge.
-pub fn shown(count: impl TryInto<i64>) -> i64 {
-    count.try_into().unwrap_or(i64::MAX)
 }

@@ -3,17 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use caracal_model::RecordId;
-use caracal_net::{bearer, health};
+use caracal_net::health::Budget;
+use caracal_net::{RequestId, bearer, health};
 use caracal_view::Anchors;
 use http::{HeaderMap, StatusCode};
-use parking_lot::Mutex;
 use serde_json::json;
 
 use crate::gateway::Gateway;
+use crate::headers::X_CARACAL_RESOURCE;
+use crate::request;
 
 /// All checks of readiness together.
 const READY_WITHIN: Duration = Duration::from_secs(2);
@@ -22,23 +24,17 @@ const RELOAD_WITHIN: Duration = Duration::from_secs(5);
 
 /// `/ready`: the first reason against it.
 pub async fn ready(State(gateway): State<Arc<Gateway>>) -> Response {
-    let asking = Mutex::new("redis_unreachable");
-    let outcome = match tokio::time::timeout(READY_WITHIN, check(&gateway, &asking)).await {
-        Ok(outcome) => outcome,
-        Err(_) => Err(*asking.lock()),
+    let answer = match check(&gateway).await {
+        Ok(()) => Json(json!({"ok": true, "ready": true})).into_response(),
+        Err(reason) => health::unready(reason),
     };
-    health::ready(outcome)
+    gateway.registry.readiness().tell(answer)
 }
 
-/// The checks in their order; `asking` is the reason should time run out.
-async fn check(gateway: &Gateway, asking: &Mutex<&'static str>) -> Result<(), &'static str> {
-    let ask = |reason| {
-        *asking.lock() = reason;
-        reason
-    };
-    let reason = ask("redis_unreachable");
-    gateway.bus.ping().await.map_err(|_| reason)?;
-    let reason = ask("revocation_snapshot_stale");
+/// The checks in their order.
+async fn check(gateway: &Gateway) -> Result<(), &'static str> {
+    let budget = Budget::of(READY_WITHIN, gateway.clock.as_ref());
+    budget.ask("redis_unreachable", gateway.bus.ping()).await?;
     // Any anchor will do: what counts is whether there is an answer.
     let probe = RecordId::trusted("readiness");
     let records = [&probe];
@@ -46,22 +42,37 @@ async fn check(gateway: &Gateway, asking: &Mutex<&'static str>) -> Result<(), &'
         records: &records,
         ..Anchors::default()
     };
-    gateway.views.revoked(&anchors).await.map_err(|_| reason)?;
+    let revoked = gateway.views.revoked(&anchors);
+    budget.ask("revocation_snapshot_stale", revoked).await?;
     if gateway.evidence.lost() {
         return Err("audit_evidence_lost");
     }
-    let reason = ask("audit_replay_unavailable");
     let evidence = gateway.evidence.clone();
-    let writable = tokio::task::spawn_blocking(move || evidence.is_writable()).await;
-    if !writable.unwrap_or(false) {
-        return Err(reason);
+    let writable = async {
+        let looked = tokio::task::spawn_blocking(move || evidence.is_writable()).await;
+        so(looked.unwrap_or(false))
+    };
+    budget.ask("audit_replay_unavailable", writable).await?;
+    let healthy = async { so(gateway.exchange.healthy().await) };
+    budget.ask("sts_unreachable", healthy).await
+}
+
+fn so(is_so: bool) -> Result<(), ()> {
+    is_so.then_some(()).ok_or(())
+}
+
+/// `/capacity`. A call that names a resource is for an upstream, which may have such a path itself.
+pub async fn capacity(
+    gateway: State<Arc<Gateway>>,
+    id: Extension<RequestId>,
+    request: Request,
+) -> Response {
+    if request.headers().contains_key(X_CARACAL_RESOURCE) {
+        return request::proxy(gateway, id, request).await;
     }
-    let reason = ask("sts_unreachable");
-    if gateway.exchange.healthy().await {
-        Ok(())
-    } else {
-        Err(reason)
-    }
+    let access = &gateway.config.metrics;
+    let registry = &gateway.registry;
+    registry.answer_capacity(request.headers(), access).await
 }
 
 /// `POST /internal/revocations/reload`. Without the operator's token it does not exist.
@@ -79,7 +90,7 @@ pub async fn reload(State(gateway): State<Arc<Gateway>>, headers: HeaderMap) -> 
         outcome => {
             tracing::warn!(?outcome, "forced reload of the revocations failed");
             gateway.metrics.revocation_reload_errors.inc();
-            health::ready(Err("revocation_reload_failed"))
+            health::unready("revocation_reload_failed")
         }
     }
 }

@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use caracal_evidence::EvidenceError;
 use caracal_net::egress::ForwardBody;
-use caracal_net::metrics::Gauge;
+use caracal_net::metrics::{Gauge, InFlight};
 use http::{HeaderMap, HeaderValue};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
@@ -215,13 +215,22 @@ impl HttpBody for Relay {
 pub struct Active {
     active: Gauge,
     allowed: caracal_net::metrics::Counter,
+    _in_flight: Option<InFlight>,
 }
 
 impl Active {
     /// From now on.
-    pub fn new(active: Gauge, allowed: caracal_net::metrics::Counter) -> Self {
+    pub fn new(
+        active: Gauge,
+        allowed: caracal_net::metrics::Counter,
+        in_flight: Option<InFlight>,
+    ) -> Self {
         active.inc();
-        Self { active, allowed }
+        Self {
+            active,
+            allowed,
+            _in_flight: in_flight,
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use axum::response::Response;
 use caracal_client::{GatewayExchange, GatewayGrant};
 use caracal_model::{Mandate, Refusal, RequestId, Ticks, ZoneId};
 use caracal_net::egress::ForwardBody;
+use caracal_net::metrics::InFlight;
 use caracal_net::{Peer, bearer};
 use caracal_view::{ViewError, ZoneView};
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, TE, TRAILER};
@@ -44,7 +45,7 @@ pub async fn proxy(
     let started = gateway.clock.ticks();
     let outcome = Box::pin(handle(&gateway, &id, started, request)).await;
     let took = gateway.clock.ticks().since(started);
-    gateway.metrics.request_seconds.observe(took.as_secs_f64());
+    gateway.metrics.request_seconds.took(took);
     outcome.unwrap_or_else(|rejection| {
         rejection.count(&gateway.metrics);
         if let Rejection::Denied(denied) = &rejection {
@@ -69,6 +70,7 @@ async fn handle(
     started: Ticks,
     request: Request,
 ) -> Result<Response, Rejection> {
+    let in_flight = InFlight::new(&gateway.metrics.requests_in_flight);
     let (head, body) = request.into_parts();
     // Before anything is checked, so that no revocation falls between a check and the response.
     let watch = RevocationWatch::new(&gateway.views);
@@ -109,6 +111,7 @@ async fn handle(
         call,
         watch,
         started,
+        in_flight: Some(in_flight),
     };
     call.forward(head, body, grant, id).await
 }
@@ -200,15 +203,20 @@ async fn admit(
     zone: &ZoneView,
 ) -> Result<Admitted, Denied> {
     let (issuer, now) = (gateway.config.issuer.as_deref(), gateway.clock.now());
-    let verified: Verified = unverified.verify(&zone.keys, issuer, now)?;
+    let (clock, stages) = (&gateway.clock, &gateway.metrics.stages);
+    let since = clock.ticks();
+    let verified = unverified.verify(&zone.keys, issuer, now);
+    let then = clock.ticks();
+    stages.verify.took(then.since(since));
+    let verified: Verified = verified?;
     let once = Once {
         bus: &gateway.bus,
         floor_ms: gateway.config.floor_ms,
         fail_open: gateway.config.jti_fail_open,
     };
-    verified
-        .admit(&gateway.views, once, gateway.clock.now())
-        .await
+    let admitted = verified.admit(&gateway.views, once, clock.now()).await;
+    stages.replay.took(clock.ticks().since(then));
+    admitted
 }
 
 /// A denial of a proven mandate is recorded before it is answered.
@@ -249,7 +257,7 @@ async fn exchange(
     };
     let grant = gateway.exchange.exchange(request).await;
     let took = gateway.clock.ticks().since(started);
-    gateway.metrics.exchange_seconds.observe(took.as_secs_f64());
+    gateway.metrics.stages.exchange.took(took);
     gateway
         .metrics
         .sts_exchange_latency_ms
@@ -321,6 +329,7 @@ struct Call<'g> {
     call: OpenCall,
     watch: RevocationWatch,
     started: Ticks,
+    in_flight: Option<InFlight>,
 }
 
 impl Call<'_> {
@@ -384,7 +393,7 @@ impl Call<'_> {
             .send(outbound, gateway.config.upstream_timeout)
             .await;
         let took = gateway.clock.ticks().since(sent);
-        gateway.metrics.upstream_seconds.observe(took.as_secs_f64());
+        gateway.metrics.stages.upstream.took(took);
         let response = response.map_err(|error| forward::failed(&error, &uploading))?;
         // Nobody asked to switch protocols.
         if response.status().is_informational() {
@@ -418,6 +427,7 @@ impl Call<'_> {
         let active = Active::new(
             metrics.active_streams.clone(),
             metrics.requests_allowed.clone(),
+            self.in_flight.take(),
         );
         if body.is_end_stream() {
             // The head is the whole answer.

@@ -3,6 +3,7 @@
 
 pub mod change;
 pub mod claims;
+pub mod histogram;
 pub mod id;
 pub mod limits;
 pub mod policy;
@@ -13,6 +14,7 @@ pub mod time;
 
 pub use change::{Change, Outgoing, Topic};
 pub use claims::{Actor, ChainHop, Mandate, SubjectType, TokenUse};
+pub use histogram::Histogram;
 pub use id::{
     ApplicationId, ApprovalId, DelegationId, EventId, IdError, Ids, Jti, Kid, ProviderId, RecordId,
     RequestId, ResourceId, SessionId, WorkloadId, ZoneId,

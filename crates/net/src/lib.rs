@@ -15,6 +15,7 @@ pub mod settings;
 pub mod tasks;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod trace;
 
 pub use caracal_model::RequestId;
 pub use problem::Problem;

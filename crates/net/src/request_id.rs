@@ -5,15 +5,20 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use caracal_model::{Ids, RequestId};
+use caracal_model::{Clock, Ids, RequestId, Ticks};
 use futures_util::FutureExt as _;
 use http::{HeaderMap, StatusCode};
 
+use crate::metrics::{Histograms, Registry};
 use crate::problem::{Problem, X_REQUEST_ID, set_request_id};
 use crate::tasks::panic_text;
+use crate::trace::{self, Begun, Current};
+
+/// The route of what no route matches: unknown paths, and at the Gateway what is proxied.
+const UNMATCHED: &str = "*";
 
 /// Which ids of callers are kept (spec README, conventions).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,16 +30,48 @@ pub enum Pattern {
 }
 
 /// Keeps or makes request ids.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct RequestIds {
     pattern: Pattern,
     ids: Arc<Ids>,
+    measured: Option<Measured>,
+}
+
+/// Where the time of requests is counted.
+#[derive(Clone)]
+struct Measured {
+    service: &'static str,
+    requests: Histograms<3>,
+    clock: Arc<dyn Clock>,
+}
+
+impl std::fmt::Debug for RequestIds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "RequestIds({:?})", self.pattern)
+    }
 }
 
 impl RequestIds {
     /// Ids of this pattern; new ones come from `ids`.
     pub fn new(pattern: Pattern, ids: Arc<Ids>) -> Self {
-        Self { pattern, ids }
+        Self {
+            pattern,
+            ids,
+            measured: None,
+        }
+    }
+
+    /// The same, and every request is counted in this registry, by route and status.
+    #[must_use]
+    pub fn measured(self, registry: &Registry) -> Self {
+        Self {
+            measured: Some(Measured {
+                service: registry.service(),
+                requests: registry.requests().clone(),
+                clock: registry.clock().clone(),
+            }),
+            ..self
+        }
     }
 
     /// The id of a request with these headers.
@@ -77,14 +114,46 @@ pub async fn method_not_allowed() -> Problem {
 }
 
 async fn attend(State(ids): State<RequestIds>, mut request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>().cloned();
     let id = ids.of(request.headers());
-    request.extensions_mut().insert(id.clone());
-    let answer = AssertUnwindSafe(next.run(request)).catch_unwind().await;
-    let response = answer.unwrap_or_else(|panic| {
-        tracing::error!(request_id = %id, panic = panic_text(&*panic), "handler panicked");
-        Problem::internal().into_response()
+    let attended = ids.measured.as_ref().map(|measured| {
+        let clock = measured.clock.as_ref();
+        let span = Begun::new(&ids.ids, clock, request.method(), request.headers());
+        (measured, clock.ticks(), span)
     });
-    named(response, &id)
+    let trace = attended
+        .as_ref()
+        .and_then(|(_, _, span)| span.as_ref().map(|span| span.context));
+    let current = Current {
+        request_id: id.clone(),
+        trace,
+    };
+    request.extensions_mut().insert(id.clone());
+    let answer = AssertUnwindSafe(next.run(request)).catch_unwind();
+    let answer = trace::within(current, async {
+        answer.await.unwrap_or_else(|panic| {
+            tracing::error!(request_id = %id, panic = panic_text(&*panic), "handler panicked");
+            Problem::internal().into_response()
+        })
+    });
+    let response = named(answer.await, &id);
+    if let Some((measured, since, span)) = attended {
+        measured.count(route.as_ref(), response.status(), since);
+        if let Some(span) = span {
+            let (service, clock) = (measured.service, measured.clock.as_ref());
+            span.end(service, route, response.status(), &id, clock);
+        }
+    }
+    response
+}
+
+impl Measured {
+    /// What no route matches is one route, or callers could make up as many as they like.
+    fn count(&self, route: Option<&MatchedPath>, status: StatusCode, since: Ticks) {
+        let route = route.map_or(UNMATCHED, MatchedPath::as_str);
+        let times = self.requests.of([self.service, route, status.as_str()]);
+        times.took(self.clock.ticks().since(since));
+    }
 }
 
 fn named(mut response: Response, id: &RequestId) -> Response {

@@ -75,6 +75,10 @@ statements! { pub(crate) mod sql {
                   MIN(CASE WHEN available_at < $1 THEN created_at END) AS oldest_pending,
                   MIN(CASE WHEN available_at = $1 THEN created_at END) AS oldest_dead
               FROM outbox WHERE dispatched_at IS NULL";
+    /// Counted up to a bound: who looks at metrics must not make the store read millions of rows.
+    PUBLISHED = "SELECT COUNT(*) AS published FROM
+                     (SELECT 1 AS one FROM outbox WHERE dispatched_at IS NOT NULL LIMIT 1000000)
+                         AS sent";
     LATEST = "SELECT id, topic, zone_id, urgent, fields_json, created_at, attempts, available_at,
                   last_error, dispatched_at
               FROM outbox WHERE zone_id = $1 AND topic = $2 ORDER BY id DESC LIMIT 1";
@@ -310,6 +314,15 @@ impl Outbox<'_> {
             oldest_pending: age("oldest_pending")?,
             oldest_dead: age("oldest_dead")?,
         })
+    }
+
+    /// How many entries were sent and are still kept; a million stands for more.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn published(&self) -> Result<u64, StoreError> {
+        let row = self.store.query_opt(&sql::PUBLISHED, &[]).await?;
+        row.map_or(Ok(0), |row| row.count("published"))
     }
 
     /// The newest entry of a zone for a topic, while it has not been pruned.

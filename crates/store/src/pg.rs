@@ -3,9 +3,10 @@
 
 mod upkeep;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use caracal_model::{Secret, ZoneId};
+use caracal_model::{Clock, Histogram, Secret, ZoneId};
 use deadpool_postgres::{
     Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime,
     TimeoutType,
@@ -31,6 +32,8 @@ pub(crate) struct Pg {
     pool: Pool,
     answer_within: Duration,
     upkeep: Upkeep,
+    clock: Arc<dyn Clock>,
+    waits: Histogram,
 }
 
 /// What the server needs to tell that it gave up on a statement, past the time that it may take.
@@ -41,6 +44,7 @@ impl Pg {
         url: &Secret<String>,
         options: PoolOptions,
         tls: Option<&PgTls>,
+        clock: Arc<dyn Clock>,
     ) -> Result<Self, StoreError> {
         // The driver's message may quote the URL, and the URL holds a password.
         let mut config: tokio_postgres::Config = url.expose().parse().map_err(|_| invalid_url())?;
@@ -91,11 +95,16 @@ impl Pg {
             upkeep: Upkeep::start(&pool, options),
             pool,
             answer_within: options.statement_timeout.saturating_add(GRACE),
+            clock,
+            waits: Histogram::durations(),
         })
     }
 
     pub(crate) async fn client(&self, doing: &'static str) -> Result<Object, StoreError> {
-        self.pool.get().await.map_err(|failure| match failure {
+        let since = self.clock.ticks();
+        let client = self.pool.get().await;
+        self.waits.took(self.clock.ticks().since(since));
+        client.map_err(|failure| match failure {
             PoolError::Timeout(TimeoutType::Wait) => StoreError::Busy { doing },
             PoolError::Backend(failure) => match error(failure, doing) {
                 refused @ StoreError::Statement { .. } => StoreError::Unreachable {
@@ -109,6 +118,10 @@ impl Pg {
                 source: other.into(),
             },
         })
+    }
+
+    pub(crate) const fn waits(&self) -> &Histogram {
+        &self.waits
     }
 
     pub(crate) async fn query(

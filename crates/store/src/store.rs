@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use caracal_model::{Clock, Ids, Secret, ZoneId};
+use caracal_model::{Clock, Histogram, Ids, Secret, ZoneId};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
@@ -142,7 +142,9 @@ impl Store {
             StoreUrl::Lite(path) => {
                 Engine::Lite(Lite::open(path, config.durability, Arc::clone(&clock))?)
             }
-            StoreUrl::Pg { url, tls, pool } => Engine::Pg(Pg::open(url, *pool, tls.as_ref())?),
+            StoreUrl::Pg { url, tls, pool } => {
+                Engine::Pg(Pg::open(url, *pool, tls.as_ref(), Arc::clone(&clock))?)
+            }
         };
         Ok(Self {
             inner: Arc::new(Inner {
@@ -200,6 +202,14 @@ impl Store {
         match self.engine() {
             Engine::Lite(lite) => lite.pool(),
             Engine::Pg(pg) => pg.pool(),
+        }
+    }
+
+    /// How long connections were waited for.
+    pub fn waits(&self) -> &Histogram {
+        match self.engine() {
+            Engine::Lite(lite) => lite.waits(),
+            Engine::Pg(pg) => pg.waits(),
         }
     }
 

@@ -89,7 +89,11 @@ pub async fn client_exchange(
     request_id: &RequestId,
 ) -> Result<Issued, Refused> {
     actor::admitted(sts, request).await?;
-    let caller = match authenticate(sts, request, source).await {
+    let since = sts.clock.ticks();
+    let authenticated = authenticate(sts, request, source).await;
+    let took = sts.clock.ticks().since(since);
+    sts.metrics.stages.authenticate.took(took);
+    let caller = match authenticated {
         Ok(caller) => caller,
         Err(failure) => {
             let refused = failure.refused;
@@ -226,7 +230,10 @@ async fn decided(
         }
     }
     let standing = standing.with_resources(&resources);
+    let since = sts.clock.ticks();
     let decision = standing.decide(&zone.policy);
+    let took = sts.clock.ticks().since(since);
+    sts.metrics.stages.policy.took(took);
     // Most exchanges need no approval, and pay nothing for the question.
     if presented.is_none() && !matches!(decision.outcome, Outcome::Hold(_)) {
         return issue(sts, caller, &trail, decision, None).await;
@@ -273,7 +280,7 @@ async fn issue(
     if let Some((_, price)) = price {
         price.shape(&mut mandate)?;
     }
-    let token = sign::sign(&caller.zone, &mandate)?;
+    let token = sign::sign(sts, &caller.zone, &mandate)?;
     if let Some((ask, price)) = price {
         let paid = price.pay(sts, ask, &mandate, trail.now).await;
         if let Err(Refusing { status, why }) = paid {
@@ -305,7 +312,11 @@ async fn denied(sts: &Sts, trail: &Trail<'_>, decision: &Decision) -> Early {
 /// 503 `sts_unavailable`.
 pub async fn record(sts: &Sts, events: Vec<Event>) -> Result<(), Refused> {
     late::records(&events);
-    sts.evidence.record(events).await.map_err(|error| {
+    let since = sts.clock.ticks();
+    let recorded = sts.evidence.record(events).await;
+    let took = sts.clock.ticks().since(since);
+    sts.metrics.stages.evidence.took(took);
+    recorded.map_err(|error| {
         tracing::error!(%error, "denied: evidence cannot be written");
         error.into()
     })

@@ -236,7 +236,7 @@ async fn issue(
     now: Timestamp,
 ) -> Result<Issued, Refused> {
     let mandate = sign::mandate(sts, grant);
-    let token = sign::sign(&caller.zone, &mandate)?;
+    let token = sign::sign(sts, &caller.zone, &mandate)?;
     keep_record(sts, request_id, &mandate, Some(&issuer.issuer), now).await?;
     Ok(Issued { token, mandate })
 }

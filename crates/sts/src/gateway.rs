@@ -162,8 +162,18 @@ pub struct Granted {
 #[async_trait]
 impl Exchange for Sts {
     async fn exchange(&self, call: GatewayExchange<'_>) -> Result<GatewayGrant, ExchangeRefused> {
-        let granted = Box::pin(exchange(self, call, false)).await?;
-        Ok(granted.grant)
+        let _exchanging = self.metrics.exchanging();
+        match Box::pin(exchange(self, call, false)).await {
+            Ok(granted) => {
+                self.metrics.minted();
+                Ok(granted.grant)
+            }
+            Err(refused) => {
+                let refused = ExchangeRefused::from(refused);
+                self.metrics.refused(refused.error(), refused.status());
+                Err(refused)
+            }
+        }
     }
 
     async fn healthy(&self) -> bool {
@@ -292,12 +302,15 @@ async fn decided(
         credential_fault: at_hand.fault(),
     }];
     let now = sts.clock.now();
+    let since = sts.clock.ticks();
     let decision = decide(
         &request,
         &facts(sts, &gathered, &resources),
         &zone.policy,
         now,
     );
+    let took = sts.clock.ticks().since(since);
+    sts.metrics.stages.policy.took(took);
     let trail = Trail {
         request,
         application: &caller.application,
@@ -356,7 +369,7 @@ fn grant_call(
     let mandate = wanted.then(|| sign::mandate(sts, grant));
     let access_token = mandate
         .as_ref()
-        .map(|mandate| sign::sign(zone, mandate))
+        .map(|mandate| sign::sign(sts, zone, mandate))
         .transpose()?;
     let expires_in = grant.expires_in();
     Ok(Granted {

@@ -50,6 +50,7 @@ pub async fn token(
     Extension(request_id): Extension<RequestId>,
     request: Request,
 ) -> Response {
+    let _exchanging = sts.metrics.exchanging();
     let answering = late::in_time(answer(&sts, &request_id, request));
     let outcome = match Box::pin(answering).await {
         Ok(outcome) => outcome,

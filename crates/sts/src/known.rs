@@ -56,6 +56,14 @@ impl Gathered {
         zone: &ZoneId,
         presented: Presented<'_>,
     ) -> Result<Self, Refused> {
+        let since = sts.clock.ticks();
+        let gathered = Self::load(sts, zone, presented).await;
+        let stages = &sts.metrics.stages;
+        stages.view.took(sts.clock.ticks().since(since));
+        gathered
+    }
+
+    async fn load(sts: &Sts, zone: &ZoneId, presented: Presented<'_>) -> Result<Self, Refused> {
         let mut gathered = Self::default();
         for record in presented.record.into_iter().chain(presented.actor) {
             gathered.load_record(sts, zone, record).await?;
@@ -64,8 +72,12 @@ impl Gathered {
             gathered.load_session(sts, zone, session).await?;
         }
         if let Some(delegation) = presented.delegation {
+            sts.metrics.graph_traversals.inc();
             let lineage = sts.views.lineage(zone, delegation).await;
-            gathered.lineage = lineage.map_err(unreadable)?;
+            gathered.lineage = lineage.map_err(|error| {
+                sts.metrics.graph_traversal_errors.inc();
+                unreadable(error)
+            })?;
             gathered.epoch = sts
                 .views
                 .epoch(zone)

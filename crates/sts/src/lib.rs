@@ -6,6 +6,7 @@
 mod actor;
 mod approval;
 mod authenticate;
+mod catalogue;
 mod config;
 mod control;
 pub mod credential;
@@ -35,22 +36,25 @@ mod sign;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::State;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
+use axum::{Json, Router};
 use caracal_bus::Bus;
 use caracal_crypto::envelope::Keyring;
 use caracal_crypto::mac::HmacKey;
 use caracal_evidence::EvidenceLog;
 use caracal_model::{Clock, Ids, Rng};
 use caracal_net::egress::Fetcher;
+use caracal_net::health::Budget;
 use caracal_net::metrics::{Access, Registry};
 use caracal_net::{Pattern, RequestIds, Tasks, health, request_id};
 use caracal_store::Store;
 use caracal_view::{Announce, Views};
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+pub use catalogue::CATALOGUE;
 pub use config::Config;
 
 #[cfg(test)]
@@ -122,16 +126,22 @@ impl Sts {
     /// The service, taking the keys of trusted issuers from there.
     fn with_keys(config: Config, deps: Deps, keys: Arc<dyn issuers::KeySource>) -> Arc<Self> {
         let issuer_clock = Arc::clone(&deps.clock);
-        let registry = Registry::new("caracal_sts");
+        let registry = Registry::new(&CATALOGUE, Arc::clone(&deps.clock));
         let pepper = deps.keyring.derive(CLIENT_SECRETS);
         let previous = deps.keyring.derive_previous(CLIENT_SECRETS);
         let clock = Arc::clone(&deps.clock);
         let concurrency = config.secret_verify_concurrency;
         let rng = deps.rng.as_ref();
         let secrets = secrets::Secrets::new(pepper, previous, concurrency, clock, rng);
-        let poll = Duration::from_secs(config.policy_poll_seconds);
-        let (evidence, store, views) = (&deps.evidence, &deps.store, &deps.views);
-        let metrics = metrics::Metrics::new(&registry, evidence, store, views, poll);
+        let observed = metrics::Observed {
+            evidence: &deps.evidence,
+            store: &deps.store,
+            bus: &deps.bus,
+            views: &deps.views,
+            clock: &deps.clock,
+            policy_poll: Duration::from_secs(config.policy_poll_seconds),
+        };
+        let metrics = metrics::Metrics::new(&registry, &observed);
         Arc::new(Self {
             store: deps.store,
             bus: deps.bus,
@@ -159,17 +169,20 @@ impl Sts {
 
     /// The first reason why no traffic should come here (spec: operations §5).
     async fn readiness(&self) -> Result<(), &'static str> {
-        self.store
-            .ping()
-            .await
-            .map_err(|_| "postgres_unreachable")?;
-        self.bus.ping().await.map_err(|_| "redis_unreachable")?;
+        let budget = Budget::of(READY_WITHIN, self.clock.as_ref());
+        budget
+            .ask("postgres_unreachable", self.store.ping())
+            .await?;
+        budget.ask("redis_unreachable", self.bus.ping()).await?;
         if self.evidence.lost() {
             return Err("audit_evidence_lost");
         }
-        if !self.evidence.is_writable() {
-            return Err("audit_replay_unavailable");
-        }
+        let evidence = self.evidence.clone();
+        let writable = async {
+            let looked = tokio::task::spawn_blocking(move || evidence.is_writable()).await;
+            looked.unwrap_or(false).then_some(()).ok_or(())
+        };
+        budget.ask("audit_replay_unavailable", writable).await?;
         if !self.views.lease_holds() {
             return Err("stream_consumers_not_ready");
         }
@@ -206,7 +219,7 @@ pub fn router(sts: Arc<Sts>, metrics_open: bool) -> Router {
         json_refusal: false,
     };
     let metrics = sts.registry.routes(access);
-    let ids = RequestIds::new(Pattern::VisibleAscii, Arc::clone(&sts.ids));
+    let ids = RequestIds::new(Pattern::VisibleAscii, Arc::clone(&sts.ids)).measured(&sts.registry);
     let router = Router::new()
         .route("/oauth/2/token", any(http::token))
         .route("/v1/run/manifest", any(run::manifest))
@@ -229,6 +242,9 @@ pub fn router(sts: Arc<Sts>, metrics_open: bool) -> Router {
 }
 
 async fn ready(State(sts): State<Arc<Sts>>) -> Response {
-    let checked = tokio::time::timeout(READY_WITHIN, sts.readiness()).await;
-    health::ready(checked.unwrap_or(Err("postgres_unreachable")))
+    let answer = match sts.readiness().await {
+        Ok(()) => Json(json!({"ok": true, "ready": true})).into_response(),
+        Err(reason) => health::unready(reason),
+    };
+    sts.registry.readiness().tell(answer)
 }

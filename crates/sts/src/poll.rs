@@ -31,9 +31,11 @@ pub fn interval(sts: &Sts) -> Duration {
 
 /// Asks once.
 pub async fn once(sts: &Sts) {
+    // From the question on: a slow answer can only make what is held look older.
+    let asked_at = sts.clock.ticks();
     match sts.views.check_policies().await {
         Ok(missed) => {
-            sts.metrics.policies_missed(missed.len());
+            sts.metrics.policies_confirmed(asked_at, missed.len());
             for zone in missed {
                 tracing::warn!(%zone, "policy changed without an announcement, it is loaded again");
             }

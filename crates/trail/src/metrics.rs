@@ -18,25 +18,13 @@ pub struct Metrics {
 impl Metrics {
     /// Puts them under their names.
     pub fn register(&self, registry: &Registry) {
-        for (name, help, counter) in [
-            ("appended", "Records appended to a chain", &self.appended),
-            (
-                "recovered",
-                "Records whose process ended before it answered",
-                &self.recovered,
-            ),
-            (
-                "lost",
-                "Refusals that could not be recorded after the answer",
-                &self.lost,
-            ),
-            (
-                "refused",
-                "Records without a valid code, set aside: somebody wrote to the database",
-                &self.refused,
-            ),
+        for (name, counter) in [
+            ("appended", &self.appended),
+            ("recovered", &self.recovered),
+            ("lost", &self.lost),
+            ("refused", &self.refused),
         ] {
-            registry.register(&format!("admin_audit_{name}"), help, counter.clone());
+            registry.register(&format!("admin_audit_{name}"), counter.clone());
         }
     }
 }

@@ -8,7 +8,10 @@ use std::time::Duration;
 use caracal_bus::{Entry, Position};
 use caracal_crypto::stream_signature_is_valid;
 use caracal_model::change::Fields;
-use caracal_model::{ApprovalId, Change, DelegationId, RecordId, SessionId, Topic, ZoneId};
+use caracal_model::{
+    ApprovalId, Change, DelegationId, Histogram, RecordId, SessionId, Ticks, Timestamp, Topic,
+    ZoneId,
+};
 use caracal_store::live::Anchor;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -44,6 +47,8 @@ pub(crate) struct Feed {
     applied: watch::Sender<Positions>,
     count: AtomicU64,
     resnapshots: AtomicU64,
+    delays: Histogram,
+    last: Mutex<Option<(Ticks, Duration)>>,
 }
 
 impl Feed {
@@ -53,6 +58,8 @@ impl Feed {
             applied: watch::Sender::new(Positions::new()),
             count: AtomicU64::new(0),
             resnapshots: AtomicU64::new(0),
+            delays: Histogram::durations(),
+            last: Mutex::new(None),
         }
     }
 
@@ -99,6 +106,23 @@ impl Feed {
 
     pub fn applied_count(&self) -> u64 {
         self.count.load(Ordering::Relaxed)
+    }
+
+    /// From the writing of an entry until it was applied.
+    pub const fn delays(&self) -> &Histogram {
+        &self.delays
+    }
+
+    /// The delay of the last entry, if it was applied no longer ago than that.
+    pub fn delay_within(&self, time: Duration, now: Ticks) -> Option<Duration> {
+        let last = *self.last.lock();
+        last.filter(|(at, _)| now.since(*at) <= time)
+            .map(|(_, delay)| delay)
+    }
+
+    fn delayed(&self, delay: Duration, now: Ticks) {
+        self.delays.took(delay);
+        *self.last.lock() = Some((now, delay));
     }
 
     pub fn resnapshots(&self) -> u64 {
@@ -166,6 +190,10 @@ impl Inner {
             tracing::warn!(topic = topic.name(), position = %entry.position, "bad signature, ignored");
             return None;
         }
+        let written = Duration::from_millis(entry.position.millis);
+        let written = Timestamp::from_unix_seconds(0).plus(written);
+        let delay = self.clock.now().since(written);
+        self.feed.delayed(delay, self.clock.ticks());
         match topic {
             Topic::SessionsRevoke => self.apply_revocation(&entry.fields),
             Topic::ViewChanges => return self.apply_change(&entry.fields),

@@ -8,8 +8,8 @@ use caracal_authority::{EdgeFacts, RecordFacts, RecordStatus, SessionFacts, Sess
 use caracal_bus::{Bus, Position};
 use caracal_crypto::{HmacKey, Keyring};
 use caracal_model::{
-    ApplicationId, ApprovalId, Clock, DelegationId, Mandate, ProviderId, RecordId, SessionId,
-    Topic, ZoneId,
+    ApplicationId, ApprovalId, Clock, DelegationId, Histogram, Mandate, ProviderId, RecordId,
+    SessionId, Topic, ZoneId,
 };
 use caracal_store::Store;
 use caracal_store::custody::{BackendStats, Custody, SecretBackend};
@@ -26,6 +26,8 @@ use crate::secrets::Cells;
 use crate::zones::Zones;
 use crate::{Follower, ViewError, ZoneView, facts};
 
+/// For how long the delay of an entry says something about now.
+const LATELY: Duration = Duration::from_secs(60);
 /// News of approvals that a listener may be behind.
 const APPROVAL_NEWS: usize = 1_024;
 
@@ -420,6 +422,23 @@ impl Views {
     /// How long ago the feed was confirmed; `None` when it never was.
     pub fn lag(&self) -> Option<Duration> {
         self.0.lease.lag()
+    }
+
+    /// How far behind the writers this replica is: while the feed is confirmed, the delay of the last
+    /// entry, and nought once a minute has passed without one; else the time since it was confirmed,
+    /// without bound when it never was.
+    pub fn propagation(&self) -> Duration {
+        let at = &self.0;
+        if at.lease.holds() {
+            let lately = at.feed.delay_within(LATELY, at.clock.ticks());
+            return lately.unwrap_or_default();
+        }
+        at.lease.lag().unwrap_or(Duration::MAX)
+    }
+
+    /// From the writing of an entry of the feed until it was applied here.
+    pub fn propagation_delays(&self) -> &Histogram {
+        self.0.feed.delays()
     }
 
     /// How long memory is trusted after the feed was last confirmed.

@@ -60,20 +60,12 @@ pub struct Counters {
 impl Counters {
     /// Puts them under their names.
     pub fn register(&self, registry: &Registry) {
-        for (name, help, counter) in [
-            (
-                "delivered",
-                "Notifications that their sink took",
-                &self.delivered,
-            ),
-            ("failed", "Attempts that failed", &self.failed),
-            (
-                "abandoned",
-                "Notifications that were given up",
-                &self.abandoned,
-            ),
+        for (name, counter) in [
+            ("delivered", &self.delivered),
+            ("failed", &self.failed),
+            ("abandoned", &self.abandoned),
         ] {
-            registry.register(&format!("notifications_{name}"), help, counter.clone());
+            registry.register(&format!("notifications_{name}"), counter.clone());
         }
     }
 }

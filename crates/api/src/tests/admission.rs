@@ -94,6 +94,9 @@ on_stack! {
         assert_eq!(stack.get("/ready").await.is(200), json!({"ok": true}));
         let metrics = stack.get("/metrics").await.text;
         assert!(metrics.contains("caracal_api_outbox_pending_total"), "{metrics}");
+        assert_eq!(crate::CATALOGUE.differences(&metrics), Vec::<String>::new());
+        let capacity = stack.get("/capacity").await.is(200);
+        assert_eq!((&capacity["service"], &capacity["ok"]), (&json!("api"), &json!(true)));
     }
 
     async fn a_body_is_not_read_for_strangers(stack: Stack) {

@@ -19,7 +19,6 @@ use caracal_evidence::{Drain, Durability, EvidenceLog};
 use caracal_model::{Clock, Ids, Secret, ZoneId};
 use caracal_net::Tasks;
 use caracal_net::egress::{Fetcher, Resolver};
-use caracal_net::metrics::Registry;
 use caracal_net::settings::Mistakes;
 use caracal_store::Store;
 use caracal_store::custody::{Custody, SecretBackend};
@@ -178,7 +177,7 @@ impl Stack {
         );
         seed(&api).await.unwrap();
         tasks.spawn("audit tail", crate::follow(api.clone(), tasks.stop()));
-        let router = router(&api, &Registry::new("caracal_api"), true);
+        let router = router(&api, true);
         Self {
             api,
             store,

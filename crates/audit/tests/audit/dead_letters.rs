@@ -7,6 +7,7 @@ use axum::Router;
 use axum::body::Body;
 use caracal_audit::{Config, DEAD_LETTERS, Deps, Ingest, Retry, router, verify_zone};
 use caracal_bus::{Bus, Position};
+use caracal_crypto::os::SystemClock;
 use caracal_evidence::{Pending, Sink};
 use caracal_model::change::Fields;
 use caracal_model::{Clock, EventId, TestClock};
@@ -47,7 +48,7 @@ impl Desk {
         let deps = Deps {
             ingest: ingest.clone(),
             stream: None,
-            registry: Registry::new("caracal_audit"),
+            registry: Registry::new(&caracal_audit::CATALOGUE, Arc::new(SystemClock::new())),
         };
         Self {
             router: router(Config::read(&settings).unwrap(), deps),

@@ -41,9 +41,9 @@ on_each_engine! {
         let texts = (0..3).map(|n| event(&format!("e{n}"))).collect();
         ingest.commit(texts).await.unwrap();
         let settings = [("AUDIT_ADMIN_TOKEN", "admin"), ("METRICS_BEARER", "metrics")];
-        let deps = Deps { ingest: Arc::clone(&ingest), stream: None, registry: Registry::new("caracal_audit") };
+        let deps = Deps { ingest: Arc::clone(&ingest), stream: None, registry: Registry::new(&caracal_audit::CATALOGUE, Arc::new(SystemClock::new())) };
         let open = router(config(&settings).unwrap(), deps);
-        let closed = router(config(&[]).unwrap(), Deps { ingest, stream: None, registry: Registry::new("caracal_audit") });
+        let closed = router(config(&[]).unwrap(), Deps { ingest, stream: None, registry: Registry::new(&caracal_audit::CATALOGUE, Arc::new(SystemClock::new())) });
 
         let mut table = String::new();
         for (app, path, bearer) in [
@@ -77,6 +77,10 @@ on_each_engine! {
         let (status, body) = get(&open, "/metrics", "metrics").await;
         assert_eq!(status, 200);
         assert!(body.contains("caracal_audit_inserts_total 3"), "{body}");
+        assert!(body.contains("caracal_audit_ingest_batch_size_count 1"), "{body}");
+        // The export is registered by whoever runs one.
+        let differences = caracal_audit::CATALOGUE.differences(&body);
+        assert!(differences.iter().all(|one| one.contains("export")), "{differences:?}");
         let (_, json) = get(&open, "/metrics.json", "metrics").await;
         assert!(json.contains("\"inserts_total\":3"), "{json}");
     }
@@ -86,7 +90,7 @@ on_each_engine! {
         let texts: Vec<String> = (0..5).map(|n| event(&format!("e{n}"))).collect();
         ingest.commit(texts.clone()).await.unwrap();
         let settings = [("AUDIT_ADMIN_TOKEN", "admin")];
-        let app = router(config(&settings).unwrap(), Deps { ingest, stream: None, registry: Registry::new("caracal_audit") });
+        let app = router(config(&settings).unwrap(), Deps { ingest, stream: None, registry: Registry::new(&caracal_audit::CATALOGUE, Arc::new(SystemClock::new())) });
         let search = async |rest: &str| -> serde_json::Value {
             let path = format!("/api/audit/search?zone_id=z1{rest}");
             let (status, body) = get(&app, &path, "admin").await;
@@ -115,14 +119,14 @@ on_each_engine! {
     async fn readiness_names_what_is_away(store: Store) {
         let bus = Bus::memory(Arc::new(SystemClock::new()));
         let stream = Some((bus, Health::default()));
-        let deps = Deps { ingest: Arc::new(ingest(&store)), stream, registry: Registry::new("caracal_audit") };
+        let deps = Deps { ingest: Arc::new(ingest(&store)), stream, registry: Registry::new(&caracal_audit::CATALOGUE, Arc::new(SystemClock::new())) };
         let waiting = router(config(&[]).unwrap(), deps);
         let (status, body) = get(&waiting, "/ready", "").await;
         assert_eq!(status, 503);
-        assert_eq!(body, r#"{"ok":false,"ready":false,"reason":"consumer_unhealthy"}"#);
+        assert_eq!(body, r#"{"error":"consumer_unhealthy","ok":false,"ready":false,"reason":"consumer_unhealthy"}"#);
         assert_eq!(get(&waiting, "/health", "").await.0, 200);
 
-        let deps = Deps { ingest: Arc::new(ingest(&store)), stream: None, registry: Registry::new("caracal_audit") };
+        let deps = Deps { ingest: Arc::new(ingest(&store)), stream: None, registry: Registry::new(&caracal_audit::CATALOGUE, Arc::new(SystemClock::new())) };
         let app = router(config(&[]).unwrap(), deps);
         assert_eq!(get(&app, "/ready", "").await, (200, r#"{"ready":true}"#.to_owned()));
         store.shutdown().await;

@@ -32,7 +32,7 @@ impl Redis {
             }
             let mut lent = self.shared.lend();
             let asking = pipeline.query_async::<Vec<String>>(&mut lent.connection);
-            let answer = self.in_time(asking).await;
+            let answer = self.in_time("appending", asking).await;
             for id in self.judged("appending", &lent, answer)? {
                 positions.push(position("appending", &id)?);
             }
@@ -62,7 +62,7 @@ impl Redis {
         }
         let asking = check.invoke_async::<(String, Option<StreamReadReply>)>(&mut connection);
         let (gap, found) = self
-            .in_time(asking)
+            .in_time(doing, asking)
             .await
             .map_err(|error| failed(doing, error))?;
         if !gap.is_empty() {

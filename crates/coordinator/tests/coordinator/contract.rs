@@ -317,11 +317,13 @@ async fn health_metrics_and_stats_are_for_whom_they_are_for() {
         assert_eq!(stats.ok()["idempotency"]["outcomes"]["created"], 0);
         assert!(stats.body["outbox"]["dead"].is_u64() && stats.body["outbox"]["pending"].is_u64());
         get("/metrics", "").await.is(401, "missing_token");
+        get("/capacity", "").await.is(401, "missing_token");
         for token in ["metrics-token", OPERATOR] {
             let metrics = get("/metrics", token).await;
             let text = metrics.ok().as_str().unwrap();
             for name in [
                 "caracal_outbox_total{status=\"dead\"}",
+                "caracal_outbox_total{status=\"published\"}",
                 "caracal_idempotency_receipts ",
                 "caracal_ttl_sweeper_runs_total ",
                 "caracal_service_lease_sweeper_runs_total ",
@@ -330,6 +332,11 @@ async fn health_metrics_and_stats_are_for_whom_they_are_for() {
             ] {
                 assert!(text.contains(name), "{name} in {text}");
             }
+            let differences = caracal_coordinator::CATALOGUE.differences(text);
+            assert_eq!(differences, Vec::<String>::new());
+            let capacity = get("/capacity", token).await;
+            assert_eq!(capacity.ok()["service"], "coordinator");
+            assert_eq!(capacity.ok()["ok"], true, "{}", capacity.body);
         }
     })
     .await;

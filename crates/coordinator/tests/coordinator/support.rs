@@ -270,7 +270,14 @@ impl World {
         views.start().await.unwrap();
         tasks.spawn("follower", follower.run(tasks.stop()));
         let options = RelayOptions::default();
-        let relay = Relay::new(store.clone(), bus, clock.clone(), None, None, options);
+        let relay = Relay::new(
+            store.clone(),
+            bus.clone(),
+            clock.clone(),
+            None,
+            None,
+            options,
+        );
         tasks.spawn("relay", relay.clone().run(tasks.stop()));
         let mut from: BTreeMap<String, String> = [
             ("ISSUER_URL", ISSUER),
@@ -289,6 +296,8 @@ impl World {
         tasks.spawn("admin audit", chainer.run(tasks.stop()));
         let deps = Deps {
             store: store.clone(),
+            bus,
+            draining: tasks.stop(),
             announce: Arc::new(Counted {
                 announce: Local::new(relay, views.clone()),
                 count: announced.clone(),

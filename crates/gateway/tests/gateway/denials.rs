@@ -429,7 +429,7 @@ async fn a_mandate_that_cannot_be_claimed_is_refused_for_now() {
         .await;
     assert_eq!(
         ready.rest,
-        r#"{"ok":false,"ready":false,"reason":"redis_unreachable"}"#
+        r#"{"error":"redis_unreachable","ok":false,"ready":false,"reason":"redis_unreachable"}"#
     );
     assert_eq!(*stack.exchange.asked.lock().unwrap(), Vec::<String>::new());
     stack.stop().await;
@@ -488,7 +488,7 @@ async fn without_feed_and_store_nothing_passes() {
         .await;
     assert_eq!(
         ready.rest,
-        r#"{"ok":false,"ready":false,"reason":"revocation_snapshot_stale"}"#
+        r#"{"error":"revocation_snapshot_stale","ok":false,"ready":false,"reason":"revocation_snapshot_stale"}"#
     );
     stack.stop().await;
 }

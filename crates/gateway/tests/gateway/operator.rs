@@ -27,7 +27,8 @@ async fn probes_answer_without_a_credential() {
         r#"200 {"ok":true,"ready":true}"#
     );
     *stack.exchange.healthy.lock().unwrap() = false;
-    let not_ready = r#"503 {"ok":false,"ready":false,"reason":"sts_unreachable"}"#;
+    let not_ready =
+        r#"503 {"error":"sts_unreachable","ok":false,"ready":false,"reason":"sts_unreachable"}"#;
     assert_eq!(ask(&stack, "GET", "/ready", "").await, not_ready);
     stack.evidence.close().await;
     stack.tasks.stop().cancel();
@@ -62,6 +63,8 @@ async fn metrics_have_the_names_of_the_catalogue() {
     assert_eq!(stack.get("/").await.status, 200);
     assert_eq!(stack.get("/a/%2e%2e").await.status, 400);
     let text = ask(&stack, "GET", "/metrics", "").await;
+    let differences = caracal_gateway::CATALOGUE.differences(&text);
+    assert_eq!(differences, Vec::<String>::new());
     for name in [
         "requests",
         "requests_allowed",
@@ -119,7 +122,10 @@ async fn metrics_have_the_names_of_the_catalogue() {
         "caracal_gateway_denials_path_traversal_total 1\n",
         "caracal_gateway_revocation_snapshot_fresh 1\n",
         "caracal_gateway_upstream_duration_seconds_count 1\n",
-        "caracal_db_pool_max_conns ",
+        "caracal_db_pool_max_conns{service=\"gateway\"} ",
+        "caracal_gateway_stage_duration_seconds_count{stage=\"upstream_headers\"} 1\n",
+        "caracal_gateway_requests_in_flight 0\n",
+        "caracal_http_request_duration_seconds_count{service=\"gateway\",route=\"*\",code=\"200\"} 1\n",
     ] {
         assert!(text.contains(line), "{line}");
     }
@@ -128,5 +134,14 @@ async fn metrics_have_the_names_of_the_catalogue() {
     assert_eq!(flat["requests_total"], 2);
     assert_eq!(flat["requests_allowed"], 1);
     assert!(flat["audit_queue_cap"].as_i64().unwrap() > 0);
+    let capacity = ask(&stack, "GET", "/capacity", "").await;
+    assert!(
+        capacity.starts_with("200 ") && capacity.contains("sts_circuit"),
+        "{capacity}"
+    );
+    // With a resource, it is a path like any other.
+    let resource = "X-Caracal-Resource: resource://desk\r\n";
+    let proxied = ask(&stack, "GET", "/capacity", resource).await;
+    assert!(proxied.starts_with("401 "), "{proxied}");
     stack.stop().await;
 }

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use caracal_model::Clock;
+use caracal_model::{Clock, Histogram};
 use parking_lot::Mutex;
 use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -54,6 +54,8 @@ impl Lite {
             readers: Readers {
                 idle: Arc::new(Mutex::new(idle)),
                 permits: Arc::new(Semaphore::new(READERS)),
+                clock: Arc::clone(&clock),
+                waits: Histogram::durations(),
             },
             writer: Writer::start(writing, clock)?,
         })
@@ -82,6 +84,10 @@ impl Lite {
         }
     }
 
+    pub(crate) const fn waits(&self) -> &Histogram {
+        &self.readers.waits
+    }
+
     pub(crate) async fn shutdown(&self) {
         self.writer.stop().await;
         self.readers.permits.close();
@@ -92,14 +98,14 @@ impl Lite {
 struct Readers {
     idle: Arc<Mutex<Vec<Connection>>>,
     permits: Arc<Semaphore>,
+    clock: Arc<dyn Clock>,
+    waits: Histogram,
 }
 
 impl Readers {
     async fn take(&self, doing: &'static str) -> Result<Reader, StoreError> {
-        let permit = Arc::clone(&self.permits)
-            .acquire_owned()
-            .await
-            .map_err(|_| StoreError::closed(doing))?;
+        let permit = self.permit().await;
+        let permit = permit.ok_or_else(|| StoreError::closed(doing))?;
         let connection = self.idle.lock().pop();
         Ok(Reader {
             connection: Some(connection.ok_or_else(|| StoreError::closed(doing))?),
@@ -107,6 +113,18 @@ impl Readers {
             in_transaction: false,
             _permit: permit,
         })
+    }
+
+    /// Nearly always there at once, and then nobody looks at the clock.
+    async fn permit(&self) -> Option<OwnedSemaphorePermit> {
+        if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
+            self.waits.took(Duration::ZERO);
+            return Some(permit);
+        }
+        let since = self.clock.ticks();
+        let permit = Arc::clone(&self.permits).acquire_owned().await.ok();
+        self.waits.took(self.clock.ticks().since(since));
+        permit
     }
 }
 

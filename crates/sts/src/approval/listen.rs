@@ -36,9 +36,7 @@ type Changed = Option<Vec<ApprovalId>>;
 
 /// Shows how many wait.
 pub fn measure(sts: &Arc<Sts>) {
-    let waiting = sts
-        .registry
-        .gauge("approvals_waiting", "Requests that wait for a human");
+    let waiting = sts.metrics.approvals_waiting.clone();
     let sts_then = Arc::downgrade(sts);
     sts.registry.on_scrape(move || {
         let taken = sts_then.upgrade().map_or(0, |sts| sts.waiters.taken());

@@ -49,7 +49,7 @@ async fn mandate(sts: &TestSts) -> (String, String) {
         "sub_type": "application",
     }))
     .unwrap();
-    let token = crate::sign::sign(&zone, &mandate).unwrap();
+    let token = crate::sign::sign(&sts.sts, &zone, &mandate).unwrap();
     let token = token.expose().clone();
     let kid = Jws::parse(&token).unwrap().kid().to_owned();
     (token, kid)

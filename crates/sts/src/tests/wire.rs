@@ -227,6 +227,7 @@ caracal_store::on_each_engine! {
         ] {
             assert!(text.contains(&format!("\ncaracal_sts_{name} ")), "{name}\n{text}");
         }
+        assert_eq!(crate::CATALOGUE.differences(&text), Vec::<String>::new());
     }
 
     async fn a_call_of_an_application_that_is_gone_is_refused_on_record(store: Store) {

@@ -1,0 +1,71 @@
+//! What Audit measures, described (spec: audit-and-streams §14, operations §3, §4, §17.4). The
+//! metrics of its export are among them, although another crate counts them.
+
+use caracal_net::metrics::catalogue::{Catalogue, Over, Signal, counter, gauge, seconds, sizes};
+
+/// The metrics and signals of Audit.
+#[rustfmt::skip] // one line a metric
+pub static CATALOGUE: Catalogue = Catalogue {
+    service: "audit",
+    prefix: "caracal_audit",
+    metrics: &[
+        counter("caracal_audit_inserts_total", "Events appended to the ledger"),
+        counter("caracal_audit_duplicates_total", "Events that came again unchanged"),
+        counter("caracal_audit_tamper_replay_total", "Events that came again with another text"),
+        counter("caracal_audit_parse_errors_total", "Entries that are no event"),
+        counter("caracal_audit_hmac_failures_total", "Entries without a valid signature"),
+        counter("caracal_audit_dlq_total", "Entries written to the dead-letter topic"),
+        counter("caracal_audit_dlq_dropped_total", "Dead letters dropped because there were too many"),
+        counter("caracal_audit_dlq_retried_total", "Dead letters that the ledger took when tried again"),
+        gauge("caracal_audit_dlq_size", "Dead letters"),
+        gauge("caracal_audit_dlq_oldest_age_seconds", "Age of the oldest dead letter").of("seconds"),
+        counter("caracal_audit_retries_total", "Entries taken over from another consumer"),
+        counter("caracal_audit_commit_failures_total", "Batches that could not be committed"),
+        sizes("caracal_audit_ingest_batch_size", "Events of a batch that was committed"),
+        seconds("caracal_audit_stage_duration_seconds", "Stages of a batch: verify (the signatures), commit").by(&["stage"]),
+        gauge("caracal_audit_consumer_lag", "Entries not yet acknowledged, undelivered ones included"),
+        gauge("caracal_audit_consumer_lag_undelivered", "Entries that no consumer was given yet"),
+        gauge("caracal_audit_consumer_lag_pending", "Entries given to a consumer and not acknowledged"),
+        gauge("caracal_audit_consumer_pel_oldest_seconds", "Age of the oldest entry given to a consumer and not acknowledged").of("seconds"),
+        gauge("caracal_audit_oldest_unprocessed_seconds", "Age of the oldest entry not yet acknowledged").of("seconds"),
+        gauge("caracal_audit_stream_length", "Entries of the topic, those kept for other readers included"),
+        counter("caracal_audit_tamper_checked_total", "Events that were verified"),
+        counter("caracal_audit_tamper_mismatch_total", "Events whose text or columns were changed"),
+        counter("caracal_audit_tamper_chain_breaks_total", "Chains that were broken"),
+        counter("caracal_audit_tamper_hmac_failures_total", "Links that were made without the key"),
+        gauge("caracal_audit_tamper_last_sweep_unix", "When the ledger was verified last, in seconds since 1970").of("seconds"),
+        gauge("caracal_audit_tamper_last_full_unix", "When the last event was verified again, in seconds since 1970").of("seconds"),
+        counter("caracal_audit_checkpoints_total", "Checkpoints signed"),
+        counter("caracal_audit_checkpoint_errors_total", "Checkpoints that could not be made"),
+        gauge("caracal_audit_checkpoint_last_unix", "When a checkpoint was signed last, in seconds since 1970").of("seconds"),
+        counter("caracal_audit_retention_created_total", "Months of the ledger that were made"),
+        counter("caracal_audit_retention_dropped_total", "Beginnings of the ledger that were dropped"),
+        counter("caracal_audit_retention_held_total", "Passes that kept what no checkpoint covers"),
+        counter("caracal_audit_retention_lease_transitions_total", "Changes of who leads retention, as seen here"),
+        gauge("caracal_audit_is_retention_leader", "Whether this process leads retention"),
+        counter("caracal_audit_export_events_total", "Events in exported objects"),
+        counter("caracal_audit_export_errors_total", "Failed attempts to export"),
+        gauge("caracal_audit_export_duration_seconds", "How long the last exported object took").of("seconds"),
+        gauge("caracal_audit_export_backlog_hours", "Complete hours that are not exported").of("hours"),
+        counter("caracal_audit_export_lease_transitions_total", "Changes of whether this process exports"),
+        gauge("caracal_audit_is_export_leader", "Whether this process exports"),
+    ],
+    signals: &[
+        Signal {
+            name: "consumer_lag",
+            metric: "caracal_audit_consumer_lag",
+            over: Over::Above,
+            threshold: 1_000.0,
+            for_seconds: 300,
+            action: "look at write IOPS and partitions of the database, then add an Audit replica, before longer retention or exports",
+        },
+        Signal {
+            name: "dead_letters",
+            metric: "caracal_audit_dlq_size",
+            over: Over::Above,
+            threshold: 0.0,
+            for_seconds: 120,
+            action: "list the dead letters with their reasons, mend the cause, then replay them",
+        },
+    ],
+};

@@ -1,0 +1,65 @@
+//! What the STS measures, described (spec: operations §3, §4, §17.4).
+
+use caracal_net::metrics::catalogue::{Catalogue, Over, Signal, counter, gauge, seconds};
+
+/// The metrics and signals of the STS.
+#[rustfmt::skip] // one line a metric
+pub static CATALOGUE: Catalogue = Catalogue {
+    service: "sts",
+    prefix: "caracal_sts",
+    metrics: &[
+        counter("caracal_sts_mints_total", "Token exchanges by outcome (allow, deny, error) and wire code").by(&["outcome", "reason"]),
+        gauge("caracal_sts_exchanges_in_flight", "Token exchanges under way"),
+        seconds("caracal_sts_stage_duration_seconds", "Stages of an exchange: authenticate, view (state of Session and Delegation), policy (the decision), sign, evidence").by(&["stage"]),
+        counter("caracal_sts_run_requests_total", "Requests of workloads by endpoint and wire code, which is empty when granted").by(&["endpoint", "reason"]),
+        gauge("caracal_sts_approvals_waiting", "Requests that wait for a human"),
+        counter("caracal_sts_graph_traversals_total", "Delegations whose lineage was read"),
+        counter("caracal_sts_graph_traversal_errors_total", "Lineages that could not be read"),
+        counter("caracal_sts_audit_dropped_total", "Evidence that could be neither logged nor sent"),
+        gauge("caracal_sts_audit_replay_pending", "Evidence not yet delivered"),
+        gauge("caracal_sts_audit_replay_files", "Files of undelivered evidence"),
+        gauge("caracal_sts_audit_replay_bytes", "Undelivered evidence").of("bytes"),
+        gauge("caracal_sts_audit_replay_oldest_age_seconds", "Age of the oldest undelivered evidence").of("seconds"),
+        counter("caracal_sts_audit_replay_replayed_total", "Evidence of before the start that was delivered since"),
+        counter("caracal_sts_audit_sink_errors_total", "Deliveries of evidence that failed"),
+        counter("caracal_sts_jwks_invalid_keys_total", "Keys left out of a key set because they cannot be used"),
+        counter("caracal_sts_secret_backend_reads_total", "Secrets asked of the secret backend"),
+        counter("caracal_sts_secret_backend_errors_total", "Those that it did not answer"),
+        counter("caracal_sts_provider_refresh_shared_total", "Provider tokens taken from another's fetch"),
+        counter("caracal_sts_provider_refresh_leased_total", "Provider tokens fetched or refreshed"),
+        counter("caracal_sts_provider_refresh_waited_total", "Waits for another's fetch of a provider token"),
+        counter("caracal_sts_provider_refresh_errors_total", "Fetches of provider tokens that failed"),
+        counter("caracal_sts_provider_circuit_open_total", "Circuits to providers that opened"),
+        counter("caracal_sts_opa_eval_total", "Questions to policy"),
+        counter("caracal_sts_opa_eval_errors_total", "Questions that policy could not answer"),
+        counter("caracal_sts_opa_eval_interpreted_total", "Questions that the bytecode path could not take"),
+        counter("caracal_sts_opa_eval_duration_seconds_total", "Time spent on questions to policy").of("seconds"),
+        counter("caracal_sts_opa_compile_total", "Policy bundles compiled"),
+        counter("caracal_sts_opa_compile_errors_total", "Policy bundles that do not compile"),
+        counter("caracal_sts_opa_compile_duration_seconds_total", "Time spent compiling policy bundles").of("seconds"),
+        gauge("caracal_sts_opa_max_policy_age_seconds", "Since the policies in memory were last confirmed against the store").of("seconds"),
+        gauge("caracal_sts_opa_poll_interval_seconds", "Between two looks at which policies are in force, beside the feed").of("seconds"),
+        counter("caracal_sts_opa_poll_corrections_total", "Policies that changed without an announcement"),
+        counter("caracal_sts_view_entries_applied_total", "Entries of the feed that were applied"),
+        gauge("caracal_sts_view_lag_seconds", "Since the feed was last confirmed; infinite when it never was").of("seconds"),
+        seconds("caracal_sts_view_propagation_duration_seconds", "From the writing of an entry of the feed until it was applied here"),
+    ],
+    signals: &[
+        Signal {
+            name: "audit_replay_backlog",
+            metric: "caracal_sts_audit_replay_oldest_age_seconds",
+            over: Over::Above,
+            threshold: 300.0,
+            for_seconds: 300,
+            action: "look whether Redis takes writes and Audit reads; the volume of AUDIT_REPLAY_DIR must not fill up",
+        },
+        Signal {
+            name: "policy_age",
+            metric: "caracal_sts_opa_max_policy_age_seconds",
+            over: Over::Above,
+            threshold: 300.0,
+            for_seconds: 300,
+            action: "look why the store does not answer the STS; OPA_POLL_SECONDS is how often it is asked",
+        },
+    ],
+};
