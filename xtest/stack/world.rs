@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -31,6 +32,8 @@ pub struct World {
     pub resource: String,
     /// How many requests reached the upstream of its resource.
     pub reached: Arc<AtomicU64>,
+    /// The heads of those requests.
+    pub heads: Arc<Mutex<Vec<String>>>,
 }
 
 /// Two Sessions and the Delegation between them.
@@ -82,7 +85,8 @@ impl World {
 
     async fn register(stack: &Arc<Stack>, zone: &str, name: &'static str, provider: &str) -> Self {
         let reached = Arc::new(AtomicU64::new(0));
-        let upstream = echo(Arc::clone(&reached)).await;
+        let heads = Arc::<Mutex<Vec<String>>>::default();
+        let upstream = echo(Arc::clone(&reached), Arc::clone(&heads)).await;
         let z = format!("/v1/zones/{zone}");
         let body = json!({"name": name, "registration_method": "managed"});
         let app = stack
@@ -107,6 +111,7 @@ impl World {
             secret: app.text("client_secret"),
             resource,
             reached,
+            heads,
         }
     }
 
@@ -415,18 +420,22 @@ pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 }
 
 /// An upstream that answers `{"ok":true}` and counts.
-async fn echo(reached: Arc<AtomicU64>) -> String {
+async fn echo(reached: Arc<AtomicU64>, heads: Arc<Mutex<Vec<String>>>) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(serve(stream, Arc::clone(&reached)));
+            tokio::spawn(serve(stream, Arc::clone(&reached), Arc::clone(&heads)));
         }
     });
     url
 }
 
-async fn serve(mut stream: tokio::net::TcpStream, reached: Arc<AtomicU64>) {
+async fn serve(
+    mut stream: tokio::net::TcpStream,
+    reached: Arc<AtomicU64>,
+    heads: Arc<Mutex<Vec<String>>>,
+) {
     let mut seen = Vec::new();
     let mut chunk = [0u8; 4096];
     while let Ok(n) = stream.read(&mut chunk).await {
@@ -435,7 +444,10 @@ async fn serve(mut stream: tokio::net::TcpStream, reached: Arc<AtomicU64>) {
         }
         seen.extend_from_slice(&chunk[..n]);
         while let Some(end) = seen.windows(4).position(|window| window == b"\r\n\r\n") {
-            seen.drain(..end + 4);
+            let head: Vec<u8> = seen.drain(..end + 4).collect();
+            heads
+                .lock()
+                .push(String::from_utf8_lossy(&head).into_owned());
             reached.fetch_add(1, Ordering::SeqCst);
             let answer = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\
                           content-length: 11\r\n\r\n{\"ok\":true}";

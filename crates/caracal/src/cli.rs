@@ -10,8 +10,8 @@ use clap_complete::Shell;
 use crate::exit::Outcome;
 use crate::home::Home;
 use crate::{
-    audit, capacity, config, demo, doctor, down, keys, levers, metrics, migrate, policy, run, serve,
-    status, up, version,
+    audit, capacity, config, demo, doctor, down, keys, levers, metrics, migrate, policy, run,
+    serve, status, up, version,
 };
 
 const TEACH: &str = "\

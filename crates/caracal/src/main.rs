@@ -34,6 +34,7 @@ mod status;
 mod streams;
 mod telemetry;
 mod term;
+mod traces;
 mod up;
 mod version;
 mod web;

@@ -11,6 +11,7 @@ use caracal_evidence::Durability;
 use caracal_model::Secret;
 use caracal_net::settings::{Mistakes, Mode, Strings};
 use caracal_vaults::Chosen;
+use url::Url;
 
 use crate::database::DatabaseConfig;
 use crate::roles::Role;
@@ -60,6 +61,15 @@ caracal_net::settings! {
         /// More roots to trust, PEM; for Postgres, Redis and everything that is asked over TLS.
         pub extra_ca: Option<PathBuf> = var("CARACAL_TLS_EXTRA_CA_FILE")
             .such_as("/etc/caracal/ca.pem"),
+        /// The collector of traces, OTLP over HTTP; unset is off. `/v1/traces` is appended.
+        pub otlp_endpoint: Option<Url> = var("OTEL_EXPORTER_OTLP_ENDPOINT")
+            .such_as("http://collector:4318"),
+        /// How the collector is spoken to.
+        pub otlp_protocol: String = var("OTEL_EXPORTER_OTLP_PROTOCOL").or("http/protobuf")
+            .one_of(&["http/protobuf"]),
+        /// What traces say of this process besides: `name=value,name=value`, percent-encoded.
+        pub resource_attributes: Option<String> = var("OTEL_RESOURCE_ATTRIBUTES")
+            .such_as("team=desk,region=eu"),
         /// Refused outside of `dev`.
         pub insecure_sts: bool = var("INSECURE_STS").or("false"),
         /// Refused outside of `dev`.
@@ -219,5 +229,13 @@ mod tests {
         assert_eq!(mistakes(&[Role::Audit], &insecure), ["INSECURE_HTTP"]);
         let durability = [("AUDIT_DURABILITY", "perhaps"), ("CARACAL_MODE", "dev")];
         assert_eq!(mistakes(&[Role::Audit], &durability), ["AUDIT_DURABILITY"]);
+        let grpc = [
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+            ("CARACAL_MODE", "dev"),
+        ];
+        assert_eq!(
+            mistakes(&[Role::Audit], &grpc),
+            ["OTEL_EXPORTER_OTLP_PROTOCOL"]
+        );
     }
 }

@@ -17,7 +17,10 @@ use crate::adapters::Adapters;
 use crate::exit::Outcome;
 use crate::platform::Settings;
 use crate::roles::{Configured, Mounted, Role, mount};
-use crate::term;
+use crate::{term, traces};
+
+/// How long the last spans may take.
+const LAST_SPANS: Duration = Duration::from_secs(3);
 
 /// Niceness that lets a request interrupt the ledger, and the ledger keep up when all are busy.
 const GIVES_WAY: i32 = 3;
@@ -74,6 +77,8 @@ pub async fn serve(
     ready: impl FnOnce() -> anyhow::Result<()>,
 ) -> Outcome {
     let draining = CancellationToken::new();
+    let exporting = Tasks::new();
+    traces::start(settings, adapters.clock.clone(), &exporting)?;
     let mounted = Box::pin(mount(configs, settings, &adapters, &draining)).await?;
     let servers = Tasks::new();
     let longest = mounted
@@ -99,6 +104,8 @@ pub async fn serve(
     tracing::info!("stopping: finishing what is in flight");
     servers.shutdown(longest + MARGIN).await;
     adapters.shutdown().await;
+    // Last: what was answered while the process ended is traced as well.
+    exporting.shutdown(LAST_SPANS).await;
     tracing::info!("stopped");
     Ok(if failed {
         ExitCode::FAILURE

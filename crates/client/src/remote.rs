@@ -12,6 +12,7 @@ use caracal_crypto::mac::{GatewaySignature, HmacKey};
 use caracal_model::{Clock, Rng};
 use caracal_net::breaker::{Breaker, Circuit};
 use caracal_net::egress::{ForwardBody, ForwardError, Forwarder};
+use caracal_net::trace::{TRACEPARENT, current_trace};
 use http::header::{ACCEPT, CONTENT_TYPE, USER_AGENT};
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use url::Url;
@@ -109,6 +110,10 @@ impl RemoteExchange {
         headers.insert(USER_AGENT, AGENT);
         let id = header(request.request_id.as_str())?;
         headers.insert(caracal_net::problem::X_REQUEST_ID, id);
+        // While spans are taken, the exchange is one below the Gateway's.
+        if let Some(trace) = current_trace().and_then(|trace| trace.header()) {
+            headers.insert(TRACEPARENT, trace);
+        }
         if let Some(key) = &self.key {
             let mut nonce = [0u8; 32];
             self.rng.fill(&mut nonce);

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use caracal_model::{Ids, RequestId};
 use caracal_net::problem::X_REQUEST_ID;
+use caracal_net::trace::{TRACEPARENT, TraceContext, current_trace};
 use http::header::{
     CONNECTION, CONTENT_LENGTH, CONTENT_LOCATION, EXPECT, HOST, LOCATION, PROXY_AUTHENTICATE,
     PROXY_AUTHORIZATION, REFRESH, SERVER, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
@@ -23,7 +24,6 @@ pub const X_CARACAL_CLIENT_ID: HeaderName = HeaderName::from_static("x-caracal-c
 pub const X_CARACAL_IDENTITY: HeaderName = HeaderName::from_static("x-caracal-identity");
 
 const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -208,39 +208,16 @@ pub fn client_address(headers: &HeaderMap, origin: Origin) -> IpAddr {
         .unwrap_or_else(|| origin.peer.ip())
 }
 
-/// Keeps a valid `traceparent` and replaces any other; answers its trace id.
+/// Keeps a valid `traceparent` and replaces any other; answers its trace id. While this Gateway
+/// takes part in the trace, its own span is what the upstream is called from.
 fn trace(headers: &mut HeaderMap, ids: &Ids) -> Option<String> {
-    let mut values = headers.get_all(TRACEPARENT).iter();
-    if let (Some(value), None) = (values.next(), values.next())
-        && let Some(trace) = value.to_str().ok().and_then(trace_id)
-    {
-        return Some(trace.to_owned());
+    let ours = current_trace();
+    if let (None, Some(kept)) = (ours, TraceContext::of(headers)) {
+        return Some(kept.trace_text());
     }
-    let trace = ids.uuid4().replace('-', "");
-    let parent = ids.uuid4().replace('-', "");
-    let parent = parent.get(..16)?;
-    set(headers, TRACEPARENT, &format!("00-{trace}-{parent}-01"));
-    Some(trace)
-}
-
-/// The trace id of a valid `traceparent` (W3C Trace Context, level 1).
-fn trace_id(text: &str) -> Option<&str> {
-    let mut fields = text.split('-');
-    let (version, trace) = (fields.next()?, fields.next()?);
-    let (parent, flags) = (fields.next()?, fields.next()?);
-    let hex = |text: &str, length: usize| {
-        text.len() == length && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-    };
-    let some = |text: &str| text.bytes().any(|b| b != b'0');
-    let fits = hex(version, 2)
-        && version != "ff"
-        && hex(trace, 32)
-        && some(trace)
-        && hex(parent, 16)
-        && some(parent)
-        && hex(flags, 2)
-        && (version != "00" || fields.next().is_none());
-    fits.then_some(trace)
+    let context = ours.unwrap_or_else(|| TraceContext::fresh(ids));
+    headers.insert(TRACEPARENT, context.header()?);
+    Some(context.trace_text())
 }
 
 /// Whether a location may take a client past us: it names a scheme or a host, or cannot be read.

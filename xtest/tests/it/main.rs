@@ -14,4 +14,5 @@ mod lineage;
 mod malformed;
 mod providers;
 mod revocation;
+mod traces;
 mod workspace;

@@ -15,7 +15,6 @@ const CONTROL: &str = "the Control endpoint is not there yet";
 const OPERATOR: &str = "the console's AI operator is not there yet";
 const INVOCATIONS: &str = "there are no invocations yet";
 const RELAY: &str = "lifecycle news is read from the streams by every replica; nothing relays it. See OUTBOX_POLL_MS";
-const TRACES: &str = "traces are not sent yet";
 const SERVER: &str = "is a setting of the Postgres server, not of a service that uses it";
 
 #[rustfmt::skip] // one line a name
@@ -50,9 +49,6 @@ pub const UNUSED: &[Unused] = &[
     unused("RELAY_DEDUPE_WINDOW_SEC", "coordinator", RELAY),
     unused("RELAY_INTERVAL_MS", "coordinator", RELAY),
     unused("VERIFY_RATE_LIMIT_PER_MIN", "coordinator", "the verification endpoint is not there yet"),
-    unused("OTEL_EXPORTER_OTLP_ENDPOINT", "all", TRACES),
-    unused("OTEL_EXPORTER_OTLP_PROTOCOL", "all", TRACES),
-    unused("OTEL_RESOURCE_ATTRIBUTES", "all", TRACES),
     unused("POSTGRES_EFFECTIVE_CACHE_SIZE", "all", SERVER),
     unused("POSTGRES_LOG_MIN_DURATION_MS", "all", SERVER),
     unused("POSTGRES_MAINTENANCE_WORK_MEM", "all", SERVER),
