@@ -284,16 +284,42 @@ impl Stack {
         )
     }
 
+    /// Starts another replica of a service beside those that run, and waits until it is ready; its
+    /// address. Only where services are processes of their own.
+    ///
+    /// # Panics
+    /// When it is not ready in time; with the logs.
+    pub async fn another(&self, part: Part) -> String {
+        assert_eq!(
+            self.deployment,
+            Deployment::Distributed,
+            "one process has no replicas"
+        );
+        let port = ports::free();
+        let mut replica = self.apart(part, port);
+        replica.start();
+        self.processes.lock().push(replica);
+        let url = format!("http://127.0.0.1:{port}");
+        self.answers_ready(part, &url).await;
+        url
+    }
+
     fn apart(&self, part: Part, port: u16) -> Process {
         let name = part.name();
         let mut environment = self.environment.clone();
+        let running = self.processes.lock();
+        let at = running
+            .iter()
+            .filter(|process| process.name == name)
+            .count();
+        drop(running);
         // A process of its own has a disk of its own.
-        let replay = self.directory.path().join(format!("replay-{name}"));
+        let replay = self.directory.path().join(format!("replay-{name}-{at}"));
         let own_port = format!("{}_PORT", name.to_uppercase());
         environment.push((own_port, port.to_string()));
         environment.push(("AUDIT_REPLAY_DIR".into(), replay.display().to_string()));
-        environment.push(("HOSTNAME".into(), format!("{name}-0")));
-        let log = self.directory.path().join(format!("{name}.log"));
+        environment.push(("HOSTNAME".into(), format!("{name}-{at}")));
+        let log = self.directory.path().join(format!("{name}-{at}.log"));
         Process::new(
             name,
             binary::path().into(),
@@ -463,27 +489,31 @@ impl Stack {
     /// # Panics
     /// When they do not in time; with the logs.
     pub async fn is_ready(&self) {
-        let deadline = Instant::now() + READY_WITHIN;
         for part in Part::ALL {
-            let url = format!("{}/ready", self.urls.of(part));
-            loop {
-                let said = match self.http.try_get(&url).await {
-                    Ok(answer) if answer.status == 200 => break,
-                    Ok(answer) => format!(
-                        "{} {}",
-                        answer.status,
-                        String::from_utf8_lossy(&answer.body)
-                    ),
-                    Err(error) => error,
-                };
-                self.none_has_ended();
-                assert!(
-                    Instant::now() < deadline,
-                    "{} is not ready: {said}",
-                    part.name()
-                );
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
+            self.answers_ready(part, self.urls.of(part)).await;
+        }
+    }
+
+    async fn answers_ready(&self, part: Part, base: &str) {
+        let deadline = Instant::now() + READY_WITHIN;
+        let url = format!("{base}/ready");
+        loop {
+            let said = match self.http.try_get(&url).await {
+                Ok(answer) if answer.status == 200 => break,
+                Ok(answer) => format!(
+                    "{} {}",
+                    answer.status,
+                    String::from_utf8_lossy(&answer.body)
+                ),
+                Err(error) => error,
+            };
+            self.none_has_ended();
+            assert!(
+                Instant::now() < deadline,
+                "{} is not ready: {said}",
+                part.name()
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 

@@ -144,6 +144,14 @@ impl World {
     /// # Errors
     /// Why there is no answer.
     pub async fn exchange(&self, more: &[(&str, &str)]) -> Result<Answer, String> {
+        self.exchange_at(&self.stack.urls.sts, more).await
+    }
+
+    /// The same, at this replica of the STS.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub async fn exchange_at(&self, sts: &str, more: &[(&str, &str)]) -> Result<Answer, String> {
         let mut fields = vec![
             (
                 "grant_type",
@@ -157,7 +165,7 @@ impl World {
         fields.extend_from_slice(more);
         self.stack
             .http
-            .form(format!("{}/oauth/2/token", self.stack.urls.sts), &fields)
+            .form(format!("{sts}/oauth/2/token"), &fields)
             .await
     }
 
@@ -333,6 +341,29 @@ impl World {
 /// # Panics
 /// When the deployment refuses, or does not load it in time.
 pub async fn put_in_force(stack: &Stack, zone: &str, body: &str) {
+    let (path, version) = policy_set(stack, zone, body).await;
+    let body = json!({"version_id": version});
+    stack
+        .post(&format!("{path}/activate"), &body)
+        .await
+        .expect(202);
+    let status = format!("{path}/activation-status?version_id={version}");
+    eventually("the policy set is loaded", async || {
+        stack
+            .read(&status)
+            .await
+            .expect(200)
+            .text("propagation_status")
+            == "loaded"
+    })
+    .await;
+}
+
+/// A policy set of one document with this body, not in force: its path, and its version.
+///
+/// # Panics
+/// When the deployment refuses.
+pub async fn policy_set(stack: &Stack, zone: &str, body: &str) -> (String, String) {
     let z = format!("/v1/zones/{zone}");
     let document =
         format!("# caracal:data-document\npackage caracal.authz\nimport rego.v1\n{body}\n");
@@ -354,21 +385,7 @@ pub async fn put_in_force(stack: &Stack, zone: &str, body: &str) {
         .await
         .expect(201)
         .text("version_id");
-    let body = json!({"version_id": version});
-    stack
-        .post(&format!("{path}/activate"), &body)
-        .await
-        .expect(202);
-    let status = format!("{path}/activation-status?version_id={version}");
-    eventually("the policy set is loaded", async || {
-        stack
-            .read(&status)
-            .await
-            .expect(200)
-            .text("propagation_status")
-            == "loaded"
-    })
-    .await;
+    (path, version)
 }
 
 /// What is recorded of a mandate.
