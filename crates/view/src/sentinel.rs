@@ -66,15 +66,12 @@ impl Sentinel {
     }
 
     async fn look(&mut self) {
-        let at = &self.views.0;
-        let max_lag = at.config.feed_max_lag;
-        match at.lease.lag().filter(|_| at.lease.holds()) {
-            // INVARIANT (lease): from the question on, as memory is trusted.
-            Some(lag) if lag <= max_lag / 2 => {
-                let confirmed = at.clock.ticks().micros().saturating_sub(micros(lag));
-                self.known_at = self.known_at.max(Ticks::from_micros(confirmed));
-            }
-            _ => self.ask_the_store(max_lag / 2).await,
+        let max_lag = self.views.0.config.feed_max_lag;
+        if self.lag_of_the_feed().is_none_or(|lag| lag > max_lag / 2) {
+            self.ask_the_store(max_lag / 2).await;
+            // A store that is silent takes all of that time, in which the feed may have caught up:
+            // a feed that was late for a moment must not make an outage of the store ours.
+            self.lag_of_the_feed();
         }
         let at = &self.views.0;
         let blind = at.clock.ticks().since(self.known_at) > max_lag;
@@ -88,6 +85,16 @@ impl Sentinel {
         if blind {
             at.revocations.wake();
         }
+    }
+
+    /// How long ago the feed was confirmed, if memory may be trusted: what it told is known then.
+    fn lag_of_the_feed(&mut self) -> Option<Duration> {
+        let at = &self.views.0;
+        let lag = at.lease.lag().filter(|_| at.lease.holds())?;
+        // INVARIANT (lease): from the question on, as memory is trusted.
+        let confirmed = at.clock.ticks().micros().saturating_sub(micros(lag));
+        self.known_at = self.known_at.max(Ticks::from_micros(confirmed));
+        Some(lag)
     }
 
     async fn ask_the_store(&mut self, within: Duration) {
@@ -112,4 +119,70 @@ impl Sentinel {
 
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use caracal_bus::Bus;
+    use caracal_model::{Clock, Ids, Secret, TestClock, TestRng};
+    use caracal_store::{Durability, Store, StoreConfig, StoreUrl};
+
+    use super::*;
+    use crate::ViewConfig;
+
+    const MAX_LAG: Duration = Duration::from_millis(400);
+
+    /// A view whose store takes connections and says nothing.
+    async fn on_a_silent_store(clock: Arc<TestClock>) -> (Views, tokio::net::TcpListener) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let config = StoreConfig {
+            url: StoreUrl::Pg {
+                url: Secret::new(format!("postgres://nobody@{address}/none")),
+                max_conns: 1,
+                connect_timeout: Duration::from_secs(60),
+                statement_timeout: Duration::from_secs(60),
+                tls: None,
+            },
+            durability: Durability::Process,
+        };
+        let ids = Arc::new(Ids::new(clock.clone(), Arc::new(TestRng::default())));
+        let store = Store::open(config, clock.clone(), ids).await.unwrap();
+        let config = ViewConfig {
+            feed_max_lag: MAX_LAG,
+            ..ViewConfig::default()
+        };
+        let bus = Bus::memory(clock.clone());
+        let (views, _follower) = Views::new(store, bus, clock, None, config);
+        (views, listener)
+    }
+
+    #[tokio::test]
+    async fn a_feed_that_was_late_for_a_moment_is_believed_though_the_store_is_silent() {
+        let clock = Arc::new(TestClock::default());
+        let (views, _listener) = on_a_silent_store(clock.clone()).await;
+        views.0.lease.confirm(clock.ticks());
+        let mut sentinel = views.sentinel();
+
+        // Late enough to ask the store; the feed is heard of again while it is asked.
+        clock.advance(Duration::from_millis(250));
+        let feed = async {
+            clock.advance(Duration::from_millis(250));
+            views.0.lease.confirm(clock.ticks());
+        };
+        tokio::join!(sentinel.look(), feed);
+        assert!(!views.is_blind(), "the feed has told");
+
+        clock.advance(Duration::from_millis(300));
+        sentinel.look().await;
+        assert!(!views.is_blind(), "within what memory may be behind");
+        clock.advance(Duration::from_millis(150));
+        sentinel.look().await;
+        assert!(views.is_blind(), "neither has told");
+        views.0.lease.confirm(clock.ticks());
+        sentinel.look().await;
+        assert!(!views.is_blind());
+    }
 }
