@@ -30,8 +30,8 @@ use crate::dead_letters::{
 };
 use crate::ingest::{Ingest, IngestOutcome};
 
-/// The group in which ingesters share the topic.
-pub const GROUP: &str = "audit-ingestor";
+/// The group in which ingesters share the topic: what it is done with, producers forget.
+pub const GROUP: &str = caracal_evidence::LEDGER_GROUP;
 /// Reads the topic for an exporter of somebody's own; provisioned for it, and holds nothing until it
 /// reads (spec: audit-and-streams §0 and §2.1).
 pub const EXPORTER_GROUP: &str = "siem-export";

@@ -1,7 +1,7 @@
 //! Embedded, the relay of evidence hands its batches to the ledger itself.
 
 use async_trait::async_trait;
-use caracal_evidence::{Pending, Sink, SinkError};
+use caracal_evidence::{Delivered, Pending, Sink, SinkError};
 
 use crate::dead_letters::{TAMPERED, letter};
 use crate::ingest::Ingest;
@@ -9,7 +9,7 @@ use crate::ingest::Ingest;
 #[async_trait]
 impl Sink for Ingest {
     /// Taken means committed to the ledger, or kept as a dead letter.
-    async fn deliver(&self, batch: &[Pending]) -> Result<(), SinkError> {
+    async fn deliver(&self, batch: &[Pending]) -> Result<Delivered, SinkError> {
         let texts = batch.iter().map(|event| event.wire.clone()).collect();
         let outcome = self.commit(texts).await.map_err(SinkError::new)?;
         let rejected = outcome
@@ -27,6 +27,7 @@ impl Sink for Ingest {
             })
             .collect();
         // They are ours, so this is a defect; they stay where an operator can look at them.
-        self.bury(&letters).await.map_err(SinkError::new)
+        self.bury(&letters).await.map_err(SinkError::new)?;
+        Ok(Delivered::Kept)
     }
 }

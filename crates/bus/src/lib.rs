@@ -89,6 +89,18 @@ impl Lag {
     }
 }
 
+/// How far a group has got in the history that it reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Names the history of the backend. It changes whenever entries that were acknowledged to
+    /// whoever appended them may have been lost: the server was started again, failed over, or was
+    /// emptied.
+    pub history: String,
+    /// The group is done with every entry of this history before this one; `None` while there is no
+    /// such group.
+    pub before: Option<Position>,
+}
+
 /// A connection to the bus; clones share it.
 #[derive(Clone)]
 pub struct Bus(Backend);
@@ -323,6 +335,24 @@ impl Bus {
     /// [`BusError::NoGroup`] when there is no such group; other [`BusError`]s.
     pub async fn group_lag(&self, topic: &str, group: &str) -> Result<Lag, BusError> {
         backend!(self.group_lag(topic, group))
+    }
+
+    /// How far the group is done with the topic, and in which history: whoever remembers the
+    /// history from before an append, and finds the same one here, knows what became of its entries.
+    ///
+    /// # Errors
+    /// [`BusError`].
+    pub async fn progress(&self, topic: &str, group: &str) -> Result<Progress, BusError> {
+        backend!(self.progress(topic, group))
+    }
+
+    /// The history of the backend, as in [`Progress`]; `None` when it ends with this process, so
+    /// that nobody can have lost anything of it.
+    ///
+    /// # Errors
+    /// [`BusError`].
+    pub async fn history(&self) -> Result<Option<String>, BusError> {
+        backend!(self.history())
     }
 
     /// Claims a key for `ttl`: true for exactly one caller in that time.

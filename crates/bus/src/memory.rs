@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 use self::keys::Keys;
 use self::streams::Stream;
-use crate::{BusError, EVIDENCE_TOPICS, Entry, Lag, Position, RETENTION, ServerFacts};
+use crate::{BusError, EVIDENCE_TOPICS, Entry, Lag, Position, Progress, RETENTION, ServerFacts};
 
 /// Bounds of the memory backend.
 #[derive(Clone, Copy, Debug)]
@@ -232,6 +232,17 @@ impl Memory {
     pub async fn group_lag(&self, topic: &str, group: &str) -> Result<Lag, BusError> {
         self.with(topic, |_, stream| {
             stream.lag(group).ok_or_else(|| missing(topic, group))
+        })
+    }
+
+    pub async fn history(&self) -> Result<Option<String>, BusError> {
+        Ok(None)
+    }
+
+    pub async fn progress(&self, topic: &str, group: &str) -> Result<Progress, BusError> {
+        Ok(Progress {
+            history: self.incarnation().await?,
+            before: self.with(topic, |_, stream| stream.floor(group)),
         })
     }
 

@@ -62,6 +62,9 @@ impl Default for RedisOptions {
 /// Since when no claim can have been lost.
 const CLAIMS_SINCE: &str = "caracal:claims:since";
 
+/// Tells a server that was emptied from the one that it was before.
+const HISTORY: &str = "caracal:history";
+
 /// How far the clocks of those who make what is claimed may be ahead of the server's.
 const CLOCKS_AGREE: Duration = Duration::from_secs(1);
 
@@ -196,6 +199,11 @@ impl Redis {
         let agree = i64::try_from(CLOCKS_AGREE.as_millis()).unwrap_or(i64::MAX);
         let left = agree.saturating_add(1).saturating_sub(age);
         Ok(Duration::from_millis(u64::try_from(left).unwrap_or(0)))
+    }
+
+    pub async fn history(&self) -> Result<Option<String>, BusError> {
+        let script = self.scripts.history.key(self.key(HISTORY));
+        self.run("asking for the history", &script).await.map(Some)
     }
 
     pub async fn count(&self, key: &str, window: Duration) -> Result<u64, BusError> {

@@ -287,6 +287,26 @@ on_both! {
         assert_eq!(lag.oldest(), Some(positions[1]));
     }
 
+    /// A group is done with what it has acknowledged up to the first entry that it has not.
+    async fn progress_ends_at_the_first_entry_that_is_not_acknowledged(bus: Bus) {
+        let progress = async || bus.progress(EVIDENCE, "ingest").await.unwrap();
+        let positions = append(&bus, EVIDENCE, 0..4).await;
+        let history = progress().await.history;
+        assert_eq!(progress().await.before, None, "there is no such group");
+        bus.ensure_group(EVIDENCE, "ingest", true).await.unwrap();
+        assert!(progress().await.before.unwrap() <= positions[0]);
+        bus.read_group(EVIDENCE, "ingest", "one", 3, NO_WAIT).await.unwrap();
+        assert_eq!(progress().await.before, Some(positions[0]));
+        bus.ack(EVIDENCE, "ingest", &[positions[0], positions[2]]).await.unwrap();
+        assert_eq!(progress().await.before, Some(positions[1]));
+        bus.ack(EVIDENCE, "ingest", &positions[1..2]).await.unwrap();
+        let before = progress().await.before.unwrap();
+        assert!(positions[2] < before && before <= positions[3]);
+        bus.trim_acknowledged(EVIDENCE, &["ingest"]).await.unwrap();
+        assert_eq!(progress().await.before, Some(before));
+        assert_eq!(progress().await.history, history);
+    }
+
     /// Trimming stops at the first entry that somebody still needs.
     async fn trimming_never_removes_what_is_not_acknowledged(bus: Bus) {
         let trim = async || bus.trim_acknowledged(EVIDENCE, &["ingest"]).await.unwrap();
@@ -545,6 +565,37 @@ async fn claims_that_a_server_lost_are_not_won_again() {
         let next = format!("seen:jti:after-{loss}");
         assert!(claimed(&next, later).await, "{loss}: made after the loss");
         assert!(!claimed(&next, later).await, "{loss}");
+    }
+}
+
+/// Whatever way a server loses entries, whoever appended them can tell.
+#[tokio::test]
+async fn a_server_that_may_have_lost_entries_has_another_history() {
+    let Some(mut server) = Server::start() else {
+        eprintln!("skipped: no Redis of its own");
+        return;
+    };
+    let bus = server.bus().await;
+    let history = async || {
+        let history = bus.progress(EVIDENCE, "ingest").await.unwrap().history;
+        assert_eq!(bus.history().await.unwrap(), Some(history.clone()));
+        history
+    };
+    let mut seen = vec![history().await];
+    for loss in ["emptied", "crashed", "behind"] {
+        append(&bus, EVIDENCE, 0..1).await;
+        assert_eq!(history().await, seen[seen.len() - 1], "{loss}");
+        match loss {
+            "emptied" => server.command("FLUSHALL").await,
+            "behind" => {
+                server.command("SAVE").await;
+                server.crash(&bus).await;
+            }
+            _ => server.crash(&bus).await,
+        }
+        let now = history().await;
+        assert!(!seen.contains(&now), "{loss}");
+        seen.push(now);
     }
 }
 

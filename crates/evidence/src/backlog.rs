@@ -23,7 +23,7 @@ const WINDOW: (usize, usize) = (4_096, 8 << 20);
 /// Most events that the disk refused and that wait for a direct delivery.
 const UNLOGGED: usize = 10_000;
 /// Most bytes in one batch for a sink.
-const BATCH_BYTES: usize = 4 << 20;
+const BATCH_BYTES: u64 = 4 << 20;
 
 /// An event with its place in the log.
 #[derive(Clone, Debug)]
@@ -36,44 +36,76 @@ pub struct Entry {
     pub event: Pending,
 }
 
+/// A stretch of the log, without its events.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Span {
+    /// The place of the first.
+    first: u64,
+    /// The place of the last.
+    last: u64,
+    /// When the first was committed.
+    first_at: Timestamp,
+    /// When the last was committed.
+    last_at: Timestamp,
+    /// How many.
+    count: u64,
+    /// How long together.
+    bytes: u64,
+}
+
+impl Span {
+    pub fn last(&self) -> u64 {
+        self.last
+    }
+
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// This one and the one that follows it.
+    #[must_use]
+    pub fn and(self, next: Self) -> Self {
+        Self {
+            last: next.last,
+            last_at: next.last_at,
+            count: self.count + next.count,
+            bytes: self.bytes + next.bytes,
+            ..self
+        }
+    }
+
+    fn count_upto(&self, seq: u64) -> u64 {
+        let before_first = self.first.saturating_sub(1);
+        let beyond = self.last.saturating_sub(seq.max(before_first));
+        self.count.saturating_sub(beyond)
+    }
+}
+
 /// Entries that go to the sink together.
 #[derive(Debug, Default)]
 pub struct Batch {
     /// The events, as the sink wants them.
     pub events: Vec<Pending>,
-    /// The place of the first.
-    first: u64,
-    /// The place of the last.
-    last: u64,
-    /// When the last was committed.
-    last_at: Timestamp,
-    /// How long together.
-    bytes: usize,
+    /// Where they are.
+    pub span: Span,
 }
 
 impl Batch {
     /// Whether another entry may join.
     pub fn has_room(&self, limit: usize) -> bool {
-        self.events.len() < limit && self.bytes < BATCH_BYTES
+        self.events.len() < limit && self.span.bytes < BATCH_BYTES
     }
 
     pub fn push(&mut self, entry: Entry) {
         if self.events.is_empty() {
-            self.first = entry.seq;
+            self.span.first = entry.seq;
+            self.span.first_at = entry.at;
         }
-        self.last = entry.seq;
-        self.last_at = entry.at;
-        self.bytes += entry.event.wire.len();
+        self.span.last = entry.seq;
+        self.span.last_at = entry.at;
+        self.span.count += 1;
+        self.span.bytes += length(&entry.event);
         self.events.push(entry.event);
-    }
-
-    pub fn last(&self) -> u64 {
-        self.last
-    }
-
-    fn count_upto(&self, seq: u64) -> u64 {
-        let beyond = self.last.saturating_sub(seq.max(self.first - 1));
-        (self.events.len() as u64).saturating_sub(beyond)
     }
 }
 
@@ -111,6 +143,8 @@ struct Held {
     pending: u64,
     bytes: u64,
     oldest: Option<Timestamp>,
+    /// Sent, and not known to have arrived.
+    on_the_way: u64,
     unlogged: VecDeque<Pending>,
 }
 
@@ -123,6 +157,7 @@ pub struct Counters {
     pub sink_errors: AtomicU64,
     pub sync_errors: AtomicU64,
     pub dropped: AtomicU64,
+    pub resent: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -217,24 +252,42 @@ impl Backlog {
     }
 
     /// The sink has taken these, which followed what it had taken before.
-    pub fn acknowledge(&self, batch: &Batch) {
-        let count = batch.events.len() as u64;
-        if count == 0 {
-            return;
-        }
+    pub fn sent(&self, span: &Span) {
+        let mut held = self.held.lock();
+        held.pending = held.pending.saturating_sub(span.count);
+        held.bytes = held.bytes.saturating_sub(span.bytes);
+        // What comes next is not older than what has just left, which is near enough.
+        held.oldest = (held.pending > 0).then_some(span.last_at);
+        held.on_the_way += span.count;
+    }
+
+    /// What was sent is where it shall be: everything up to its end may be deleted.
+    pub fn arrived(&self, span: &Span) {
         {
             let mut held = self.held.lock();
-            held.pending = held.pending.saturating_sub(count);
-            held.bytes = held.bytes.saturating_sub(batch.bytes as u64);
-            // What comes next is not older than what has just left, which is near enough.
-            held.oldest = (held.pending > 0).then_some(batch.last_at);
+            held.on_the_way = held.on_the_way.saturating_sub(span.count);
         }
-        self.acknowledged.store(batch.last, Ordering::Release);
-        let replayed = batch.count_upto(self.recovered);
-        self.counters.delivered.fetch_add(count, Ordering::Relaxed);
+        self.acknowledged.store(span.last, Ordering::Release);
+        let replayed = span.count_upto(self.recovered);
+        self.counters
+            .delivered
+            .fetch_add(span.count, Ordering::Relaxed);
         self.counters
             .replayed
             .fetch_add(replayed, Ordering::Relaxed);
+    }
+
+    /// What was sent may never arrive: it waits again, in the file.
+    pub fn returned(&self, span: &Span) {
+        let mut held = self.held.lock();
+        held.on_the_way = held.on_the_way.saturating_sub(span.count);
+        held.pending += span.count;
+        held.bytes += span.bytes;
+        held.oldest = Some(span.first_at);
+        drop(held);
+        self.counters
+            .resent
+            .fetch_add(span.count, Ordering::Relaxed);
     }
 
     /// Everything up to here may be deleted.
@@ -251,6 +304,11 @@ impl Backlog {
     pub fn is_empty(&self) -> bool {
         let held = self.held.lock();
         held.pending == 0 && held.unlogged.is_empty()
+    }
+
+    /// How many were sent and are not known to have arrived.
+    pub fn on_the_way(&self) -> u64 {
+        self.held.lock().on_the_way
     }
 
     /// How many are pending, how long they are together, and since when the oldest is.
@@ -322,17 +380,17 @@ mod tests {
             .collect()
     }
 
-    fn batch(range: std::ops::RangeInclusive<u64>) -> Batch {
+    fn span(range: std::ops::RangeInclusive<u64>) -> Span {
         let mut batch = Batch::default();
         entries(range)
             .into_iter()
             .for_each(|entry| batch.push(entry));
-        batch
+        batch.span
     }
 
     fn seqs(next: Next) -> Vec<u64> {
         match next {
-            Next::Batch(batch) => (batch.first..=batch.last).collect(),
+            Next::Batch(Batch { span, .. }) => (span.first..=span.last).collect(),
             other => panic!("{other:?}"),
         }
     }
@@ -371,10 +429,36 @@ mod tests {
         backlog.committed(entries(7..=7));
         assert!(matches!(backlog.after(4, 10), Next::OnDisk));
         assert_eq!(backlog.depth().0, 3);
-        backlog.acknowledge(&batch(5..=5));
+        let arrive = |span: Span| {
+            backlog.sent(&span);
+            backlog.arrived(&span);
+        };
+        arrive(span(5..=5));
         assert!(matches!(backlog.after(5, 10), Next::OnDisk));
-        backlog.acknowledge(&batch(6..=7));
-        assert_eq!(backlog.depth(), (0, 0, None));
+        arrive(span(6..=7));
+        assert_eq!((backlog.depth(), backlog.on_the_way()), ((0, 0, None), 0));
         assert_eq!(backlog.counters.replayed.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn what_was_sent_and_returned_waits_again_and_only_what_arrived_may_be_deleted() {
+        let backlog = Backlog::new(&Recovered::default());
+        backlog.committed(entries(1..=4));
+        let all = backlog.depth();
+        assert_eq!(seqs(backlog.after(0, 2)), [1, 2]);
+        backlog.sent(&span(1..=2));
+        assert_eq!(seqs(backlog.after(2, 2)), [3, 4]);
+        backlog.sent(&span(3..=4));
+        assert_eq!((backlog.depth(), backlog.on_the_way()), ((0, 0, None), 4));
+        assert_eq!(backlog.acknowledged(), 0);
+        backlog.arrived(&span(1..=2));
+        assert_eq!((backlog.acknowledged(), backlog.on_the_way()), (2, 2));
+        backlog.returned(&span(3..=4));
+        let (pending, bytes, oldest) = backlog.depth();
+        assert_eq!((pending, bytes * 2), (2, all.1));
+        assert_eq!(oldest, Some(Timestamp::from_unix_micros(3)));
+        assert!(matches!(backlog.after(2, 2), Next::OnDisk));
+        assert_eq!(backlog.counters.resent.load(Ordering::Relaxed), 2);
+        assert_eq!(span(1..=2).and(span(3..=4)).count_upto(3), 3);
     }
 }

@@ -7,8 +7,9 @@
 //!
 //! **Choice.** Each producer has a log of its own: a small SQLite file whose one writer thread
 //! commits whatever has gathered and then answers everyone who waited. A [`Relay`] hands what was
-//! committed to a [`Sink`], in order, and only what the sink has taken is deleted. In normal
-//! operation the relay is fed from memory and never reads the file.
+//! committed to a [`Sink`], in order, and only what has arrived is deleted: what was sent on a stream
+//! stays until Audit has it in the ledger, because a stream may lose what it has acknowledged. In
+//! normal operation the relay is fed from memory and never reads the file.
 //!
 //! **Rejected.** Buffer in memory and spill on trouble (the reference): a kill loses the buffer,
 //! and what was spilled waits for the next start. A log format of our own: one more format to
@@ -35,7 +36,7 @@ pub use error::{EvidenceError, OpenError};
 pub use flood::Flood;
 pub use log::{Durability, EvidenceLog, Stats};
 pub use relay::{Drain, Relay};
-pub use sink::{BusSink, Pending, Sink, SinkError};
+pub use sink::{BusSink, Delivered, LEDGER_GROUP, Pending, Sink, SinkError};
 pub use waiting::{Waiting, waiting};
 
 #[cfg(test)]

@@ -52,8 +52,12 @@ pub struct Stats {
     pub queue_capacity: usize,
     /// Events written since the start.
     pub persisted: u64,
-    /// Events that a sink has taken since the start.
+    /// Events that were sent and are not yet known to have arrived: they are kept.
+    pub on_the_way: u64,
+    /// Events that have arrived since the start.
     pub delivered: u64,
+    /// Events that were sent again, because what they were sent on may have lost them.
+    pub resent: u64,
     /// Those among them that an earlier process had left.
     pub replayed: u64,
     /// Deliveries that a sink refused.
@@ -226,7 +230,9 @@ impl EvidenceLog {
             queue_depth: capacity - self.writer.capacity(),
             queue_capacity: capacity,
             persisted: of(&backlog.counters.persisted),
+            on_the_way: backlog.on_the_way(),
             delivered: of(&backlog.counters.delivered),
+            resent: of(&backlog.counters.resent),
             replayed: of(&backlog.counters.replayed),
             sink_errors: of(&backlog.counters.sink_errors),
             sync_errors: of(&backlog.counters.sync_errors),

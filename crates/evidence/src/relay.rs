@@ -1,17 +1,32 @@
-//! The relay: hands what was recorded to the sink, in order, and lets go only what was taken.
+//! The relay: hands what was recorded to the sink, in order, and lets go only what has arrived.
+//!
+//! **Forces.** A stream acknowledges at once, and may lose afterwards what it acknowledged: its server
+//! is started again without its data, fails over to a replica that lags, or is emptied. The log would
+//! have deleted it by then.
+//!
+//! **Choice.** What was sent stays in the log until the ledger's group is done with it, which the relay
+//! asks for now and then. INVARIANT (arrived): that answer counts only in the history that was seen
+//! before anything was sent; another history has everything sent again that was not known to have
+//! arrived. Audit knows the ids of what comes twice.
+//!
+//! **Consequence.** While Audit is away the logs grow as the stream does, and a producer that is
+//! started again meanwhile sends its part twice.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use caracal_bus::Position;
 use caracal_model::Rng;
+use tokio::time::{Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::backlog::{Backlog, Batch, Next};
+use crate::backlog::{Backlog, Batch, Next, Span};
 use crate::disk::Reader;
 use crate::keeper::Alarm;
-use crate::sink::{Sink, SinkError};
+use crate::sink::{Delivered, Sink, SinkError};
 
 /// Most events in one delivery.
 const BATCH: usize = 1_000;
@@ -20,6 +35,15 @@ const BATCH: usize = 1_000;
 const LINGER: Duration = Duration::from_millis(20);
 /// The first and the longest wait after a failed delivery.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+/// How often the sink is asked what has arrived, while something is on its way.
+const ASK_EVERY: Duration = Duration::from_millis(250);
+/// How often it is asked at the end, when nothing is left to be sent: what has not arrived by then
+/// is sent again by the next process.
+const LAST_QUESTIONS: u32 = 4;
+/// Batches on their way that are told apart; later ones are taken as one.
+const TOLD_APART: usize = 64;
+/// Batches on their way after which it is time to ask, however busy the log is.
+const ASK_AFTER: usize = 16;
 /// How long a shutdown waits for the sink (spec: audit-and-streams §4 allows the Gateway 4 s).
 const GRACE: Duration = Duration::from_secs(4);
 
@@ -79,10 +103,22 @@ impl Drain {
         Ok(batch)
     }
 
-    fn acknowledge(&mut self, batch: &Batch) {
-        self.backlog.acknowledge(batch);
-        self.after = batch.last();
+    /// The sink has taken these: what comes next is after them.
+    fn sent(&mut self, span: &Span) {
+        self.backlog.sent(span);
+        self.after = span.last();
+    }
+
+    /// These need not be kept any more.
+    fn arrived(&self, span: &Span) {
+        self.backlog.arrived(span);
         self.alarm.raise();
+    }
+
+    /// These, and whatever was taken after them, come again.
+    fn returned(&mut self, span: &Span) {
+        self.backlog.returned(span);
+        self.after = self.backlog.acknowledged();
     }
 }
 
@@ -95,6 +131,14 @@ pub struct Relay {
     failures: u32,
     /// Offered and not taken; offered again as it is.
     in_hand: Batch,
+    /// Sent and not known to have arrived, each with the place of its end on the stream.
+    on_the_way: VecDeque<(Span, Position)>,
+    /// The history of the stream, as it was before anything on its way was sent.
+    history: Option<String>,
+    /// It is time to ask what has arrived.
+    asks: bool,
+    /// Questions since there was nothing left to send but to wait.
+    questions: u32,
 }
 
 impl std::fmt::Debug for Relay {
@@ -113,6 +157,10 @@ impl Relay {
             grace: GRACE,
             failures: 0,
             in_hand: Batch::default(),
+            on_the_way: VecDeque::new(),
+            history: None,
+            asks: false,
+            questions: 0,
         }
     }
 
@@ -143,13 +191,15 @@ impl Relay {
     }
 
     async fn work(&mut self, stop: &CancellationToken) {
+        let mut ticks = interval(ASK_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            match self.deliver().await {
-                Ok(0) if stop.is_cancelled() => return,
+            match self.step().await {
+                Ok(0) if stop.is_cancelled() && self.is_done() => return,
                 Ok(delivered) => {
                     self.failures = 0;
                     if delivered < BATCH {
-                        gather(&self.drain.backlog, delivered, stop).await;
+                        self.rest(delivered, &mut ticks, stop).await;
                     }
                 }
                 Err(error) => {
@@ -165,7 +215,71 @@ impl Relay {
         }
     }
 
-    /// Delivers one batch; answers how many events it had.
+    /// At the end: nothing is on its way, or it takes too long.
+    fn is_done(&self) -> bool {
+        self.on_the_way.is_empty() || self.questions >= LAST_QUESTIONS
+    }
+
+    /// After a delivery of so many: until there is something to deliver, and more may have come to
+    /// it, or it is time to ask.
+    async fn rest(&mut self, delivered: usize, ticks: &mut Interval, stop: &CancellationToken) {
+        let (waits, stops) = (!self.on_the_way.is_empty(), stop.is_cancelled());
+        if stops && (delivered > 0 || !waits) {
+            return;
+        }
+        tokio::select! {
+            () = stop.cancelled(), if !stops => {}
+            () = gather(&self.drain.backlog, delivered) => {}
+            _ = ticks.tick(), if waits => {
+                self.asks = true;
+                self.questions = if stops { self.questions + 1 } else { 0 };
+            }
+        }
+    }
+
+    /// Looks what has arrived, when it is time, and delivers one batch; answers how many events it
+    /// had.
+    async fn step(&mut self) -> Result<usize, SinkError> {
+        if self.asks || self.on_the_way.len() >= ASK_AFTER {
+            self.ask().await?;
+            self.asks = false;
+        }
+        self.deliver().await
+    }
+
+    async fn ask(&mut self) -> Result<(), SinkError> {
+        let Some(progress) = self.sink.progress().await? else {
+            return Ok(());
+        };
+        // INVARIANT (arrived).
+        if self.history.as_ref() != Some(&progress.history) {
+            self.take_back();
+            self.history = Some(progress.history);
+            return Ok(());
+        }
+        let has_arrived = |end: &Position| progress.before.is_some_and(|before| *end < before);
+        while let Some((span, _)) = self.on_the_way.pop_front_if(|(_, end)| has_arrived(end)) {
+            self.drain.arrived(&span);
+        }
+        Ok(())
+    }
+
+    /// Whatever is on its way may be lost, so it is sent again.
+    fn take_back(&mut self) {
+        let spans = self.on_the_way.drain(..).map(|(span, _)| span);
+        let Some(all) = spans.reduce(Span::and) else {
+            return;
+        };
+        let events = all.count();
+        tracing::warn!(
+            events,
+            "the stream may have lost evidence: it is sent again"
+        );
+        self.drain.returned(&all);
+        // It comes after these, and is read again with them.
+        self.in_hand = Batch::default();
+    }
+
     async fn deliver(&mut self) -> Result<usize, SinkError> {
         let unlogged = self.deliver_unlogged().await;
         if self.in_hand.events.is_empty() {
@@ -174,10 +288,26 @@ impl Relay {
         if self.in_hand.events.is_empty() {
             return Ok(unlogged);
         }
-        self.sink.deliver(&self.in_hand.events).await?;
-        let taken = std::mem::take(&mut self.in_hand);
-        self.drain.acknowledge(&taken);
-        Ok(taken.events.len() + unlogged)
+        if self.history.is_none() {
+            // INVARIANT (arrived): the history from before.
+            self.ask().await?;
+        }
+        let delivered = self.sink.deliver(&self.in_hand.events).await?;
+        let Batch { events, span } = std::mem::take(&mut self.in_hand);
+        self.drain.sent(&span);
+        match delivered {
+            Delivered::Kept => self.drain.arrived(&span),
+            Delivered::Sent(end) => self.remember(span, end),
+        }
+        Ok(events.len() + unlogged)
+    }
+
+    fn remember(&mut self, span: Span, end: Position) {
+        let is_crowded = self.on_the_way.len() >= TOLD_APART;
+        match self.on_the_way.back_mut().filter(|_| is_crowded) {
+            Some(last) => *last = (last.0.and(span), end),
+            None => self.on_the_way.push_back((span, end)),
+        }
     }
 
     /// What the disk refused is offered once: there is nowhere to keep it.
@@ -221,15 +351,9 @@ impl Relay {
 }
 
 /// After a delivery of so many: until there is something to deliver, and more may have come to it.
-async fn gather(backlog: &Backlog, delivered: usize, stop: &CancellationToken) {
-    let gathered = async {
-        if delivered == 0 || backlog.is_empty() {
-            backlog.appended().await;
-        }
-        tokio::time::sleep(LINGER).await;
-    };
-    tokio::select! {
-        () = stop.cancelled() => {}
-        () = gathered => {}
+async fn gather(backlog: &Backlog, delivered: usize) {
+    if delivered == 0 || backlog.is_empty() {
+        backlog.appended().await;
     }
+    tokio::time::sleep(LINGER).await;
 }

@@ -1,7 +1,7 @@
 //! Where evidence goes: the audit stream when distributed, Audit itself when embedded.
 
 use async_trait::async_trait;
-use caracal_bus::{Bus, BusError};
+use caracal_bus::{Bus, BusError, Position, Progress};
 use caracal_crypto::HmacKey;
 use caracal_model::change::Fields;
 use caracal_model::{EventId, Topic};
@@ -13,6 +13,19 @@ pub struct Pending {
     pub id: EventId,
     /// Its one text.
     pub wire: String,
+}
+
+/// The group of the audit stream in which Audit reads it into the ledger (spec: audit-and-streams
+/// §2.1).
+pub const LEDGER_GROUP: &str = "audit-ingestor";
+
+/// What a sink has done with a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivered {
+    /// Kept it for good: it is deleted here.
+    Kept,
+    /// Sent it on, up to this position: it is kept here until [`Sink::progress`] has passed that.
+    Sent(Position),
 }
 
 /// The sink did not take the batch; it is offered again.
@@ -34,15 +47,24 @@ impl SinkError {
 /// Takes evidence over.
 #[async_trait]
 pub trait Sink: Send + Sync {
-    /// Takes a batch over, in order. `Ok` is the acknowledgement: the events are then deleted here,
-    /// so they must be kept there, all of them. After an error the same events come again.
+    /// Takes a batch over, in order, all of it. After an error the same events come again.
     ///
     /// # Errors
-    /// [`SinkError`] when not everything is known to be kept.
-    async fn deliver(&self, batch: &[Pending]) -> Result<(), SinkError>;
+    /// [`SinkError`] when not everything is known to be taken.
+    async fn deliver(&self, batch: &[Pending]) -> Result<Delivered, SinkError>;
+
+    /// How far what was sent has got; `None` from a sink that keeps what it takes.
+    ///
+    /// # Errors
+    /// [`SinkError`] when that is not known now.
+    async fn progress(&self) -> Result<Option<Progress>, SinkError> {
+        Ok(None)
+    }
 }
 
-/// The audit stream (spec: audit-and-streams §1.2, §4): `id`, `data` and, with a key, `sig`.
+/// The audit stream (spec: audit-and-streams §1.2, §4): `id`, `data` and, with a key, `sig`. A stream
+/// is no place to keep: its server may lose what it has acknowledged. Audit has it once its group is
+/// done with it.
 #[derive(Clone, Debug)]
 pub struct BusSink {
     bus: Bus,
@@ -68,10 +90,17 @@ impl BusSink {
 
 #[async_trait]
 impl Sink for BusSink {
-    async fn deliver(&self, batch: &[Pending]) -> Result<(), SinkError> {
+    async fn deliver(&self, batch: &[Pending]) -> Result<Delivered, SinkError> {
         let entries: Vec<Fields> = batch.iter().map(|event| self.fields(event)).collect();
-        let appended = self.bus.append(Topic::AuditEvents.name(), &entries).await;
-        appended.map(drop).map_err(SinkError::from)
+        let appended = self.bus.append(Topic::AuditEvents.name(), &entries).await?;
+        Ok(appended
+            .last()
+            .map_or(Delivered::Kept, |last| Delivered::Sent(*last)))
+    }
+
+    async fn progress(&self) -> Result<Option<Progress>, SinkError> {
+        let topic = Topic::AuditEvents.name();
+        Ok(Some(self.bus.progress(topic, LEDGER_GROUP).await?))
     }
 }
 

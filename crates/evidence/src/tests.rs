@@ -2,6 +2,7 @@
 
 mod kill;
 mod spool;
+mod stream;
 mod throughput;
 mod trouble;
 
@@ -70,7 +71,7 @@ pub struct Shelf {
 
 #[async_trait]
 impl Sink for Shelf {
-    async fn deliver(&self, batch: &[Pending]) -> Result<(), SinkError> {
+    async fn deliver(&self, batch: &[Pending]) -> Result<crate::Delivered, SinkError> {
         if self.away.load(std::sync::atomic::Ordering::SeqCst) {
             return Err(SinkError::new("away"));
         }
@@ -81,7 +82,9 @@ impl Sink for Shelf {
             Some(Answer::BreakAfter(count)) => count.min(batch.len()),
         };
         self.kept.lock().extend_from_slice(&batch[..taken]);
-        answer.map_or(Ok(()), |answer| Err(SinkError::new(format!("{answer:?}"))))
+        answer.map_or(Ok(crate::Delivered::Kept), |answer| {
+            Err(SinkError::new(format!("{answer:?}")))
+        })
     }
 }
 
@@ -115,7 +118,7 @@ impl Running {
         clippy::disallowed_methods,
         reason = "the test owns the task and waits for it"
     )]
-    pub fn start(drain: Drain, sink: &Arc<Shelf>) -> Self {
+    pub fn start<S: Sink + 'static>(drain: Drain, sink: &Arc<S>) -> Self {
         let relay =
             Relay::new(drain, sink.clone(), Arc::new(OsRng)).with_grace(Duration::from_millis(300));
         let stop = CancellationToken::new();

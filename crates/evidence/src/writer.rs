@@ -215,13 +215,15 @@ mod tests {
         let reader = Reader::open(&path).unwrap();
         let left = || {
             let batch = reader.after(0, 1_000).unwrap();
-            (batch.last() + 1 - batch.events.len() as u64, batch.last())
+            let last = batch.span.last();
+            (last + 1 - batch.span.count(), last)
         };
         let deliver = |writer: &Writer, after: u64, count: usize| {
             let Next::Batch(batch) = writer.backlog.after(after, count) else {
                 panic!()
             };
-            writer.backlog.acknowledge(&batch);
+            writer.backlog.sent(&batch.span);
+            writer.backlog.arrived(&batch.span);
         };
 
         let (append, mut answer) = events(300);

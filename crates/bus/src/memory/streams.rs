@@ -245,6 +245,11 @@ impl Stream {
             .map_or(Position::START, |(position, _)| *position)
     }
 
+    /// The oldest entry that the group is not done with, or will be given next.
+    pub fn floor(&self, group: &str) -> Option<Position> {
+        self.groups.get(group).map(Group::floor)
+    }
+
     pub fn lag(&self, group: &str) -> Option<Lag> {
         let group = self.groups.get(group)?;
         let start = self.index_after(group.delivered);

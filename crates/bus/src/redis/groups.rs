@@ -8,7 +8,7 @@ use redis::streams::{StreamAutoClaimReply, StreamReadReply};
 use super::connection::failed;
 use super::streams::{entry, position};
 use super::{Redis, millis};
-use crate::{BusError, Entry, Lag, Position, STALLED_READER_HOLDS};
+use crate::{BusError, Entry, Lag, Position, Progress, STALLED_READER_HOLDS};
 
 impl Redis {
     pub async fn ensure_group(
@@ -123,14 +123,29 @@ impl Redis {
                 group: group.to_owned(),
             });
         };
-        let at = |id: &str| (!id.is_empty()).then(|| position(doing, id)).transpose();
         Ok(Lag {
             undelivered,
             pending,
-            oldest_pending: at(&waiting)?,
-            oldest_undelivered: at(&next)?,
+            oldest_pending: stated(doing, &waiting)?,
+            oldest_undelivered: stated(doing, &next)?,
         })
     }
+
+    pub async fn progress(&self, topic: &str, group: &str) -> Result<Progress, BusError> {
+        let doing = "asking how far a group is";
+        let mut script = self.scripts.progress.key(self.key(topic));
+        script.key(self.key(super::HISTORY));
+        let (history, floor): (String, String) = self.run(doing, script.arg(group)).await?;
+        Ok(Progress {
+            history,
+            before: stated(doing, &floor)?,
+        })
+    }
+}
+
+/// A position that may be left out.
+fn stated(doing: &'static str, id: &str) -> Result<Option<Position>, BusError> {
+    (!id.is_empty()).then(|| position(doing, id)).transpose()
 }
 
 /// Tells a missing group from other refusals.

@@ -13,6 +13,8 @@ pub(super) struct Scripts {
     pub tail: Script,
     pub trim: Script,
     pub lag: Script,
+    pub progress: Script,
+    pub history: Script,
 }
 
 impl Scripts {
@@ -26,8 +28,10 @@ impl Scripts {
             posts: Script::new(POSTS),
             last: Script::new(&format!("{FIELDS}{LAST}")),
             tail: Script::new(&format!("{FIELDS}{BEFORE}{TAIL}")),
-            trim: Script::new(&format!("{FIELDS}{BEFORE}{TRIM}")),
+            trim: Script::new(&format!("{FIELDS}{BEFORE}{FLOOR}{TRIM}")),
             lag: Script::new(&format!("{FIELDS}{LAG}")),
+            progress: Script::new(&format!("{FIELDS}{FLOOR}{HISTORY_OF}{PROGRESS}")),
+            history: Script::new(&format!("{HISTORY_OF}return history_of(KEYS[1])")),
         }
     }
 }
@@ -174,6 +178,47 @@ for index = 1, #KEYS do read[#read + 1] = ARGV[index + 2] end
 return {'', redis.call(unpack(read))}
 ";
 
+/// The oldest entry that a group is not done with, or will be given next.
+const FLOOR: &str = r"
+local function floor_of(topic, group)
+  if group['pending'] > 0 then
+    return redis.call('XPENDING', topic, group['name'], '-', '+', 1)[1][1]
+  end
+  local millis, seq = string.match(group['last-delivered-id'], '^(%d+)-(%d+)$')
+  return millis .. '-' .. string.format('%.0f', tonumber(seq) + 1)
+end
+";
+
+/// INVARIANT (history): a server that was started again or promoted has another run id; one that was
+/// emptied has lost the note, and makes another.
+const HISTORY_OF: &str = r"
+local function history_of(key)
+  local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
+  if not run_id then return redis.error_reply('ERR the history of the server is not known') end
+  local note = redis.call('GET', key)
+  if not note then
+    local time = redis.call('TIME')
+    note = time[1] .. '.' .. time[2]
+    redis.call('SET', key, note)
+  end
+  return run_id .. ':' .. note
+end
+";
+
+/// KEYS are the topic and the note of the history; ARGV is the group. Answers {history, floor of the
+/// group or ''}.
+const PROGRESS: &str = r"
+local history = history_of(KEYS[2])
+if type(history) ~= 'string' then return history end
+if redis.call('EXISTS', KEYS[1]) == 1 then
+  for _, flat in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
+    local group = fields(flat)
+    if group['name'] == ARGV[1] then return {history, floor_of(KEYS[1], group)} end
+  end
+end
+return {history, ''}
+";
+
 /// KEYS[1] is the topic; ARGV is the bound for stalled readers, then the groups that always hold.
 /// Answers how many entries went. The bound advances at most 1,000 entries a call.
 const TRIM: &str = r"
@@ -187,13 +232,7 @@ end
 local required, others
 for _, flat in ipairs(redis.call('XINFO', 'GROUPS', topic)) do
   local group = fields(flat)
-  local floor
-  if group['pending'] > 0 then
-    floor = redis.call('XPENDING', topic, group['name'], '-', '+', 1)[1][1]
-  else
-    local millis, seq = string.match(group['last-delivered-id'], '^(%d+)-(%d+)$')
-    floor = millis .. '-' .. string.format('%.0f', tonumber(seq) + 1)
-  end
+  local floor = floor_of(topic, group)
   if always[group['name']] then
     missing = missing - 1
     if not required or before(floor, required) then required = floor end

@@ -73,12 +73,12 @@ pub struct Delivered(Arc<Mutex<Vec<Value>>>);
 
 #[async_trait]
 impl Sink for Delivered {
-    async fn deliver(&self, batch: &[Pending]) -> Result<(), SinkError> {
+    async fn deliver(&self, batch: &[Pending]) -> Result<caracal_evidence::Delivered, SinkError> {
         let events = batch
             .iter()
             .map(|event| serde_json::from_str(&event.wire).unwrap());
         self.0.lock().unwrap().extend(events);
-        Ok(())
+        Ok(caracal_evidence::Delivered::Kept)
     }
 }
 

@@ -87,10 +87,10 @@ pub struct Taken(Mutex<Vec<Event>>);
 
 #[async_trait]
 impl Sink for Taken {
-    async fn deliver(&self, batch: &[Pending]) -> Result<(), SinkError> {
+    async fn deliver(&self, batch: &[Pending]) -> Result<caracal_evidence::Delivered, SinkError> {
         let events = batch.iter().map(|event| Event::parse(&event.wire).unwrap());
         self.0.lock().extend(events);
-        Ok(())
+        Ok(caracal_evidence::Delivered::Kept)
     }
 }
 

@@ -43,12 +43,12 @@ struct Ledger(Mutex<Vec<Value>>);
 
 #[async_trait]
 impl Sink for Ledger {
-    async fn deliver(&self, batch: &[Pending]) -> Result<(), SinkError> {
+    async fn deliver(&self, batch: &[Pending]) -> Result<caracal_evidence::Delivered, SinkError> {
         let events = batch
             .iter()
             .map(|event| serde_json::from_str(&event.wire).unwrap());
         self.0.lock().extend(events.collect::<Vec<Value>>());
-        Ok(())
+        Ok(caracal_evidence::Delivered::Kept)
     }
 }
 

@@ -98,12 +98,12 @@ struct Recorded(parking_lot::Mutex<Vec<Value>>);
 
 #[async_trait::async_trait]
 impl Sink for Recorded {
-    async fn deliver(&self, batch: &[Pending]) -> Result<(), SinkError> {
+    async fn deliver(&self, batch: &[Pending]) -> Result<caracal_evidence::Delivered, SinkError> {
         let events = batch
             .iter()
             .map(|event| serde_json::from_str(&event.wire).unwrap());
         self.0.lock().extend(events);
-        Ok(())
+        Ok(caracal_evidence::Delivered::Kept)
     }
 }
 
