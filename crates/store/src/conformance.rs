@@ -336,6 +336,18 @@ on_each_engine! {
         assert_eq!(entries[0].fields, entries[1].fields);
     }
 
+    async fn a_lease_from_a_clock_that_was_ahead_holds_nothing_up(store: Store) {
+        let zone = ZoneId::trusted("z1");
+        let mut tx = store.begin("announcing").await.unwrap();
+        tx.announce(lifecycle(&zone, "first"));
+        tx.commit().await.unwrap();
+        let outbox = store.outbox();
+        let hour = Duration::from_secs(3600);
+        assert_eq!(outbox.claim(10, hour).await.unwrap().len(), 1);
+        // No lease lasts for an hour: its clock was an hour ahead.
+        assert_eq!(outbox.claim(10, Duration::ZERO).await.unwrap().len(), 1);
+    }
+
     async fn entries_are_sent_pruned_or_die_and_are_counted(store: Store) {
         let zone = ZoneId::trusted("z1");
         for event in ["first", "second", "third"] {
@@ -366,6 +378,16 @@ on_each_engine! {
         assert_eq!(outbox.claim(10, Duration::ZERO).await.unwrap().len(), 2);
 
         let later = store.clock().now().plus(Duration::from_secs(1));
+        let long_ago = later.minus(Duration::from_secs(60));
+        let revive = async |topic, since, until| outbox.revive(&[topic], since, until).await.unwrap();
+        assert_eq!(revive(Topic::SessionsRevoke, long_ago, later).await, 0, "of another topic");
+        assert_eq!(revive(Topic::AgentsLifecycle, later, later).await, 0, "sent before");
+        assert_eq!(revive(Topic::AgentsLifecycle, long_ago, long_ago).await, 0, "committed later");
+        assert_eq!(revive(Topic::AgentsLifecycle, long_ago, later).await, 1);
+        let revived = outbox.claim(10, Duration::ZERO).await.unwrap();
+        assert!(revived.iter().any(|entry| entry.id == first.id));
+        outbox.dispatched(&[&first.id]).await.unwrap();
+
         assert_eq!(outbox.prune(later, 10).await.unwrap(), 1);
         assert_eq!(outbox.prune(later, 10).await.unwrap(), 0);
     }

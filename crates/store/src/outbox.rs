@@ -32,11 +32,14 @@ statements! { pub(crate) mod sql {
                         (id, topic, zone_id, urgent, fields_json, created_at, attempts,
                          available_at)
                     VALUES ($1, $2, $3, $4, $5, $6, 0, 0)";
-    /// Postgres leases until `$3`; SQLite only names it, for the same list of parameters.
+    /// Postgres leases until `$3`; SQLite only names it, for the same list of parameters. What is due
+    /// later than `$4` was leased or put off by a clock that was ahead then: nobody waits for that
+    /// long, unless it is dead (`$5`).
     CLAIM = pg: "UPDATE outbox SET available_at = $3
                  WHERE id IN (
                      SELECT id FROM outbox
-                     WHERE dispatched_at IS NULL AND available_at <= $1
+                     WHERE dispatched_at IS NULL
+                       AND (available_at <= $1 OR (available_at > $4 AND available_at < $5))
                      ORDER BY urgent DESC, id
                      LIMIT $2
                      FOR UPDATE SKIP LOCKED)
@@ -45,7 +48,8 @@ statements! { pub(crate) mod sql {
             lite: "SELECT id, topic, zone_id, urgent, fields_json, created_at, attempts,
                        available_at, last_error, dispatched_at
                    FROM outbox
-                   WHERE dispatched_at IS NULL AND available_at <= $1 AND $3 = $3
+                   WHERE dispatched_at IS NULL AND $3 = $3
+                     AND (available_at <= $1 OR (available_at > $4 AND available_at < $5))
                    ORDER BY urgent DESC, id
                    LIMIT $2";
     DISPATCHED = pg: "UPDATE outbox SET dispatched_at = $2, last_error = NULL WHERE id = ANY($1)",
@@ -68,6 +72,8 @@ statements! { pub(crate) mod sql {
                WHERE zone_id = $1 AND dispatched_at IS NULL AND id > $4
                  AND (available_at = $2) = $3
                ORDER BY id LIMIT $5";
+    REVIVE = "UPDATE outbox SET dispatched_at = NULL, available_at = 0
+              WHERE topic = $1 AND dispatched_at > $2 AND created_at < $3";
     PRUNE = "DELETE FROM outbox WHERE id IN (
                  SELECT id FROM outbox WHERE dispatched_at < $1 ORDER BY dispatched_at LIMIT $2)";
     COUNTS = "SELECT COUNT(CASE WHEN available_at < $1 THEN 1 END) AS pending,
@@ -86,6 +92,8 @@ statements! { pub(crate) mod sql {
 
 /// Beside the fields of an entry, the request that it is of. It stays here: it is not published.
 const REQUEST: &str = "~request_id";
+/// Further ahead than anything is put off.
+const FURTHEST: Duration = Duration::from_secs(300);
 /// When a dead entry is due.
 const NEVER: i64 = i64::MAX;
 
@@ -208,7 +216,7 @@ impl Outbox<'_> {
     /// for the length of `lease`.
     pub async fn claim(&self, limit: u32, lease: Duration) -> Result<Vec<Entry>, StoreError> {
         let now = self.store.clock().now();
-        let params = params![now, limit, now.plus(lease)];
+        let params = params![now, limit, now.plus(lease), now.plus(FURTHEST), NEVER];
         let rows = match self.store.engine() {
             Engine::Lite(_) => self.store.query(&sql::CLAIM, &params).await?,
             Engine::Pg(_) => {
@@ -293,6 +301,27 @@ impl Outbox<'_> {
             self.store.outbox_wake().notify_one();
         }
         Ok(changed > 0)
+    }
+
+    /// Has everything of these topics sent again that was committed before `until` and sent after
+    /// `since`; answers with how many.
+    pub async fn revive(
+        &self,
+        topics: &[Topic],
+        since: Timestamp,
+        until: Timestamp,
+    ) -> Result<u64, StoreError> {
+        let mut tx = self.store.begin("sending outbox entries again").await?;
+        let mut revived = 0;
+        for topic in topics {
+            let params = params![topic.name(), since, until];
+            revived += tx.execute(&sql::REVIVE, &params).await?;
+        }
+        tx.commit().await?;
+        if revived > 0 {
+            self.store.outbox_wake().notify_one();
+        }
+        Ok(revived)
     }
 
     /// Removes at most `limit` entries that were sent before `before`; answers with how many.

@@ -12,6 +12,10 @@
 //! **Rejected.** Holding row locks while talking to the bus: an outage of one then blocks the
 //! other. Counting an outage as a failure of the entries: after a long one they would all be dead.
 //!
+//! **Losses.** A Redis that may have lost what it had acknowledged is told the revocations of the last
+//! day again: our own replicas start over from the store, but what resource servers have marked there
+//! is gone with the rest.
+//!
 //! **Witnesses.** News that is evidence is also told to a [`Witness`], which writes it down before it
 //! counts as sent; it comes again until it is written down.
 //!
@@ -19,6 +23,7 @@
 //! same `outbox_id`. An entry that the bus refuses is set aside and dead after
 //! [`RelayOptions::max_attempts`]; a person has to look at it.
 
+mod losses;
 mod mirror;
 mod state;
 
@@ -39,6 +44,7 @@ use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use self::losses::Losses;
 use self::mirror::Mirror;
 use self::state::Sending;
 use crate::ViewError;
@@ -127,6 +133,7 @@ struct Inner {
     /// False while the witness does not write.
     witnessed: AtomicBool,
     sending: Mutex<Sending>,
+    losses: Mutex<Losses>,
     /// Drains that were asked for.
     asked: AtomicU64,
     /// False while something that was committed may not be on the bus.
@@ -165,6 +172,7 @@ impl Relay {
             witness: OnceLock::new(),
             witnessed: AtomicBool::new(true),
             sending: Mutex::default(),
+            losses: Mutex::default(),
             asked: AtomicU64::new(0),
             healthy: Arc::new(AtomicBool::new(true)),
             sent: AtomicU64::new(0),
@@ -302,6 +310,7 @@ impl Relay {
     }
 
     async fn round(&self, pruned: &mut Option<Ticks>) -> Result<(), ViewError> {
+        self.0.make_up_for_losses().await?;
         self.drain().await?;
         if let Some(mirror) = &self.0.mirror {
             mirror.catch_up().await;

@@ -2,8 +2,8 @@
 //!
 //! The mirror never holds up the bus. While few entries wait for it, they are not recorded as sent,
 //! so a crash sends them again; when it is away for longer they wait in memory only, and past the
-//! bound the oldest are lost and counted. Readers that missed something recover as they do after a
-//! loss of Redis: from the epoch, and by the lifetime of mandates.
+//! bound the oldest are lost and counted. Readers that missed something recover from the epoch, and by
+//! the lifetime of mandates; what the mirror itself has lost is sent to it again.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -46,6 +46,11 @@ impl Mirror {
             waiting: Mutex::default(),
             lost: AtomicU64::new(0),
         }
+    }
+
+    /// Where the copies go.
+    pub fn bus(&self) -> &Bus {
+        &self.bus
     }
 
     pub fn add(&self, topic: &str, ids: &[String], entries: &[Fields]) {

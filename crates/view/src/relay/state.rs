@@ -74,6 +74,11 @@ impl Sending {
             .collect()
     }
 
+    /// Whatever was sent may be lost: it is not recorded, so that a claim brings it again.
+    pub fn forget_sent(&mut self) {
+        self.unrecorded.clear();
+    }
+
     pub fn recorded(&mut self, ids: &[String]) {
         for id in ids {
             self.unrecorded.remove(id);

@@ -79,14 +79,16 @@ async fn concurrent_drains_send_everything_once_and_in_order() {
 async fn what_another_process_committed_and_did_not_send_is_sent() {
     let clock = system_clock();
     on_each_store(clock.clone(), async |store| {
-        for bus in buses(&clock, 1_000).await {
-            say(&store, Topic::SessionsRevoke, 1).await;
+        for (nth, bus) in buses(&clock, 1_000).await.into_iter().enumerate() {
+            // A Redis without a history is told what the store has sent elsewhere as well.
+            let (first, second) = (10 * nth + 1, 10 * nth + 2);
+            say(&store, Topic::SessionsRevoke, first).await;
             let relay = Replica::new(&store, &bus, &clock, "one").relay;
             let stop = CancellationToken::new();
             let mut running = JoinSet::new();
             running.spawn(relay.clone().run(stop.clone()));
             eventually("it is sent", || async {
-                said(&bus, Topic::SessionsRevoke).await == [1]
+                said(&bus, Topic::SessionsRevoke).await.contains(&first)
             })
             .await;
             eventually("it is recorded", || async {
@@ -94,9 +96,9 @@ async fn what_another_process_committed_and_did_not_send_is_sent() {
             })
             .await;
             // Committed with nobody draining: the bell wakes the loop.
-            say(&store, Topic::SessionsRevoke, 2).await;
+            say(&store, Topic::SessionsRevoke, second).await;
             eventually("it is sent", || async {
-                said(&bus, Topic::SessionsRevoke).await == [1, 2]
+                said(&bus, Topic::SessionsRevoke).await.ends_with(&[second])
             })
             .await;
             stop.cancel();
@@ -271,6 +273,91 @@ async fn news_that_is_evidence_counts_as_sent_once_it_is_written_down() {
         assert_eq!(*notebook.seen.lock().unwrap(), ["1", "3"]);
         relay.record().await.unwrap();
         assert_eq!(notebook.seen.lock().unwrap().len(), 2, "once is enough");
+    })
+    .await;
+}
+
+/// A Redis of its own, which forgets everything when it is killed. `None` when tests are not to use
+/// Redis, or there is no server program.
+struct Forgetful {
+    port: u16,
+    process: std::process::Child,
+}
+
+impl Forgetful {
+    fn start() -> Option<Self> {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "whether there is Redis to test with"
+        )]
+        std::env::var("CARACAL_TEST_REDIS").ok()?;
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        let process = Self::run(port)?;
+        Some(Self { port, process })
+    }
+
+    fn run(port: u16) -> Option<std::process::Child> {
+        std::process::Command::new("redis-server")
+            .args(["--port", &port.to_string(), "--save", "", "--dir"])
+            .arg(std::env::temp_dir())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .ok()
+    }
+
+    fn forgets(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        self.process = Self::run(self.port).unwrap();
+    }
+}
+
+impl Drop for Forgetful {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Resource servers have their marks in the same Redis, and know nothing but the stream.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_forgot_is_told_the_revocations_again_and_nothing_else() {
+    let clock = system_clock();
+    on_each_store(clock.clone(), async |store| {
+        let Some(mut server) = Forgetful::start() else {
+            eprintln!("skipped: no Redis of its own");
+            return;
+        };
+        let url = Secret::new(format!("redis://127.0.0.1:{}/", server.port));
+        let bus = Bus::redis(&url, RedisOptions::default()).await.unwrap();
+        eventually("it answers", || async { bus.ping().await.is_ok() }).await;
+        let mut running = JoinSet::new();
+        let relay = Replica::new(&store, &bus, &clock, "one").relay;
+        running.spawn(relay.run(CancellationToken::new()));
+        for number in 0..3 {
+            say(&store, Topic::SessionsRevoke, number).await;
+            say(&store, Topic::AgentsLifecycle, number).await;
+        }
+        let has = async |topic: Topic| bus.len(topic.name()).await.unwrap_or(0);
+        eventually("all is sent", || async {
+            has(Topic::SessionsRevoke).await >= 3 && has(Topic::AgentsLifecycle).await == 3
+        })
+        .await;
+        let revocations = async || {
+            let mut said = said(&bus, Topic::SessionsRevoke).await;
+            said.sort_unstable();
+            said.dedup();
+            said
+        };
+        server.forgets();
+        say(&store, Topic::SessionsRevoke, 3).await;
+        eventually("it is told again", || async {
+            has(Topic::SessionsRevoke).await >= 4 && revocations().await == [0, 1, 2, 3]
+        })
+        .await;
+        assert_eq!(has(Topic::AgentsLifecycle).await, 0);
     })
     .await;
 }
