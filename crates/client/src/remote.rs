@@ -156,6 +156,9 @@ impl Exchange for RemoteExchange {
         let outcome = self.ask(request).await;
         match &outcome {
             Ok(_) => pass.succeeded(),
+            Err(refused) if refused.is_failure() && refused.status() == StatusCode::BAD_GATEWAY => {
+                pass.broke();
+            }
             Err(refused) if refused.is_failure() => pass.failed(),
             Err(_) => pass.answered(),
         }

@@ -2,7 +2,9 @@
 //!
 //! **Forces.** Callers of a dead dependency must not each wait out its timeout; a dependency that
 //! comes back must not be met by everyone at once. **Choice.** `threshold` failures in a row open
-//! the circuit for `open_for`; then a single call is let through, and its outcome decides.
+//! the circuit for `open_for`; then a single call is let through, and its outcome decides. Calls whose
+//! connections break at the same time fail for one reason, such as one replica of several that was
+//! killed: they count as one failure, and the next call tells.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,6 +28,8 @@ struct State {
     failures: u32,
     opened_at: Option<Ticks>,
     probing: bool,
+    /// When a broken connection was counted last.
+    broke_at: Option<Ticks>,
 }
 
 impl std::fmt::Debug for Breaker {
@@ -62,20 +66,20 @@ impl Breaker {
 
     /// Asks to make a call; `None` while the circuit is open.
     pub fn enter(&self) -> Option<Pass<'_>> {
+        let entered_at = self.clock.ticks();
+        let pass = |probe| Pass {
+            breaker: self,
+            probe,
+            entered_at,
+        };
         let mut state = self.state.lock();
         let Some(opened_at) = state.opened_at else {
-            return Some(Pass {
-                breaker: self,
-                probe: false,
-            });
+            return Some(pass(false));
         };
-        let waited = self.clock.ticks().since(opened_at) >= self.open_for;
+        let waited = entered_at.since(opened_at) >= self.open_for;
         if waited && !state.probing {
             state.probing = true;
-            return Some(Pass {
-                breaker: self,
-                probe: true,
-            });
+            return Some(pass(true));
         }
         drop(state);
         self.refused.fetch_add(1, Ordering::Relaxed);
@@ -99,6 +103,7 @@ impl Breaker {
 pub struct Pass<'a> {
     breaker: &'a Breaker,
     probe: bool,
+    entered_at: Ticks,
 }
 
 impl Pass<'_> {
@@ -113,6 +118,20 @@ impl Pass<'_> {
         if self.probe {
             self.succeeded();
         }
+    }
+
+    /// The connection broke, or there was none: a failure, unless one has been counted since this call
+    /// began.
+    pub fn broke(self) {
+        let now = self.breaker.clock.ticks();
+        {
+            let mut state = self.breaker.state.lock();
+            if !self.probe && state.broke_at.is_some_and(|at| self.entered_at < at) {
+                return;
+            }
+            state.broke_at = Some(now);
+        }
+        self.failed();
     }
 
     /// The dependency failed.
@@ -203,5 +222,24 @@ mod tests {
         let late: Vec<_> = (0..5).map(|_| breaker.enter().unwrap()).collect();
         late.into_iter().for_each(Pass::failed);
         assert_eq!(breaker.circuit().opened, 1);
+    }
+
+    #[test]
+    fn connections_that_break_at_the_same_time_are_one_failure() {
+        let (clock, breaker) = breaker();
+        let broken: Vec<_> = (0..9).map(|_| breaker.enter().unwrap()).collect();
+        clock.advance(Duration::from_millis(1));
+        broken.into_iter().for_each(Pass::broke);
+        assert!(!breaker.circuit().open, "others may live");
+        // Nobody does: each call that begins now finds that out anew.
+        for _ in 0..2 {
+            assert!(!breaker.circuit().open);
+            clock.advance(Duration::from_millis(1));
+            breaker.enter().unwrap().broke();
+        }
+        assert!(breaker.circuit().open);
+        clock.advance(OPEN);
+        breaker.enter().unwrap().broke();
+        assert!(breaker.enter().is_none(), "a probe always counts");
     }
 }
