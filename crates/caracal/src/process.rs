@@ -17,7 +17,7 @@ use crate::adapters::Adapters;
 use crate::exit::Outcome;
 use crate::platform::Settings;
 use crate::roles::{Configured, Mounted, Role, mount};
-use crate::{term, traces};
+use crate::{telemetry, term, traces};
 
 /// How long the last spans may take.
 const LAST_SPANS: Duration = Duration::from_secs(3);
@@ -126,10 +126,10 @@ async fn wait(servers: &Tasks, adapters: &Adapters) -> anyhow::Result<bool> {
     };
     if let Some(name) = &failed {
         tracing::error!(task = %name, "a task panicked: the process stops");
-        eprintln!(
-            "{} {name} failed; stopping. The log has the details",
-            term::red("error:")
-        );
+        let error = term::red("error:");
+        telemetry::say(&format!(
+            "{error} {name} failed; stopping. The log has the details"
+        ));
     }
     Ok(failed.is_some())
 }

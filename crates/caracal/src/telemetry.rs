@@ -4,7 +4,7 @@
 mod queue;
 
 use std::fmt;
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use caracal_crypto::os::SystemClock;
@@ -69,7 +69,7 @@ impl LogSettings {
 pub fn panics_end_in_one_line() {
     std::panic::set_hook(Box::new(|panic| {
         let text = panic.to_string().replace('\n', " ");
-        eprintln!("caracal: internal error: {}", masked(&text));
+        say(&format!("caracal: internal error: {}", masked(&text)));
     }));
 }
 
@@ -82,6 +82,12 @@ fn is_level(text: &str) -> bool {
     };
     let is_right = |part: &str| known(part.rsplit('=').next().unwrap_or_default());
     text.split(',').all(is_right) && EnvFilter::try_new(text).is_ok()
+}
+
+/// A line on standard error, if that takes any: `eprintln!` panics where it is a file on a disk that
+/// is full, and no decision may fail for want of a log line.
+pub fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Starts logging at `LOG_LEVEL`; without one, `info`, or `warn` on a terminal, where a person
@@ -103,7 +109,10 @@ pub fn start(environment: &Environment) {
         env: settings.env.unwrap_or_default(),
         max_field: settings.max_field,
     };
-    let lines = tracing_subscriber::fmt::layer().event_format(line);
+    let lines = tracing_subscriber::fmt::layer()
+        .event_format(line)
+        // It would tell of a log that takes no lines with `eprintln!`.
+        .log_internal_errors(false);
     let lines = match queue::Queue::of_process(settings.queue) {
         Ok(queue) => lines.with_writer(move || queue.clone()).boxed(),
         // Without a thread to spare, lines are written where they come up.
