@@ -5,20 +5,28 @@
 //! else's, so tests run beside each other and may kill whatever they like. Nothing here knows a
 //! type of the product: what is tested is what a user runs.
 
+mod balancer;
 pub mod binary;
+mod clock;
+pub mod drill;
 mod fault;
+mod harm;
 pub mod http;
 pub mod oauth;
+mod options;
 mod ports;
+mod postgres;
+pub mod probe;
 mod process;
 mod servers;
 mod stack;
 pub mod world;
 
 pub use fault::{Fault, FaultProxy};
+pub use options::Options;
 pub use process::Process;
 pub use servers::Redis;
-pub use stack::{Deployment, Options, Part, Stack, Urls};
+pub use stack::{Deployment, Part, Stack, Urls};
 pub use world::{Agent, CALLED, DENIED, DESK, MINTED, REPLAYED, World, eventually};
 
 use std::io::Write as _;
@@ -38,6 +46,10 @@ pub fn on(deployment: Deployment, options: Options, scenario: impl AsyncFnOnce(A
         visibly(&format!("skipped {name}: CARACAL_TEST_POSTGRES is not set"));
         return;
     };
+    if deployment == Deployment::Distributed && options.own_postgres && !postgres::is_there() {
+        visibly(&format!("skipped {name}: no Postgres to start"));
+        return;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

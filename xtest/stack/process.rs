@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process_group, prlimit};
 
 /// A command line with its environment, and the process that runs it now, if one does.
 #[derive(Debug)]
@@ -91,7 +91,15 @@ impl Process {
     /// # Panics
     /// When it has not after a minute.
     pub fn stop(&mut self) -> Option<ExitStatus> {
-        self.signal(Signal::TERM);
+        self.ends_on(Signal::TERM)
+    }
+
+    /// As [`Process::stop`], with a signal that means something else to it.
+    ///
+    /// # Panics
+    /// As [`Process::stop`].
+    pub fn ends_on(&mut self, signal: Signal) -> Option<ExitStatus> {
+        self.signal(signal);
         let mut child = self.child.take()?;
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
@@ -106,6 +114,33 @@ impl Process {
             );
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// From now on no file of its takes more than this many bytes, as on a disk that is full; `None`
+    /// frees it. Its owner may do that to it without any privilege; it has to ignore the signal
+    /// that comes with it ([`Process::minds_no_limit`]).
+    ///
+    /// # Panics
+    /// When the system refuses.
+    pub fn file_limit(&self, bytes: Option<u64>) {
+        if let Some(child) = &self.child {
+            let limit = Rlimit {
+                current: bytes,
+                maximum: None,
+            };
+            prlimit(Some(Pid::from_child(child)), Resource::Fsize, limit).expect("a limit");
+        }
+    }
+
+    /// Starts it with `SIGXFSZ` ignored, so that a write beyond its limit is an error and not its
+    /// end.
+    #[must_use]
+    pub fn minds_no_limit(mut self) -> Self {
+        let script = r#"trap '' XFSZ; exec "$0" "$@""#;
+        let program = std::mem::replace(&mut self.program, "/bin/sh".into());
+        let before = ["-c".into(), script.into(), program.into_os_string()];
+        self.arguments.splice(0..0, before);
+        self
     }
 
     /// Whether it was started, and neither killed nor stopped since.

@@ -1,7 +1,7 @@
 //! What the distributed deployment stands on: a database of its own, and a Redis of its own.
 
 use std::future::Future;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
@@ -98,6 +98,7 @@ pub struct Redis {
     pub process: Process,
     /// Where it is.
     pub url: String,
+    directory: PathBuf,
 }
 
 impl Redis {
@@ -117,9 +118,22 @@ impl Redis {
         let redis = Self {
             process,
             url: format!("redis://127.0.0.1:{port}"),
+            directory: directory.to_owned(),
         };
         redis.waits_until_it_answers().await;
         redis
+    }
+
+    /// `kill -9`.
+    pub fn kill9(&mut self) {
+        self.process.kill9();
+    }
+
+    /// What it kept on disk is gone; it must not run.
+    pub fn forgets(&self) {
+        // There is none when it keeps nothing.
+        let _ = std::fs::remove_dir_all(self.directory.join("appendonlydir"));
+        let _ = std::fs::remove_file(self.directory.join("dump.rdb"));
     }
 
     /// Waits until it takes commands.

@@ -11,39 +11,18 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::balancer::Balancer;
+use crate::clock;
 use crate::fault::FaultProxy;
 use crate::http::{Answer, Http};
+use crate::options::{Options, settings};
+use crate::postgres::Postgres;
 use crate::process::Process;
 use crate::servers::{Database, Place, Redis};
 use crate::{binary, ports};
 
 /// How long a start may take, on a machine that builds something else at the same time.
 const READY_WITHIN: Duration = Duration::from_secs(90);
-
-/// What a test must not be limited by. A test of a limit sets it back.
-const LIMITS: &[(&str, &str)] = &[
-    ("STS_MINT_RATE_LIMIT_PER_MIN", "1000000"),
-    ("MAX_AGENTS_PER_ZONE", "1000"),
-    ("MAX_AGENTS_PER_APP", "1000"),
-    ("COORDINATOR_RATE_LIMIT_PER_MIN", "0"),
-    ("API_V1_RATE_LIMIT_PER_MIN", "0"),
-    ("API_RATE_LIMIT_PER_MIN", "0"),
-    ("READY_RATE_LIMIT_PER_MIN", "0"),
-    ("ADMIN_AUTH_FAIL_LIMIT_PER_MIN", "0"),
-];
-
-/// Secrets of a deployment: 32 random bytes each, in hex.
-const SECRETS: &[&str] = &[
-    "CARACAL_ADMIN_TOKEN",
-    "CARACAL_COORDINATOR_TOKEN",
-    "SECRET_STORE_KEK",
-    "AUDIT_HMAC_KEY",
-    "STREAMS_HMAC_KEY",
-    "IDEMPOTENCY_HMAC_KEY",
-    "GATEWAY_STS_HMAC_KEY",
-    "METRICS_BEARER",
-    "AUDIT_ADMIN_TOKEN",
-];
 
 /// 2 × `bytes` hex digits.
 pub fn random_hex(bytes: usize) -> String {
@@ -59,45 +38,6 @@ pub enum Deployment {
     Embedded,
     /// A process for each service, on Postgres and Redis.
     Distributed,
-}
-
-/// How a deployment is set.
-#[derive(Clone, Debug, Default)]
-pub struct Options {
-    env: Vec<(String, String)>,
-    mirrored: bool,
-    durable_redis: bool,
-    faulty: bool,
-}
-
-impl Options {
-    /// With a setting of the services.
-    #[must_use]
-    pub fn env(mut self, name: &str, value: &str) -> Self {
-        self.env.push((name.to_owned(), value.to_owned()));
-        self
-    }
-
-    /// With a Redis to which an embedded deployment mirrors the published streams.
-    #[must_use]
-    pub fn mirrored(mut self) -> Self {
-        self.mirrored = true;
-        self
-    }
-
-    /// With a Redis that keeps what it was told when it is killed.
-    #[must_use]
-    pub fn durable_redis(mut self) -> Self {
-        self.durable_redis = true;
-        self
-    }
-
-    /// With a proxy before Postgres and one before Redis that can be told to misbehave.
-    #[must_use]
-    pub fn faulty(mut self) -> Self {
-        self.faulty = true;
-        self
-    }
 }
 
 /// A service; embedded, all five live and die in one process.
@@ -165,15 +105,57 @@ impl Urls {
     }
 }
 
+impl Urls {
+    fn of_seats(seats: &[Seat]) -> Self {
+        let at = |part| {
+            let seat = seats.iter().find(|seat| seat.part == part);
+            seat.map(|seat| seat.reached.clone()).unwrap_or_default()
+        };
+        Self {
+            api: at(Part::Api),
+            sts: at(Part::Sts),
+            gateway: at(Part::Gateway),
+            coordinator: at(Part::Coordinator),
+            audit: at(Part::Audit),
+        }
+    }
+}
+
+/// Where a service listens, and where it is reached.
+struct Seat {
+    part: Part,
+    /// Of each replica.
+    ports: Vec<u16>,
+    reached: String,
+}
+
+impl Seat {
+    async fn take(part: Part, replicas: usize) -> Self {
+        let ports: Vec<u16> = (0..replicas).map(|_| ports::free()).collect();
+        let reached = match ports.as_slice() {
+            [port] => format!("http://127.0.0.1:{port}"),
+            several => Balancer::before(several).await.url,
+        };
+        Self {
+            part,
+            ports,
+            reached,
+        }
+    }
+}
+
 /// A deployment of its own. Dropping it kills its processes and removes what they kept.
 pub struct Stack {
     // In the order in which they may go: processes, then what they stand on.
-    processes: Mutex<Vec<Process>>,
-    redis: Option<Mutex<Redis>>,
+    /// By service, and then by replica.
+    pub(crate) processes: Mutex<Vec<Process>>,
+    pub(crate) redis: Option<tokio::sync::Mutex<Redis>>,
     redis_url: Option<String>,
     _database: Option<Database>,
-    proxies: Vec<FaultProxy>,
-    directory: TempDir,
+    pub(crate) postgres: Option<tokio::sync::Mutex<Postgres>>,
+    pub(crate) proxies: Vec<FaultProxy>,
+    pub(crate) directory: TempDir,
+    seats: Vec<Seat>,
     environment: Vec<(String, String)>,
     /// Which of the two.
     pub deployment: Deployment,
@@ -194,16 +176,12 @@ impl Stack {
             .prefix("caracal-xtest-")
             .tempdir()
             .expect("a directory");
-        let numbers = Part::ALL.map(|_| ports::free());
-        let [api, sts, gateway, coordinator, audit] =
-            numbers.map(|port| format!("http://127.0.0.1:{port}"));
-        let urls = Urls {
-            api,
-            sts,
-            gateway,
-            coordinator,
-            audit,
-        };
+        let replicas = 1 + options.more_replicas;
+        let mut seats = Vec::new();
+        for part in Part::ALL {
+            seats.push(Seat::take(part, replicas).await);
+        }
+        let urls = Urls::of_seats(&seats);
         let mut environment = settings(&urls, &options);
         let setting = |name: &str| {
             let found = environment.iter().rev().find(|(of, _)| of == name);
@@ -226,13 +204,19 @@ impl Stack {
             let url = reached(&redis.url, &mut proxies, options.faulty).await;
             environment.push(("REDIS_URL".into(), url));
         }
-        let database = match &place {
-            Place::Embedded => None,
-            Place::Distributed(server) => Some(Database::create(server).await),
-        };
-        if let Some(database) = &database {
-            let url = reached(&database.url, &mut proxies, options.faulty).await;
+        let (mut postgres, mut database) = (None, None);
+        if let Place::Distributed(server) = &place {
+            let url = if options.own_postgres {
+                let own = Postgres::start().await.expect("a Postgres to start");
+                postgres.insert(own).url.clone()
+            } else {
+                database.insert(Database::create(server).await).url.clone()
+            };
+            let url = reached(&url, &mut proxies, options.faulty).await;
             environment.push(("DATABASE_URL".into(), url));
+        }
+        if options.stepping_clock {
+            environment.extend(clock::environment(directory.path()));
         }
         environment.push((
             "CARACAL_HOME".into(),
@@ -241,10 +225,12 @@ impl Stack {
         let stack = Self {
             processes: Mutex::default(),
             redis_url: redis.as_ref().map(|redis| redis.url.clone()),
-            redis: redis.map(Mutex::new),
+            redis: redis.map(tokio::sync::Mutex::new),
             _database: database,
+            postgres: postgres.map(tokio::sync::Mutex::new),
             proxies,
             directory,
+            seats,
             environment,
             deployment,
             urls,
@@ -252,27 +238,34 @@ impl Stack {
             admin_token,
             operator_token,
         };
-        *stack.processes.lock() = match deployment {
-            Deployment::Embedded => vec![stack.all_in_one(numbers)],
+        let mut processes = match deployment {
+            Deployment::Embedded => vec![stack.all_in_one()],
             Deployment::Distributed => {
                 let migrated = stack.caracal("migrate").await;
                 assert!(migrated.status.success(), "{migrated:?}");
-                Part::ALL
-                    .iter()
-                    .zip(numbers)
-                    .map(|(part, port)| stack.apart(*part, port))
-                    .collect()
+                let seats = stack.seats.iter();
+                let all = seats.flat_map(|seat| {
+                    let ports = seat.ports.iter().enumerate();
+                    ports.map(|(nth, port)| stack.apart(seat.part, nth, *port))
+                });
+                all.collect()
             }
         };
+        if options.limited_disks {
+            processes = processes.into_iter().map(Process::minds_no_limit).collect();
+        }
+        *stack.processes.lock() = processes;
         stack.restart().await;
         stack
     }
 
-    fn all_in_one(&self, [api, sts, gateway, coordinator, audit]: [u16; 5]) -> Process {
-        let line = format!(
-            "up --foreground --api-port {api} --sts-port {sts} --gateway-port {gateway} \
-             --coordinator-port {coordinator} --audit-port {audit}"
-        );
+    fn all_in_one(&self) -> Process {
+        let mut line = "up --foreground".to_owned();
+        for seat in &self.seats {
+            for port in &seat.ports {
+                line = format!("{line} --{}-port {port}", seat.part.name());
+            }
+        }
         let log = self.directory.path().join("caracal.log");
         let arguments = line.split_whitespace();
         Process::new(
@@ -296,7 +289,13 @@ impl Stack {
             "one process has no replicas"
         );
         let port = ports::free();
-        let mut replica = self.apart(part, port);
+        let running = self.processes.lock();
+        let nth = running
+            .iter()
+            .filter(|process| process.name == part.name())
+            .count();
+        drop(running);
+        let mut replica = self.apart(part, nth, port);
         replica.start();
         self.processes.lock().push(replica);
         let url = format!("http://127.0.0.1:{port}");
@@ -304,22 +303,16 @@ impl Stack {
         url
     }
 
-    fn apart(&self, part: Part, port: u16) -> Process {
+    fn apart(&self, part: Part, nth: usize, port: u16) -> Process {
         let name = part.name();
         let mut environment = self.environment.clone();
-        let running = self.processes.lock();
-        let at = running
-            .iter()
-            .filter(|process| process.name == name)
-            .count();
-        drop(running);
         // A process of its own has a disk of its own.
-        let replay = self.directory.path().join(format!("replay-{name}-{at}"));
+        let replay = self.directory.path().join(format!("replay-{name}-{nth}"));
         let own_port = format!("{}_PORT", name.to_uppercase());
         environment.push((own_port, port.to_string()));
         environment.push(("AUDIT_REPLAY_DIR".into(), replay.display().to_string()));
-        environment.push(("HOSTNAME".into(), format!("{name}-{at}")));
-        let log = self.directory.path().join(format!("{name}-{at}.log"));
+        environment.push(("HOSTNAME".into(), format!("{name}-{nth}")));
+        let log = self.directory.path().join(format!("{name}-{nth}.log"));
         Process::new(
             name,
             binary::path().into(),
@@ -408,58 +401,6 @@ impl Stack {
         self.redis_url.as_deref()
     }
 
-    /// `kill -9` of these services at once; embedded, any of them takes all with it.
-    pub fn kill9(&self, parts: &[Part]) {
-        for process in self.processes.lock().iter_mut() {
-            let named = parts.iter().any(|part| part.name() == process.name);
-            if named || self.deployment == Deployment::Embedded {
-                process.kill9();
-            }
-        }
-    }
-
-    /// Stops this service's process where it is; embedded, all of them.
-    pub fn pause(&self, part: Part) {
-        self.each_of(part, Process::pause);
-    }
-
-    /// Lets it go on.
-    pub fn resume(&self, part: Part) {
-        self.each_of(part, Process::resume);
-    }
-
-    fn each_of(&self, part: Part, does: fn(&Process)) {
-        for process in self.processes.lock().iter() {
-            if part.name() == process.name || self.deployment == Deployment::Embedded {
-                does(process);
-            }
-        }
-    }
-
-    /// `kill -9` of the Redis server.
-    ///
-    /// # Panics
-    /// When there is none.
-    pub fn kill9_redis(&self) {
-        self.redis.as_ref().expect("a Redis").lock().process.kill9();
-    }
-
-    /// The proxy before Redis.
-    ///
-    /// # Panics
-    /// When it was not asked for.
-    pub fn redis_proxy(&self) -> &FaultProxy {
-        self.proxies.first().expect("Options::faulty")
-    }
-
-    /// The proxy before Postgres.
-    ///
-    /// # Panics
-    /// When it was not asked for.
-    pub fn postgres_proxy(&self) -> &FaultProxy {
-        self.proxies.get(1).expect("Options::faulty")
-    }
-
     /// Asks every process to end in order, and tells which did not end well.
     pub fn stop(&self) -> Vec<&'static str> {
         let mut badly = Vec::new();
@@ -476,21 +417,26 @@ impl Stack {
     /// # Panics
     /// When it is not ready in time; with the logs.
     pub async fn restart(&self) {
+        self.starts_again();
+        self.is_ready().await;
+    }
+
+    /// Starts whatever does not run, as a supervisor does.
+    pub fn starts_again(&self) {
         for process in self.processes.lock().iter_mut() {
             if !process.is_started() {
                 process.start();
             }
         }
-        self.is_ready().await;
     }
 
-    /// Waits until all five services say that they are ready.
+    /// Waits until every replica of all five services says that it is ready.
     ///
     /// # Panics
     /// When they do not in time; with the logs.
     pub async fn is_ready(&self) {
-        for part in Part::ALL {
-            self.answers_ready(part, self.urls.of(part)).await;
+        for (part, url) in self.replicas() {
+            self.answers_ready(part, &url).await;
         }
     }
 
@@ -515,6 +461,16 @@ impl Stack {
             );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    /// Every replica of every service, and where it listens itself.
+    pub fn replicas(&self) -> Vec<(Part, String)> {
+        let seats = self.seats.iter();
+        let all = seats.flat_map(|seat| {
+            let ports = seat.ports.iter();
+            ports.map(|port| (seat.part, format!("http://127.0.0.1:{port}")))
+        });
+        all.collect()
     }
 
     /// # Panics
@@ -550,31 +506,4 @@ async fn reached(url: &str, proxies: &mut Vec<FaultProxy>, faulty: bool) -> Stri
     let url = url.replacen(server, &proxy.address.to_string(), 1);
     proxies.push(proxy);
     url
-}
-
-/// What every process is told. Later ones win, so that options may change any.
-fn settings(urls: &Urls, options: &Options) -> Vec<(String, String)> {
-    let secrets = SECRETS
-        .iter()
-        .map(|name| ((*name).to_owned(), random_hex(32)));
-    let limits = LIMITS
-        .iter()
-        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-    let addresses = [
-        ("HOST", "127.0.0.1"),
-        ("ISSUER_URL", &urls.sts),
-        ("STS_URL", &urls.sts),
-        ("CARACAL_STS_URL", &urls.sts),
-        ("CARACAL_API_URL", &urls.api),
-        ("CARACAL_GATEWAY_URL", &urls.gateway),
-        ("CARACAL_COORDINATOR_URL", &urls.coordinator),
-        ("CARACAL_AUDIT_URL", &urls.audit),
-        ("AGENT_COORDINATOR_SCOPE", "agent:lifecycle"),
-    ];
-    let addresses = addresses.map(|(name, value)| (name.to_owned(), value.to_owned()));
-    secrets
-        .chain(limits)
-        .chain(addresses)
-        .chain(options.env.iter().cloned())
-        .collect()
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use caracal_crypto::digest::b64url_decode;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -120,7 +121,13 @@ impl World {
     /// # Panics
     /// When the deployment refuses, or does not load them in time.
     pub async fn grant(worlds: &[Self], scopes: &[&str]) {
-        let Some(one) = worlds.first() else { return };
+        if let Some(one) = worlds.first() {
+            put_in_force(&one.stack, &one.zone, &Self::grants(worlds, scopes)).await;
+        }
+    }
+
+    /// What policy says when each application gets these scopes on its own resource.
+    pub fn grants(worlds: &[Self], scopes: &[&str]) -> String {
         let mut app_ids = json!({});
         let mut grants = json!({});
         for world in worlds {
@@ -129,8 +136,7 @@ impl World {
             grants[&world.resource] =
                 json!({"application": world.name, "roles": {world.name: scopes}});
         }
-        let body = format!("app_ids := {app_ids}\ngrants := {grants}");
-        put_in_force(&one.stack, &one.zone, &body).await;
+        format!("app_ids := {app_ids}\ngrants := {grants}")
     }
 
     /// A lifecycle token.
@@ -266,12 +272,16 @@ impl World {
     /// # Errors
     /// Why there is no answer.
     pub async fn mints(&self, session: &str, edge: &str, scope: &str) -> Result<Answer, String> {
-        let more = [
-            ("scope", scope),
-            ("agent_session_id", session),
-            ("delegation_edge_id", edge),
-        ];
-        self.exchange(&more).await
+        self.exchange(&delegated(session, edge, scope)).await
+    }
+
+    /// As [`World::mint`], at this STS.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub async fn mint_at(&self, sts: &str, agent: &Agent) -> Result<Answer, String> {
+        let more = delegated(&agent.session, &agent.edge, "desk:read");
+        self.exchange_at(sts, &more).await
     }
 
     /// A mandate that was minted.
@@ -296,9 +306,23 @@ impl World {
     /// # Errors
     /// Why there is no answer.
     pub async fn calls(&self, method: &str, path: &str, mandate: &str) -> Result<Answer, String> {
+        let url = format!("{}{path}", self.stack.urls.gateway);
+        self.sends(method, url, mandate).await
+    }
+
+    /// A call of `GET /tickets` through this Gateway.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub async fn call_at(&self, gateway: &str, mandate: &str) -> Result<Answer, String> {
+        self.sends("GET", format!("{gateway}/tickets"), mandate)
+            .await
+    }
+
+    async fn sends(&self, method: &str, url: String, mandate: &str) -> Result<Answer, String> {
         let request = Request {
             method,
-            url: format!("{}{path}", self.stack.urls.gateway),
+            url,
             bearer: Some(mandate),
             headers: vec![("x-caracal-resource", self.resource.clone())],
             body: Bytes::new(),
@@ -341,16 +365,11 @@ impl World {
 /// # Panics
 /// When the deployment refuses, or does not load it in time.
 pub async fn put_in_force(stack: &Stack, zone: &str, body: &str) {
-    let (path, version) = policy_set(stack, zone, body).await;
-    let body = json!({"version_id": version});
-    stack
-        .post(&format!("{path}/activate"), &body)
-        .await
-        .expect(202);
-    let status = format!("{path}/activation-status?version_id={version}");
+    let set = policy_set(stack, zone, body).await;
+    set.activate(stack).await;
     eventually("the policy set is loaded", async || {
         stack
-            .read(&status)
+            .read(&set.status())
             .await
             .expect(200)
             .text("propagation_status")
@@ -359,11 +378,43 @@ pub async fn put_in_force(stack: &Stack, zone: &str, body: &str) {
     .await;
 }
 
-/// A policy set of one document with this body, not in force: its path, and its version.
+/// A version of a policy set, to be activated.
+pub struct PolicySet {
+    path: String,
+    version: String,
+}
+
+impl PolicySet {
+    /// Puts it in force; answers before everybody knows.
+    ///
+    /// # Panics
+    /// When the deployment refuses.
+    pub async fn activate(&self, stack: &Stack) {
+        let body = json!({"version_id": self.version});
+        stack
+            .post(&format!("{}/activate", self.path), &body)
+            .await
+            .expect(202);
+    }
+
+    /// The id of the version.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    fn status(&self) -> String {
+        format!(
+            "{}/activation-status?version_id={}",
+            self.path, self.version
+        )
+    }
+}
+
+/// A policy set of one document with this body.
 ///
 /// # Panics
 /// When the deployment refuses.
-pub async fn policy_set(stack: &Stack, zone: &str, body: &str) -> (String, String) {
+pub async fn policy_set(stack: &Stack, zone: &str, body: &str) -> PolicySet {
     let z = format!("/v1/zones/{zone}");
     let document =
         format!("# caracal:data-document\npackage caracal.authz\nimport rego.v1\n{body}\n");
@@ -385,7 +436,7 @@ pub async fn policy_set(stack: &Stack, zone: &str, body: &str) -> (String, Strin
         .await
         .expect(201)
         .text("version_id");
-    (path, version)
+    PolicySet { path, version }
 }
 
 /// What is recorded of a mandate.
@@ -413,6 +464,24 @@ pub fn kind(event: &Value) -> String {
     let [what, decision, status] = ["event_type", "decision", "evaluation_status"]
         .map(|member| event[member].as_str().unwrap_or("?"));
     format!("{what} {decision} {status}")
+}
+
+/// A part of a token: its header (0) or its claims (1).
+///
+/// # Panics
+/// When it is no token.
+pub fn part_of(token: &str, nth: usize) -> Value {
+    let part = token.split('.').nth(nth).expect("a JWS");
+    serde_json::from_slice(&b64url_decode(part).expect("base64url")).expect("JSON")
+}
+
+/// What a delegated mint asks for.
+fn delegated<'a>(session: &'a str, edge: &'a str, scope: &'a str) -> [(&'static str, &'a str); 3] {
+    [
+        ("scope", scope),
+        ("agent_session_id", session),
+        ("delegation_edge_id", edge),
+    ]
 }
 
 fn merge(body: &mut Value, more: Value) {

@@ -127,7 +127,7 @@ mod tests {
 
     use caracal_bus::Bus;
     use caracal_model::{Clock, Ids, Secret, TestClock, TestRng};
-    use caracal_store::{Durability, Store, StoreConfig, StoreUrl};
+    use caracal_store::{Durability, PoolOptions, Store, StoreConfig, StoreUrl};
 
     use super::*;
     use crate::ViewConfig;
@@ -141,10 +141,13 @@ mod tests {
         let config = StoreConfig {
             url: StoreUrl::Pg {
                 url: Secret::new(format!("postgres://nobody@{address}/none")),
-                max_conns: 1,
-                connect_timeout: Duration::from_secs(60),
-                statement_timeout: Duration::from_secs(60),
                 tls: None,
+                pool: PoolOptions {
+                    max: 1,
+                    connect_timeout: Duration::from_secs(60),
+                    statement_timeout: Duration::from_secs(60),
+                    ..PoolOptions::default()
+                },
             },
             durability: Durability::Process,
         };

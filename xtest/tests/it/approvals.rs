@@ -11,7 +11,7 @@ use caracal_crypto::digest::b64url_decode;
 use serde_json::{Value, json};
 use tokio::join;
 use xtest::http::Answer;
-use xtest::world::policy_set;
+use xtest::world::{PolicySet, policy_set};
 use xtest::{Agent, Deployment, Options, Part, Stack, World, eventually};
 
 fn rounds() -> usize {
@@ -92,17 +92,9 @@ impl Cast {
         answer.status == 200
     }
 
-    async fn activates(&self, (path, version): &(String, String)) {
-        let body = json!({"version_id": version});
-        self.stack
-            .post(&format!("{path}/activate"), &body)
-            .await
-            .expect(202);
-    }
-
     /// Puts it into force, and waits until both replicas decide by it.
-    async fn settles(&self, set: &(String, String)) {
-        self.activates(set).await;
+    async fn settles(&self, set: &PolicySet) {
+        set.activate(&self.stack).await;
         let probe = self.agent().await;
         for at in [0, 1] {
             eventually("the policy is in force", async || {
@@ -112,7 +104,7 @@ impl Cast {
                 }
                 let path = format!("/v1/zones/{}/approvals/{id}", self.world.zone);
                 let shown = self.stack.read(&path).await.expect(200).json();
-                shown["metadata_json"]["policy_set_version_id"] == json!(set.1)
+                shown["metadata_json"]["policy_set_version_id"] == json!(set.version())
             })
             .await;
         }
@@ -186,7 +178,7 @@ fn no_hold_is_good_for_two_authorities_at_two_replicas_or_for_one_after_a_no() {
                     async { rejects && cast.decides(&id, "reject").await },
                     async {
                         if overtaken {
-                            cast.activates(next).await;
+                            next.activate(&cast.stack).await;
                         }
                     },
                     cast.mint(0, &agent, &id),

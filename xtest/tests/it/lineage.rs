@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use caracal_crypto::digest::b64url_decode;
 use serde_json::{Value, json};
 use xtest::http::Answer;
+use xtest::world::part_of;
 use xtest::{Stack, World, eventually, on_both_stacks};
 
 /// Three applications of one zone, a Session of each, and `archive`'s resource delegated along
@@ -122,9 +122,7 @@ fn extend(body: &mut Value, more: Value) {
 }
 
 fn claims(answer: &Answer) -> Value {
-    let token = answer.text("access_token");
-    let payload = token.split('.').nth(1).expect("a JWS");
-    serde_json::from_slice(&b64url_decode(payload).unwrap()).unwrap()
+    part_of(&answer.text("access_token"), 1)
 }
 
 #[track_caller]

@@ -1,0 +1,158 @@
+//! What a deployment is made to suffer: killed, cut off, without its data, without room, at another
+//! time.
+
+use crate::stack::{Deployment, Part, Stack};
+use crate::{FaultProxy, Process, clock};
+
+impl Stack {
+    /// `kill -9` of these services at once; embedded, any of them takes all with it.
+    pub fn kill9(&self, parts: &[Part]) {
+        for process in self.processes.lock().iter_mut() {
+            let named = parts.iter().any(|part| part.name() == process.name);
+            if named || self.deployment == Deployment::Embedded {
+                process.kill9();
+            }
+        }
+    }
+
+    /// Stops this service's process where it is; embedded, all of them.
+    pub fn pause(&self, part: Part) {
+        self.each_of(&[part], Process::pause);
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self, part: Part) {
+        self.each_of(&[part], Process::resume);
+    }
+
+    fn each_of(&self, parts: &[Part], does: impl Fn(&Process)) {
+        for process in self.processes.lock().iter() {
+            let named = parts.iter().any(|part| part.name() == process.name);
+            if named || self.deployment == Deployment::Embedded {
+                does(process);
+            }
+        }
+    }
+
+    /// `kill -9` of one replica of a service.
+    ///
+    /// # Panics
+    /// When there is no such replica.
+    pub fn kill9_replica(&self, part: Part, nth: usize) {
+        let mut processes = self.processes.lock();
+        let replicas = processes.iter_mut().filter(|one| one.name == part.name());
+        replicas.skip(nth).next().expect("a replica").kill9();
+    }
+
+    /// `kill -9` of the Redis server.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub async fn kill9_redis(&self) {
+        self.redis.as_ref().expect("a Redis").lock().await.kill9();
+    }
+
+    /// Starts the Redis server that was killed, with what it had written or without.
+    ///
+    /// # Panics
+    /// When there is none, or it does not start.
+    pub async fn start_redis(&self, with_its_data: bool) {
+        let mut redis = self.redis.as_ref().expect("a Redis").lock().await;
+        if !with_its_data {
+            redis.forgets();
+        }
+        redis.process.start();
+        redis.waits_until_it_answers().await;
+    }
+
+    /// Sends a command to Redis, as an operator would; answers what it says.
+    ///
+    /// # Panics
+    /// When it cannot be reached, or refuses.
+    pub async fn redis(&self, line: &str) -> redis::Value {
+        let client = redis::Client::open(self.redis_url().expect("a Redis")).expect("a URL");
+        let mut connection = client
+            .get_multiplexed_async_connection()
+            .await
+            .expect("a connection");
+        let mut words = line.split_whitespace();
+        let mut command = redis::cmd(words.next().expect("a command"));
+        for word in words {
+            command.arg(word);
+        }
+        let answer = command.query_async(&mut connection).await;
+        answer.unwrap_or_else(|error| panic!("{line}: {error}"))
+    }
+
+    /// Has the Postgres server of this deployment end at once.
+    ///
+    /// # Panics
+    /// When it has none of its own ([`crate::Options::own_postgres`]).
+    pub async fn crash_postgres(&self) {
+        let own = self.postgres.as_ref().expect("Options::own_postgres");
+        own.lock().await.crashes();
+    }
+
+    /// Starts it again.
+    ///
+    /// # Panics
+    /// As [`Stack::crash_postgres`], or when it does not start.
+    pub async fn start_postgres(&self) {
+        let own = self.postgres.as_ref().expect("Options::own_postgres");
+        own.lock().await.starts().await;
+    }
+
+    /// Runs statements in its database, as an intruder would.
+    ///
+    /// # Panics
+    /// When they fail.
+    pub async fn sql(&self, text: &str) -> Vec<tokio_postgres::SimpleQueryMessage> {
+        let url = self.setting("DATABASE_URL");
+        let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls)
+            .await
+            .expect("the database");
+        let driver = tokio::spawn(connection);
+        let answer = client.simple_query(text).await;
+        drop(client);
+        drop(driver.await);
+        answer.unwrap_or_else(|error| panic!("{text}: {error}"))
+    }
+
+    /// The disk of these services is full, or has room again; embedded there is one disk for all.
+    ///
+    /// # Panics
+    /// When the system refuses. Needs [`crate::Options::limited_disks`].
+    pub fn fill_disks(&self, parts: &[Part], full: bool) {
+        self.each_of(parts, |process| process.file_limit(full.then_some(0)));
+    }
+
+    /// Whether the clocks of this deployment can be told to step.
+    pub fn has_stepping_clock(&self) -> bool {
+        clock::file(self.directory.path()).exists()
+    }
+
+    /// The clocks of all its processes are off by so many seconds.
+    ///
+    /// # Panics
+    /// When they cannot be stepped.
+    pub fn step_clocks(&self, seconds: i64) {
+        assert!(self.has_stepping_clock(), "Options::stepping_clock");
+        clock::step(self.directory.path(), seconds);
+    }
+
+    /// The proxy before Redis.
+    ///
+    /// # Panics
+    /// When it was not asked for.
+    pub fn redis_proxy(&self) -> &FaultProxy {
+        self.proxies.first().expect("Options::faulty")
+    }
+
+    /// The proxy before Postgres.
+    ///
+    /// # Panics
+    /// When it was not asked for.
+    pub fn postgres_proxy(&self) -> &FaultProxy {
+        self.proxies.get(1).expect("Options::faulty")
+    }
+}

@@ -1,0 +1,356 @@
+//! Every failure that the operators' pages name, on real servers and separate processes, under a
+//! probe that mints and calls without pause (see [`xtest::drill`]): nobody gets what they should not,
+//! what was answered is on record once, and it heals without hands.
+//!
+//! `XTEST_FAULT_ROUNDS` repeats them, `XTEST_OUTAGE_SECONDS` makes the long outages longer, and
+//! `XTEST_DRILL_TABLE` collects the times.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use xtest::drill::{Drill, long, rounds};
+use xtest::{Deployment, Options, Part, Stack, World, eventually};
+
+const BRIEF: Duration = Duration::from_secs(1);
+const WHILE: Duration = Duration::from_secs(4);
+/// More than any two clocks may differ by, and less than a Session lasts.
+const STEP: i64 = 300;
+const STREAM: &str = "caracal.audit.events";
+const DEAD_LETTERS: &str = "caracal.audit.events.dlq";
+
+fn options() -> Options {
+    Options::default()
+        .own_postgres()
+        .durable_redis()
+        .limited_disks()
+        .stepping_clock()
+        // What a killed Audit had read is taken over by the next one after this.
+        .env("AUDIT_CLAIM_IDLE_SECS", "1")
+}
+
+#[test]
+fn embedded_failures_end_in_refusals_and_lose_nothing() {
+    xtest::on(
+        Deployment::Embedded,
+        options(),
+        async |stack: Arc<Stack>| {
+            let mut drill = Drill::on(&stack).await;
+            for _ in 0..rounds() {
+                Box::pin(kill(&mut drill, &[Part::Sts], "the process is killed")).await;
+                Box::pin(a_disk_is_full(&mut drill)).await;
+                Box::pin(clocks_step(&mut drill)).await;
+            }
+            Box::pin(drill.ends()).await;
+        },
+    );
+}
+
+#[test]
+fn distributed_servers_fail() {
+    xtest::on(
+        Deployment::Distributed,
+        options(),
+        async |stack: Arc<Stack>| {
+            let mut drill = Drill::on(&stack).await;
+            for _ in 0..rounds() {
+                Box::pin(redis_fails(&mut drill)).await;
+                Box::pin(postgres_fails(&mut drill)).await;
+                Box::pin(both_fail(&mut drill)).await;
+            }
+            Box::pin(drill.ends()).await;
+        },
+    );
+}
+
+#[test]
+fn distributed_processes_disks_and_clocks_fail() {
+    xtest::on(
+        Deployment::Distributed,
+        options(),
+        async |stack: Arc<Stack>| {
+            let mut drill = Drill::on(&stack).await;
+            for _ in 0..rounds() {
+                for part in Part::ALL {
+                    let name = format!("{} is killed", part.name());
+                    Box::pin(kill(&mut drill, &[part], &name)).await;
+                }
+                Box::pin(a_disk_is_full(&mut drill)).await;
+                Box::pin(clocks_step(&mut drill)).await;
+            }
+            Box::pin(drill.ends()).await;
+        },
+    );
+}
+
+#[test]
+fn distributed_content_is_broken() {
+    xtest::on(
+        Deployment::Distributed,
+        options(),
+        async |stack: Arc<Stack>| {
+            let mut drill = Drill::on(&stack).await;
+            Box::pin(neither_stream_nor_disk(&mut drill)).await;
+            Box::pin(dead_letters_cannot_be_written(&mut drill)).await;
+            Box::pin(a_policy_is_broken(&mut drill)).await;
+            Box::pin(a_row_is_changed(&drill.world)).await;
+            Box::pin(drill.ends()).await;
+        },
+    );
+}
+
+async fn nothing(_: &Stack) {}
+
+async fn kill(drill: &mut Drill, parts: &[Part], name: &str) {
+    let row = drill.suffers(
+        name,
+        BRIEF,
+        async |stack| stack.kill9(parts),
+        async |stack| stack.starts_again(),
+    );
+    let row = row.await;
+    if parts == [Part::Sts] && row.deployment == Deployment::Distributed {
+        row.must_say(Part::Gateway, "sts_unreachable");
+    }
+}
+
+async fn redis_fails(drill: &mut Drill) {
+    for (name, lasted, keeps) in [
+        ("Redis is away briefly, and keeps its data", BRIEF, true),
+        ("Redis is away for long, and keeps its data", long(), true),
+        ("Redis is started again without its data", BRIEF, false),
+    ] {
+        let row = drill.suffers(name, lasted, Stack::kill9_redis, async |stack| {
+            stack.start_redis(keeps).await
+        });
+        let row = row.await;
+        row.must_say(Part::Gateway, "redis_unreachable");
+        // Some look only now and then.
+        if lasted > BRIEF {
+            for part in [Part::Api, Part::Sts, Part::Audit] {
+                row.must_say(part, "redis_unreachable");
+            }
+        }
+    }
+    let emptied = drill.suffers(
+        "Redis is emptied",
+        WHILE,
+        async |stack| drop(stack.redis("FLUSHALL").await),
+        nothing,
+    );
+    emptied.await;
+}
+
+async fn postgres_fails(drill: &mut Drill) {
+    for (name, lasted) in [
+        ("Postgres crashes and recovers", BRIEF),
+        ("Postgres is away for long", long()),
+    ] {
+        let row = drill.suffers(name, lasted, Stack::crash_postgres, Stack::start_postgres);
+        let row = row.await;
+        row.must_say(Part::Sts, "postgres_unreachable");
+        if lasted > BRIEF {
+            for part in [Part::Api, Part::Coordinator, Part::Audit] {
+                row.must_say(part, "postgres_unreachable");
+            }
+        }
+        // Revocations are told by the feed, which has not failed.
+        assert!(
+            !row.said(Part::Gateway, "revocation_snapshot_stale"),
+            "{row:?}"
+        );
+        assert!(row.served > 0, "memory answers: {row:?}");
+    }
+}
+
+async fn both_fail(drill: &mut Drill) {
+    let row = drill.suffers(
+        "Redis and Postgres are away: revocations cannot be known",
+        WHILE,
+        async |stack| {
+            stack.kill9_redis().await;
+            stack.crash_postgres().await;
+        },
+        async |stack| {
+            // The feed alone is not enough after it was lost.
+            stack.start_redis(true).await;
+            tokio::time::sleep(BRIEF).await;
+            stack.start_postgres().await;
+        },
+    );
+    let row = row.await;
+    row.must_say(Part::Gateway, "redis_unreachable");
+    row.must_say(Part::Gateway, "revocation_snapshot_stale");
+}
+
+async fn a_disk_is_full(drill: &mut Drill) {
+    let producers = &[Part::Sts, Part::Gateway];
+    let row = drill.suffers(
+        "the disk of the local log is full",
+        WHILE,
+        async |stack| stack.fill_disks(producers, true),
+        async |stack| {
+            stack.fill_disks(producers, false);
+            // Embedded, the ledger was on the same disk: a denial could be kept nowhere.
+            if stack.deployment == Deployment::Embedded && is_lost(stack).await {
+                stack.kill9(producers);
+                stack.restart().await;
+            }
+        },
+    );
+    let row = row.await;
+    assert!(
+        row.refused > 0,
+        "without evidence nobody is served: {row:?}"
+    );
+    if row.deployment == Deployment::Distributed {
+        for part in [Part::Sts, Part::Gateway] {
+            row.must_say(part, "audit_replay_unavailable");
+            assert!(!row.said(part, "audit_evidence_lost"), "{row:?}");
+        }
+    }
+}
+
+/// Whether the STS says that evidence is lost, which it does until it is replaced.
+async fn is_lost(stack: &Stack) -> bool {
+    let url = format!("{}/ready", stack.urls.sts);
+    let ready = stack.http.try_get(&url).await;
+    ready.is_ok_and(|answer| answer.text("reason") == "audit_evidence_lost")
+}
+
+async fn clocks_step(drill: &mut Drill) {
+    if !drill.world.stack.has_stepping_clock() {
+        xtest::visibly("skipped clocks: libfaketime is not installed");
+        return;
+    }
+    for (name, seconds, kills) in [
+        ("clocks step five minutes forward, and back", STEP, false),
+        ("clocks step five minutes back, and forward", -STEP, false),
+        ("everything is killed while clocks are ahead", STEP, true),
+        ("everything is killed while clocks are behind", -STEP, true),
+    ] {
+        let row = drill.suffers(
+            name,
+            WHILE,
+            async |stack| {
+                stack.step_clocks(seconds);
+                if kills {
+                    tokio::time::sleep(BRIEF * 2).await;
+                    stack.kill9(&Part::ALL);
+                    stack.restart().await;
+                }
+            },
+            async |stack| stack.step_clocks(0),
+        );
+        row.await;
+    }
+}
+
+/// A denial whose event neither the stream nor the disk takes is lost, and nobody is told otherwise.
+async fn neither_stream_nor_disk(drill: &mut Drill) {
+    let row = drill.suffers(
+        "the STS can write evidence neither to its disk nor to the stream",
+        WHILE,
+        async |stack| {
+            drop(stack.redis("ACL SETUSER default -xadd").await);
+            stack.fill_disks(&[Part::Sts], true);
+            eventually("a denial is lost", async || is_lost(stack).await).await;
+        },
+        async |stack| {
+            stack.fill_disks(&[Part::Sts], false);
+            drop(stack.redis("ACL SETUSER default +xadd").await);
+            tokio::time::sleep(BRIEF).await;
+            assert!(is_lost(stack).await, "said until it is replaced");
+            let bearer = stack.setting("METRICS_BEARER");
+            let url = format!("{}/metrics.json", stack.urls.sts);
+            let metrics = stack.http.get(url, Some(bearer)).await.json();
+            assert!(metrics["audit_dropped"].as_u64() > Some(0), "{metrics}");
+            stack.kill9(&[Part::Sts]);
+            stack.restart().await;
+        },
+    );
+    row.await.must_say(Part::Sts, "audit_evidence_lost");
+}
+
+async fn dead_letters_cannot_be_written(drill: &mut Drill) {
+    let stack = Arc::clone(&drill.world.stack);
+    let row = drill.suffers(
+        "dead letters cannot be written",
+        WHILE,
+        async |stack| {
+            drop(stack.redis(&format!("DEL {DEAD_LETTERS}")).await);
+            drop(stack.redis(&format!("SET {DEAD_LETTERS} taken")).await);
+            let poison = format!("XADD {STREAM} * id poison data {{\"no\":\"event\"}}");
+            drop(stack.redis(&poison).await);
+        },
+        async |stack| drop(stack.redis(&format!("DEL {DEAD_LETTERS}")).await),
+    );
+    let row = row.await;
+    row.must_say(Part::Audit, "consumer_unhealthy");
+    eventually("the poison is a dead letter", async || {
+        stack.redis(&format!("XLEN {DEAD_LETTERS}")).await == redis::Value::Int(1)
+    })
+    .await;
+}
+
+/// Somebody changes what policy says in the database, past everything that would refuse it. A version
+/// that was compiled is not read again, so it is the next process that finds out.
+async fn a_policy_is_broken(drill: &mut Drill) {
+    let zone = drill.world.zone.clone();
+    let told = async |stack: &Stack| {
+        let name = json!({"name": stack.unique("zone")});
+        let url = format!("{}/v1/zones/{zone}", stack.urls.api);
+        stack
+            .http
+            .json("PATCH", url, &stack.admin_token, &name)
+            .await
+            .expect(200);
+    };
+    let change = |to: &str| {
+        format!(
+            "SET session_replication_role = replica;
+             UPDATE policy_versions SET content = {to} WHERE zone_id = '{zone}'"
+        )
+    };
+    let broken = change("content || ' p := ('");
+    let mended = change("replace(content, ' p := (', '')");
+    drill
+        .suffers(
+            "the policy in force does not compile",
+            WHILE,
+            async |stack| {
+                stack.sql(&broken).await;
+                stack.kill9(&[Part::Sts]);
+                stack.restart().await;
+            },
+            async |stack| {
+                let url = format!("{}/metrics.json", stack.urls.sts);
+                let bearer = stack.setting("METRICS_BEARER");
+                let metrics = stack.http.get(url, Some(bearer)).await.json();
+                assert!(
+                    metrics["opa"]["compile_errors"].as_u64() > Some(0),
+                    "{metrics}"
+                );
+                stack.sql(&mended).await;
+                told(stack).await;
+            },
+        )
+        .await;
+}
+
+/// `verify` names the row that somebody changed.
+async fn a_row_is_changed(world: &World) {
+    let of_the_zone = format!(
+        "chain_seq = 3 AND zone_no = (SELECT zone_no FROM audit_zones WHERE zone_id = '{}')",
+        world.zone
+    );
+    let change = |to: &str| format!("UPDATE audit_events SET decision = {to} WHERE {of_the_zone}");
+    let stack = &world.stack;
+    stack.sql(&change("decision || '!'")).await;
+    let verified = stack.caracal("audit verify").await;
+    let said = String::from_utf8_lossy(&verified.stdout).into_owned()
+        + &String::from_utf8_lossy(&verified.stderr);
+    assert!(!verified.status.success(), "{said}");
+    assert!(said.contains("event 3: its columns do not say"), "{said}");
+    stack.sql(&change("rtrim(decision, '!')")).await;
+}
