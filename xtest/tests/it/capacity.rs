@@ -87,6 +87,40 @@ on_both_stacks! {
 }
 
 #[test]
+fn a_pool_of_two_is_named() {
+    let options = Options::default().env("DB_POOL_MAX", "2");
+    xtest::on(
+        Deployment::Distributed,
+        options,
+        async |stack: Arc<Stack>| {
+            let world = World::new(Arc::clone(&stack)).await;
+            let lifecycle = world.lifecycle().await;
+            // Postgres itself is not asked: here it stands on the same disk as everything else.
+            let line = format!("--over 3s --no-backends {PATIENT}");
+            let verdict = meanwhile(&stack, &line, async || {
+                let started = world.session(&lifecycle, json!({})).await;
+                let session = started.expect(201).text("agent_session_id");
+                world
+                    .asks("DELETE", &format!("/agents/{session}"), &lifecycle)
+                    .await;
+            })
+            .await;
+            names(&verdict, "postgres_pool");
+            assert_eq!(
+                verdict.0["findings"][0]["service"], "coordinator",
+                "{:#}",
+                verdict.0
+            );
+            let steps = &verdict.0["steps"];
+            assert_eq!(
+                (&steps[1]["verdict"], &steps[2]["verdict"]),
+                (&json!("no"), &json!("now"))
+            );
+        },
+    );
+}
+
+#[test]
 fn a_paused_audit_is_named_and_seen_to_recover() {
     let options = Options::default();
     xtest::on(
