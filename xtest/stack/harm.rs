@@ -40,8 +40,8 @@ impl Stack {
     /// When there is no such replica.
     pub fn kill9_replica(&self, part: Part, nth: usize) {
         let mut processes = self.processes.lock();
-        let replicas = processes.iter_mut().filter(|one| one.name == part.name());
-        replicas.skip(nth).next().expect("a replica").kill9();
+        let mut replicas = processes.iter_mut().filter(|one| one.name == part.name());
+        replicas.nth(nth).expect("a replica").kill9();
     }
 
     /// `kill -9` of the Redis server.

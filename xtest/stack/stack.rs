@@ -289,12 +289,8 @@ impl Stack {
             "one process has no replicas"
         );
         let port = ports::free();
-        let running = self.processes.lock();
-        let nth = running
-            .iter()
-            .filter(|process| process.name == part.name())
-            .count();
-        drop(running);
+        let named = |process: &&Process| process.name == part.name();
+        let nth = self.processes.lock().iter().filter(named).count();
         let mut replica = self.apart(part, nth, port);
         replica.start();
         self.processes.lock().push(replica);
