@@ -18,13 +18,18 @@ macro_rules! in_zone {
 }
 
 /// A page, found along the index that `$driven` leads to: a filter that may be absent leads to none.
+/// SQLite would rather walk the order of time than sort what an index finds, so it is told (`$by`).
 macro_rules! page {
     ($driven:literal, $types:literal) => {
+        page!("", $driven, $types)
+    };
+    ($by:literal, $driven:literal, $types:literal) => {
         concat!(
             "SELECT ",
             columns!(),
-            " FROM audit_events
-             WHERE ",
+            " FROM audit_events",
+            $by,
+            " WHERE ",
             in_zone!(),
             $driven,
             " AND occurred_at >= $2 AND occurred_at < $3 AND occurred_at <= $4
@@ -47,12 +52,13 @@ statements! { pub(crate) mod sql {
     PAGE = pg: page!("", "= ANY($13)"),
            lite: page!("", "IN (SELECT value FROM json_each($13))");
     PAGE_OF_REQUEST = pg: page!(" AND request_id = $7", "= ANY($13)"),
-                      lite: page!(" AND request_id = $7", "IN (SELECT value FROM json_each($13))");
+                      lite: page!(" INDEXED BY audit_events_request", " AND request_id = $7",
+                                  "IN (SELECT value FROM json_each($13))");
     PAGE_OF_SESSION = pg: page!(" AND agent_session_id = $9", "= ANY($13)"),
-                      lite: page!(" AND agent_session_id = $9",
+                      lite: page!(" INDEXED BY audit_events_session", " AND agent_session_id = $9",
                                   "IN (SELECT value FROM json_each($13))");
     PAGE_OF_RECORD = pg: page!(" AND authority_record_id = $10", "= ANY($13)"),
-                     lite: page!(" AND authority_record_id = $10",
+                     lite: page!(" INDEXED BY audit_events_record", " AND authority_record_id = $10",
                                  "IN (SELECT value FROM json_each($13))");
     BY_REQUEST = concat!("SELECT ", columns!(), " FROM audit_events
         WHERE ", in_zone!(), " AND request_id = $2 ORDER BY occurred_at, id LIMIT $3");
