@@ -5,7 +5,8 @@
 //! request, and must not be hammered when it returns.
 //!
 //! **Choice.** Everything that answers at once shares one connection (or as many as told to) that
-//! reconnects by itself with backoff; whatever blocks borrows a connection of its own. Every call has a time limit.
+//! reconnects by itself with backoff; whatever blocks borrows a connection of its own. Every call has
+//! a time limit.
 //! What must be atomic (compare and renew, gap check and read, trim) is a script on the server.
 //!
 //! **Consequence.** A cut connection is an error of the calls that were on it; nothing is retried

@@ -13,7 +13,8 @@ use crate::BusError;
 /// Idle waiting connections that are kept for the next wait.
 const KEPT: usize = 8;
 
-/// The connections that all calls share, in turn; one unless told otherwise. Each reconnects when it was cut: a few attempts with growing,
+/// The connections that all calls share, in turn; one unless told otherwise. Each reconnects when it
+/// was cut: a few attempts with growing,
 /// jittered pauses, after which the callers that wait are told and the next one starts over.
 ///
 /// A connection that is not cut can be past use as well: bytes that are no answer leave the reader
