@@ -23,6 +23,7 @@ mod actors;
 mod approval_races;
 mod approvals;
 mod control;
+pub mod far;
 mod federation;
 mod gated;
 mod keys;

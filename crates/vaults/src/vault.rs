@@ -91,7 +91,16 @@ impl SecretBackend for Vault {
     async fn put(&self, at: &str, envelope: &[u8]) -> Result<(), BackendError> {
         let body = json!({"data": {"value": encode(envelope)}}).to_string();
         let answer = self.ask(Method::POST, "data", at, body.into()).await?;
-        self.at.wire().done(&answer)
+        self.at.wire().done(&answer)?;
+        // Version 1 says nothing here. It takes the path for a name, and would keep what is deleted.
+        let said: Value = serde_json::from_slice(answer.body()).unwrap_or_default();
+        match said.pointer("/data/version") {
+            Some(Value::Number(_)) => Ok(()),
+            _ => Err(self
+                .at
+                .wire()
+                .failed("the mount is no key-value engine of version 2")),
+        }
     }
 
     async fn delete(&self, at: &str) -> Result<(), BackendError> {

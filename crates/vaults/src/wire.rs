@@ -22,6 +22,8 @@ const BOUNDS: Bounds = Bounds {
 };
 /// What an error of a backend may add to a line of the log.
 const TOLD: usize = 120;
+/// Words of an error that are this long and have a digit may be what was sent.
+const SECRETIVE: usize = 12;
 /// What stands in a path segment as it is (RFC 3986 §2.3).
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
@@ -170,8 +172,8 @@ pub fn segment(text: &str) -> String {
     utf8_percent_encode(text, SEGMENT).to_string()
 }
 
-/// What the backend calls its error, in any of their dialects: a short text that holds nothing of
-/// what was sent.
+/// What the backend calls its error, in any of their dialects: a short text. A backend that repeats
+/// what it was shown, or a stranger that sits in its place, does not get that into our log.
 fn code(body: &[u8]) -> Option<String> {
     let body: Value = serde_json::from_slice(body).ok()?;
     let places = [
@@ -184,6 +186,18 @@ fn code(body: &[u8]) -> Option<String> {
     ];
     let texts = places.iter().filter_map(|at| body.pointer(at)?.as_str());
     let text = texts.into_iter().next()?;
-    let plain = text.chars().filter(|c| !c.is_control()).take(TOLD);
-    Some(plain.collect())
+    let plain: String = text.chars().filter(|c| !c.is_control()).collect();
+    let words = plain.split(' ').map(shown).collect::<Vec<_>>().join(" ");
+    Some(words.chars().take(TOLD).collect())
+}
+
+/// A word of an error, unless it may be a secret: those are long, and no word of a language has
+/// digits in it.
+fn shown(word: &str) -> &str {
+    let long = word.chars().count() >= SECRETIVE;
+    if long && word.chars().any(|c| c.is_ascii_digit()) {
+        "…"
+    } else {
+        word
+    }
 }

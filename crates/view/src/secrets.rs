@@ -7,7 +7,8 @@
 //! in use is confirmed before the minute is over, beside the calls. When the backend gives no answer,
 //! what is held is good for ten minutes; when it answers that it has no such secret, for none. A
 //! secret that nobody has asked for lately is not asked for either: whoever wants it next waits for
-//! it once.
+//! it once, and not longer than a caller may wait. A backend that has not answered by then counts as
+//! one that is gone.
 //!
 //! **Consequence.** A zone is in memory without its secrets, so a slow backend holds up nobody who
 //! needs none of them. What a change of ours brings comes with the zone, by the feed.
@@ -96,8 +97,17 @@ impl ProviderSecret {
     pub async fn obtain(&self) -> Result<Option<Document>, SecretLost> {
         let mut found = self.at_hand();
         if let (SecretAtHand::Due, Self::Outside(cell)) = (&found, self) {
+            let asked = cell.deps.clock.ticks();
             let still = |cell: &Cell| matches!(cell.at_hand(), SecretAtHand::Due);
-            Box::pin(cell.confirm(still)).await;
+            let confirmed = Box::pin(cell.confirm(still));
+            let waited = tokio::time::timeout(cell.deps.patience, confirmed).await;
+            if waited.is_err() {
+                tracing::warn!(
+                    place = cell.place,
+                    "a backend is late with a provider's secret"
+                );
+                cell.state.lock().failed = Some(asked);
+            }
             found = cell.at_hand();
         }
         match found {
@@ -113,6 +123,7 @@ struct Deps {
     custody: Custody,
     keyring: Arc<Keyring>,
     clock: Arc<dyn Clock>,
+    patience: Duration,
 }
 
 /// One envelope outside, and what it holds.
@@ -232,12 +243,19 @@ pub(crate) struct Cells {
 }
 
 impl Cells {
-    pub fn new(custody: Custody, keyring: Arc<Keyring>, clock: Arc<dyn Clock>) -> Self {
+    /// A call waits for the backend for `patience` at most.
+    pub fn new(
+        custody: Custody,
+        keyring: Arc<Keyring>,
+        clock: Arc<dyn Clock>,
+        patience: Duration,
+    ) -> Self {
         Self {
             deps: Arc::new(Deps {
                 custody,
                 keyring,
                 clock,
+                patience,
             }),
             cells: papaya::HashMap::new(),
         }

@@ -44,6 +44,8 @@ pub struct ViewConfig {
     pub table_size: usize,
     /// Keeps the secrets of providers, where our own database does not.
     pub backend: Option<Arc<dyn SecretBackend>>,
+    /// How long a call waits for it: less than the client of a token exchange waits for its answer.
+    pub backend_patience: Duration,
 }
 
 impl Default for ViewConfig {
@@ -54,6 +56,7 @@ impl Default for ViewConfig {
             replica: "local".to_owned(),
             table_size: 100_000,
             backend: None,
+            backend_patience: Duration::from_secs(5),
         }
     }
 }
@@ -126,7 +129,8 @@ impl Views {
         let outside = config.backend.clone().zip(keyring.clone());
         let cells = outside.map(|(backend, keyring)| {
             let custody = Custody::new(store.clone(), Some(backend));
-            Arc::new(Cells::new(custody, keyring, clock.clone()))
+            let patience = config.backend_patience;
+            Arc::new(Cells::new(custody, keyring, clock.clone(), patience))
         });
         let (sealed, held) = (keyring.clone(), cells.clone());
         let views = Self(Arc::new(Inner {

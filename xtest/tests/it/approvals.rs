@@ -1,8 +1,9 @@
-//! One hold, decided, presented, spent and overtaken by another policy at the same time, over the
-//! wire and at two processes of the STS: never two authorities of one hold, and none after a no.
+//! One hold, decided, presented, spent, expired and overtaken by another policy at the same time, over
+//! the wire and at two processes of the STS: never two authorities of one hold, and none of one that
+//! was rejected, has expired or is for another policy.
 //!
-//! `XTEST_APPROVAL_ROUNDS` says how many rounds; a thousand of them, with expiry too, run against
-//! the router of the STS (`sts::tests::approval_races`).
+//! `XTEST_APPROVAL_ROUNDS` says how many rounds. No hold may live for less than a minute, so one
+//! expires here because its end is set to now in the database.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -10,13 +11,14 @@ use std::sync::Arc;
 use caracal_crypto::digest::b64url_decode;
 use serde_json::{Value, json};
 use tokio::join;
+use tokio_postgres::SimpleQueryMessage;
 use xtest::http::Answer;
 use xtest::world::{PolicySet, policy_set};
 use xtest::{Agent, Deployment, Options, Part, Stack, World, eventually};
 
 fn rounds() -> usize {
     let set = std::env::var("XTEST_APPROVAL_ROUNDS").ok();
-    set.and_then(|text| text.parse().ok()).unwrap_or(24)
+    set.and_then(|text| text.parse().ok()).unwrap_or(200)
 }
 
 /// Whoever reads `desk` needs the yes of an operator.
@@ -92,6 +94,96 @@ impl Cast {
         answer.status == 200
     }
 
+    /// Its end is now, unless it was spent before.
+    async fn expires(&self, id: &str) {
+        let sql = format!(
+            "UPDATE approvals SET expires_at = (extract(epoch FROM clock_timestamp()) * 1000000)::bigint \
+             WHERE id = '{id}' AND consumed_at IS NULL"
+        );
+        self.stack.sql(&sql).await;
+    }
+
+    /// What the store has of it.
+    async fn kept(&self, id: &str) -> Kept {
+        let sql = format!(
+            "SELECT satisfied_at, rejected_at, expires_at, consumed_at, issued_record_id \
+             FROM approvals WHERE id = '{id}'"
+        );
+        let answer = self.stack.sql(&sql).await;
+        let row = answer.into_iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Some(row),
+            _ => None,
+        });
+        let row = row.expect("the hold");
+        let time = |name: &str| row.get(name).map(|text| text.parse::<i64>().unwrap());
+        Kept {
+            satisfied: time("satisfied_at"),
+            rejected: time("rejected_at"),
+            expires: time("expires_at").unwrap(),
+            consumed: time("consumed_at"),
+            issued: row.get("issued_record_id").map(str::to_owned),
+        }
+    }
+
+    /// All that may happen to a hold, at once; the records that came of it.
+    async fn races(&self, round: usize, other: &PolicySet) -> (Agent, String, BTreeSet<String>) {
+        let agent = self.agent().await;
+        let id = self.mint(round % 2, &agent, "").await;
+        let id = id.expect(401).text("approval_id");
+        // What happens beside the mints: in turn, so that every pair is met.
+        let (approves, rejects) = (round % 4 != 3, round.is_multiple_of(3));
+        let (overtaken, expires) = (overtakes(round), round % 7 > 4);
+        if round.is_multiple_of(2) && approves && !rejects {
+            assert!(self.decides(&id, "approve").await);
+        }
+        let too_late = round % 11 == 10;
+        if too_late {
+            self.expires(&id).await;
+        }
+        let (yes, no, (), (), a, b, c, d) = join!(
+            async { approves && self.decides(&id, "approve").await },
+            async { rejects && self.decides(&id, "reject").await },
+            async {
+                if overtaken {
+                    other.activate(&self.stack).await;
+                }
+            },
+            async {
+                if expires {
+                    self.expires(&id).await;
+                }
+            },
+            self.mint(0, &agent, &id),
+            self.mint(1, &agent, &id),
+            self.mint(0, &agent, ""),
+            self.mint(1, &agent, ""),
+        );
+        assert!(!(yes && no), "round {round}: decided twice");
+        let late = [
+            self.mint(0, &agent, &id).await,
+            self.mint(1, &agent, &id).await,
+        ];
+        let all = [a, b, c, d].into_iter().chain(late);
+        let records: BTreeSet<String> = all.filter_map(|answer| record(&answer)).collect();
+        assert!(
+            records.is_empty() || !(no || too_late),
+            "round {round}: {records:?} of a hold that was rejected ({no}) or had expired ({too_late})"
+        );
+        (agent, id, records)
+    }
+
+    /// What the store says fits what was given.
+    async fn fits(&self, round: usize, id: &str, records: &BTreeSet<String>) {
+        assert!(records.len() <= 1, "round {round}: {records:?} of one hold");
+        let kept = self.kept(id).await;
+        assert_eq!(records.first(), kept.issued.as_ref(), "round {round}");
+        if let Some(spent) = kept.consumed {
+            assert!(kept.satisfied.is_some(), "round {round}: {kept:?}");
+            assert!(kept.rejected.is_none(), "round {round}: {kept:?}");
+            assert!(spent < kept.expires, "round {round}: {kept:?}");
+        }
+    }
+
     /// Puts it into force, and waits until both replicas decide by it.
     async fn settles(&self, set: &PolicySet) {
         set.activate(&self.stack).await;
@@ -109,6 +201,21 @@ impl Cast {
             .await;
         }
     }
+}
+
+/// A hold, in microseconds.
+#[derive(Debug)]
+struct Kept {
+    satisfied: Option<i64>,
+    rejected: Option<i64>,
+    expires: i64,
+    consumed: Option<i64>,
+    issued: Option<String>,
+}
+
+/// Whether another policy goes into force in this round.
+const fn overtakes(round: usize) -> bool {
+    round % 5 == 4
 }
 
 /// The authority record that came of it, if one did.
@@ -145,10 +252,13 @@ fn record(answer: &Answer) -> Option<String> {
 }
 
 #[test]
-fn no_hold_is_good_for_two_authorities_at_two_replicas_or_for_one_after_a_no() {
+fn no_hold_is_good_for_two_authorities_at_two_replicas_or_for_one_after_its_end() {
+    let options = Options::default()
+        .env("MAX_AGENTS_PER_ZONE", "1000000")
+        .env("MAX_AGENTS_PER_APP", "1000000");
     xtest::on(
         Deployment::Distributed,
-        Options::default(),
+        options,
         async |stack: Arc<Stack>| {
             let cast = Cast::new(stack).await;
             let (world, zone) = (&cast.world, &cast.world.zone);
@@ -160,77 +270,56 @@ fn no_hold_is_good_for_two_authorities_at_two_replicas_or_for_one_after_a_no() {
             cast.settles(&sets[current]).await;
             let (mut granted, mut refused) = (0, 0);
             for round in 0..rounds() {
-                let agent = cast.agent().await;
-                let id = cast
-                    .mint(round % 2, &agent, "")
-                    .await
-                    .expect(401)
-                    .text("approval_id");
-                // What happens beside the mints: in turn, so that every pair is met.
-                let (approves, rejects) = (round % 4 != 3, round % 3 == 0);
-                let overtaken = round % 5 == 4;
-                if round % 2 == 0 && approves && !rejects {
-                    assert!(cast.decides(&id, "approve").await);
-                }
-                let next = &sets[1 - current];
-                let (yes, no, (), a, b, c, d) = join!(
-                    async { approves && cast.decides(&id, "approve").await },
-                    async { rejects && cast.decides(&id, "reject").await },
-                    async {
-                        if overtaken {
-                            next.activate(&cast.stack).await;
-                        }
-                    },
-                    cast.mint(0, &agent, &id),
-                    cast.mint(1, &agent, &id),
-                    cast.mint(0, &agent, ""),
-                    cast.mint(1, &agent, ""),
-                );
-                assert!(!(yes && no), "round {round}: decided twice");
-                let late = [
-                    cast.mint(0, &agent, &id).await,
-                    cast.mint(1, &agent, &id).await,
-                ];
-                let all: Vec<Answer> = [a, b, c, d].into_iter().chain(late).collect();
-                let records: BTreeSet<String> = all.iter().filter_map(record).collect();
-                assert!(records.len() <= 1, "round {round}: {records:?} of one hold");
-                if no {
-                    assert!(
-                        records.is_empty(),
-                        "round {round}: a rejected hold gave {records:?}"
-                    );
-                }
-                if records.is_empty() {
-                    refused += 1
-                } else {
-                    granted += 1
-                }
-                if overtaken {
-                    current = 1 - current;
+                let other = 1 - current;
+                let (agent, id, mut records) = Box::pin(cast.races(round, &sets[other])).await;
+                if overtakes(round) {
+                    current = other;
                     cast.settles(&sets[current]).await;
+                    // It was held under a policy that is not in force any more.
+                    let before = records.len();
+                    for at in [0, 1] {
+                        records.extend(record(&cast.mint(at, &agent, &id).await));
+                    }
+                    assert_eq!(records.len(), before, "round {round}: of a stale hold");
+                }
+                cast.fits(round, &id, &records).await;
+                if records.is_empty() {
+                    refused += 1;
+                } else {
+                    granted += 1;
                 }
             }
             assert!(
                 granted > 0 && refused > 0,
                 "{granted} granted, {refused} refused: the race is none"
             );
-
-            // What is on record says the same: each hold was spent once at most.
-            let spent = format!("/v1/zones/{zone}/audit?limit=1000&event_type=step_up_consumed");
-            eventually("every spent hold is on record once", async || {
-                let events = cast.stack.read(&spent).await.expect(200).json();
-                let events = events["items"].as_array().unwrap().clone();
-                let first = events
-                    .iter()
-                    .filter(|event| event["metadata_json"]["reissued"] != json!(true));
-                let first: Vec<_> = first
-                    .map(|event| event["metadata_json"]["challenge_id"].to_string())
-                    .collect();
-                let distinct: BTreeSet<_> = first.iter().collect();
-                assert_eq!(distinct.len(), first.len(), "a hold was spent twice");
-                first.len() == granted
-            })
-            .await;
+            xtest::visibly(&format!("{granted} holds spent once, {refused} never"));
+            spent_once(&cast, granted).await;
         },
     );
+}
+
+/// What is on record says the same: each hold was spent once at most.
+async fn spent_once(cast: &Cast, granted: usize) {
+    let path = format!(
+        "/v1/zones/{}/audit?limit=200&event_type=step_up_consumed",
+        cast.world.zone
+    );
+    eventually("every spent hold is on record once", async || {
+        let (mut ids, mut next) = (Vec::new(), path.clone());
+        loop {
+            let page = cast.stack.read(&next).await.expect(200).json();
+            let events = page["items"].as_array().unwrap().iter();
+            let first = events.filter(|event| event["metadata_json"]["reissued"] != json!(true));
+            ids.extend(first.map(|event| event["metadata_json"]["challenge_id"].to_string()));
+            match page["next_cursor"].as_str() {
+                Some(cursor) => next = format!("{path}&cursor={cursor}"),
+                None => break,
+            }
+        }
+        let distinct: BTreeSet<_> = ids.iter().collect();
+        assert_eq!(distinct.len(), ids.len(), "a hold was spent twice");
+        ids.len() == granted
+    })
+    .await;
 }

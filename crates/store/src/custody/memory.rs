@@ -14,6 +14,7 @@ pub struct MemoryBackend {
     held: Mutex<BTreeMap<String, Vec<u8>>>,
     asked: Mutex<Vec<String>>,
     deaf: AtomicBool,
+    late: AtomicBool,
     read_only: AtomicBool,
     refused: Mutex<Option<String>>,
 }
@@ -22,6 +23,11 @@ impl MemoryBackend {
     /// From now on every request fails, or none does.
     pub fn is_out(&self, out: bool) {
         self.deaf.store(out, Ordering::SeqCst);
+    }
+
+    /// From now on nobody gets an answer, or everybody does.
+    pub fn is_late(&self, late: bool) {
+        self.late.store(late, Ordering::SeqCst);
     }
 
     /// From now on every change is refused, or none is.
@@ -80,6 +86,9 @@ impl SecretBackend for MemoryBackend {
 
     async fn get(&self, at: &str) -> Result<Option<Vec<u8>>, BackendError> {
         self.ask("get", at)?;
+        if self.late.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
         Ok(self.held(at))
     }
 

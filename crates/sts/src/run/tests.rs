@@ -17,10 +17,11 @@ use caracal_store::resources::Resource;
 use caracal_store::secrets::provider_secret_ref;
 use caracal_store::workloads::{Binding, Workload};
 use caracal_store::zones::{Author, Provenance};
-use http::Request;
+use http::{HeaderMap, Request, StatusCode};
 use serde_json::{Value, json};
 
 use super::Endpoint;
+use crate::tests::told::{is_whole, on_record};
 use crate::tests::{TestSts, post};
 
 mod approvals;
@@ -54,11 +55,7 @@ fn binding(env: &str, resource: &str, scopes: &[&str]) -> Binding {
 impl Stage {
     async fn set(store: Store) -> Self {
         let at = TestSts::start(store.clone()).await;
-        let stage = Self {
-            at,
-            zone: ZoneId::trusted("z1"),
-            store,
-        };
+        let stage = Self::bare(at, store);
         let permitted = json!({"allow_runtime_injection": true});
         let secret = json!({"api_key": CANARY});
         for (name, kind, config, secret) in [
@@ -101,6 +98,15 @@ impl Stage {
         stage.workload("w1", bindings).await;
         stage.workload("w2", Vec::new()).await;
         stage
+    }
+
+    /// Nothing is bound to anything yet.
+    fn bare(at: TestSts, store: Store) -> Self {
+        Self {
+            at,
+            zone: ZoneId::trusted("z1"),
+            store,
+        }
     }
 
     fn made(&self) -> Provenance {
@@ -293,18 +299,37 @@ impl Stage {
         tx.commit().await.unwrap();
     }
 
+    /// Sends it, under an id of its own unless it has one. What every answer has is checked, and so is
+    /// that so many events are on record of it, and none holds the secret.
+    async fn sent(&self, case: &str, mut request: Request<Body>, events: usize) -> Answer {
+        let made = self.at.sts.ids.uuid().parse().unwrap();
+        let id = request.headers_mut().entry("x-request-id").or_insert(made);
+        let id = id.to_str().unwrap().to_owned();
+        let (status, headers, body) = self.at.send(request).await;
+        is_whole(case, status, &headers, &body);
+        let events = self.at.events(&id, events).await;
+        for event in &events {
+            assert!(!event.to_string().contains(CANARY), "{case}: {event}");
+        }
+        Answer {
+            status,
+            headers,
+            body,
+            events,
+        }
+    }
+
     /// `status code: description` and what is on record of it.
     async fn refusal(&self, case: &str, request: Request<Body>, events: usize) -> String {
-        let id = self.at.sts.ids.uuid();
-        let mut request = request;
-        request
-            .headers_mut()
-            .insert("x-request-id", id.parse().unwrap());
-        let row = self.at.row(case, request).await;
-        let events = self.at.events(&id, events).await;
-        let mut shown = row;
-        for event in events {
-            assert!(!event.to_string().contains(CANARY), "{event}");
+        let told = self.sent(case, request, events).await;
+        let part = |name: &str| told.body[name].as_str().unwrap_or_default();
+        let mut shown = format!(
+            "{case:<26} | {} {}: {}",
+            told.status.as_u16(),
+            part("error"),
+            part("error_description")
+        );
+        for event in &told.events {
             write!(
                 shown,
                 "\n    {} {} {}",
@@ -316,6 +341,30 @@ impl Stage {
         }
         shown
     }
+
+    /// A success, whole: this body and nothing else, kept by no cache, and this on record.
+    async fn released(
+        &self,
+        case: &str,
+        request: Request<Body>,
+        body: &Value,
+        evidence: &[&str],
+    ) -> Vec<Value> {
+        let told = self.sent(case, request, evidence.len()).await;
+        assert_eq!((told.status.as_u16(), &told.body), (200, body), "{case}");
+        assert_eq!(told.headers["cache-control"], "no-store", "{case}");
+        let recorded = on_record(case, &told.headers, &told.events);
+        assert_eq!(recorded, evidence, "{case}");
+        told.events
+    }
+}
+
+/// What was answered, and what is on record of it.
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Value,
+    events: Vec<Value>,
 }
 
 fn ask(path: &str, fields: &[(&str, &str)]) -> Request<Body> {

@@ -13,6 +13,8 @@ use super::gated::{change, provision_gated};
 use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
+/// How long a call waits for the backend here.
+const PATIENCE: Duration = Duration::from_millis(200);
 
 const API_KEY: caracal_store::Sql = raw(
     "UPDATE providers SET kind = 'api_key', config_json = '{\"header_name\":\"X-Key\"}' \
@@ -50,6 +52,7 @@ impl Scene {
     async fn sts(&self) -> TestSts {
         let views = ViewConfig {
             backend: Some(self.vault.clone()),
+            backend_patience: PATIENCE,
             ..ViewConfig::default()
         };
         let views = (views, self.clock.clone() as Arc<dyn Clock>);
@@ -178,6 +181,52 @@ caracal_store::on_each_engine! {
         scene.vault.tamper(&scene.place(), kept);
         scene.clock.advance(11 * SECOND);
         assert_eq!(injected(&sts).await, "key-1");
+    }
+
+    async fn a_backend_that_is_late_is_gone_for_whoever_waits(store: Store) {
+        let scene = Scene::start(store).await;
+        let (warm, cold) = (scene.sts().await, scene.sts().await);
+        assert_eq!(injected(&warm).await, "key-1");
+        scene.vault.is_late(true);
+        let told = async {
+            // Many wait, and for the first of them only.
+            futures_util::future::join_all((0..8).map(|_| injected(&cold))).await
+        };
+        let told = tokio::time::timeout(10 * SECOND, told).await.expect("within the deadline");
+        assert!(told.iter().all(|told| told == LOST), "{told:?}");
+        // What was held before is good for as long as in any outage.
+        scene.clock.advance(120 * SECOND);
+        assert_eq!(injected(&warm).await, "key-1");
+        scene.vault.is_late(false);
+        scene.clock.advance(11 * SECOND);
+        assert_eq!(injected(&cold).await, "key-1");
+    }
+
+    async fn a_backend_that_lies_opens_nothing(store: Store) {
+        let scene = Scene::start(store).await;
+        let genuine = scene.vault.held(&scene.place()).unwrap();
+        let sealed = |place: &str, key: &str| {
+            let plain = json!({ "api_key": key }).to_string();
+            keyring().seal(&OsRng, place, plain.as_bytes()).unwrap()
+        };
+        let mut turned = genuine.clone();
+        *turned.last_mut().unwrap() ^= 1;
+        for (lie, envelope) in [
+            ("nothing", Vec::new()),
+            ("a page", b"<h1>Sign in</h1>".to_vec()),
+            ("a secret in the open", b"{\"api_key\":\"key-2\"}".to_vec()),
+            ("cut short", genuine[..genuine.len() - 1].to_vec()),
+            ("one bit turned", turned),
+            ("another provider's", sealed("zones/z1/providers/p2/secretConfig", "key-2")),
+            ("another secret, sealed by whoever has the key", sealed(&scene.place(), "key-2")),
+        ] {
+            scene.vault.tamper(&scene.place(), Some(envelope));
+            let sts = scene.sts().await;
+            assert_eq!(injected(&sts).await, LOST, "{lie}");
+            scene.vault.tamper(&scene.place(), Some(genuine.clone()));
+            scene.clock.advance(11 * SECOND);
+            assert_eq!(injected(&sts).await, "key-1", "after {lie}");
+        }
     }
 
     async fn a_changed_secret_is_seen_by_every_replica(store: Store) {

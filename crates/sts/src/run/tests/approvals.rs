@@ -68,20 +68,25 @@ caracal_store::on_each_engine! {
 
         // Again, with or without the id: the same hold, and nothing is released.
         let with = [("approval_id", &*id)];
-        for more in [&[][..], &with] {
-            let (status, _, body) = stage.at.send(credential("PURGE", more)).await;
-            assert_eq!((status.as_u16(), &body["approval_id"]), (401, &json!(id)), "{body}");
+        for (more, on_record) in [(&[][..], "deny complete"), (&with, "deny credential_injection_denied")] {
+            let told = stage.sent("pending", credential("PURGE", more), 1).await;
+            assert_eq!((told.status.as_u16(), &told.body["approval_id"]), (401, &json!(id)), "{}", told.body);
+            assert_eq!(super::on_record("pending", &told.headers, &told.events), [on_record]);
         }
         stage.decide(&id, true).await;
         // It is for this variable's resource and scopes alone.
-        assert_eq!(stage.at.send(credential("MAIL", &with)).await.0, 401);
+        let refused = stage.refusal("another variable", credential("MAIL", &with), 1).await;
+        assert_eq!(refused, "another variable           | 401 access_denied: approval not found or bindings do \
+            not match\n    token_exchange deny approval_invalid");
         let used = launched(credential("PURGE", &with), "r2", LAUNCH);
-        let (status, _, body) = stage.at.send(used).await;
-        assert_eq!(status, 200, "{body}");
-        let events = stage.at.events("r2", 2).await;
-        let mut kinds: Vec<_> = events.iter().map(|event| event["event_type"].as_str().unwrap()).collect();
-        kinds.sort_unstable();
-        assert_eq!(kinds, ["step_up_consumed", "token_exchange"]);
+        let body = json!({"env": "PURGE", "credential": CANARY});
+        let spent = ["step_up_consumed consumed complete", "allow complete"];
+        let events = stage.released("approved", used, &body, &spent).await;
+        for event in &events {
+            let about = &event["metadata_json"];
+            assert_eq!((&about["workload_id"], &about["launch_id"]), (&json!("w1"), &json!(LAUNCH)), "{event}");
+        }
+        assert!(events.iter().any(|event| event["metadata_json"]["challenge_id"] == *id));
         // Nothing is released twice for one approval, not even a moment later.
         let again = stage.refusal("again", credential("PURGE", &with), 1).await;
         assert_eq!(again, "again                      | 409 approval_consumed: approval was used already\n    \
@@ -95,7 +100,9 @@ caracal_store::on_each_engine! {
             body["approval_id"].as_str().unwrap_or_default().to_owned()
         };
         stage.decide(&hold().await, true).await;
-        assert_eq!(stage.at.send(credential("PURGE", &[])).await.0, 200);
+        let body = json!({"env": "PURGE", "credential": CANARY});
+        let spent = ["step_up_consumed consumed complete", "allow complete"];
+        stage.released("approved, and no id sent", credential("PURGE", &[]), &body, &spent).await;
         let second = hold().await;
         stage.decide(&second, false).await;
         for more in [&[][..], &[("approval_id", &*second)]] {

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::*;
+use crate::tests::far::Far;
 
 caracal_store::on_each_engine! {
     async fn a_credential_is_released_once_policy_allows_it(store: Store) {
@@ -12,14 +13,8 @@ caracal_store::on_each_engine! {
             ("CHAT", "resource://chat", json!([])),
         ] {
             let request = launched(credential(env, &[]), env, LAUNCH);
-            let (status, headers, body) = stage.at.send(request).await;
-            assert_eq!(status, 200, "{body}");
-            assert_eq!(headers["cache-control"], "no-store");
-            assert_eq!(body, json!({"env": env, "credential": CANARY}));
-            let event = &stage.at.events(env, 1).await[0];
-            assert!(!event.to_string().contains(CANARY), "{event}");
-            assert_eq!(event["event_type"], "token_exchange");
-            assert_eq!((&event["decision"], &event["evaluation_status"]), (&json!("allow"), &json!("complete")));
+            let body = json!({"env": env, "credential": CANARY});
+            let event = &stage.released(env, request, &body, &["allow complete"]).await[0];
             assert_eq!(event["determining_policies_json"], json!([{"policy": "caracal-workload-mint"}]));
             assert!(event["policy_set_version_id"].as_str().unwrap().starts_with("psv-"));
             let mut metadata = event["metadata_json"].clone();
@@ -30,6 +25,46 @@ caracal_store::on_each_engine! {
             }));
             assert_eq!((&asked["principal"]["type"], &asked["principal"]["id"]), (&json!("Workload"), &json!("w1")));
             assert_eq!(asked["context"]["requested_scopes"], scopes);
+        }
+    }
+
+    async fn a_token_that_is_fetched_says_when_it_ends_and_its_endpoint_is_not_believed(store: Store) {
+        let far = Far::start().await;
+        let at = TestSts::start_with(store.clone(), far.fetch.clone()).await;
+        let stage = Stage::bare(at, store);
+        let config = json!({
+            "allow_runtime_injection": true, "token_endpoint": far.url, "client_id": "me",
+            "allowed_token_hosts": ["upstream.test"],
+        });
+        let secret = json!({"client_secret": "s"});
+        for name in ["feed", "late", "liar", "gone"] {
+            stage.resource(name, "oauth2_client_credentials", config.clone(), Some(secret.clone())).await;
+        }
+        stage.policy(GATED).await;
+        let bindings = ["FEED", "LATE", "LIAR", "GONE"];
+        let bindings = bindings.map(|env| binding(env, &format!("resource://{}", env.to_lowercase()), &[]));
+        stage.workload("w1", bindings.into()).await;
+
+        let before = stage.at.sts.clock.now().unix_seconds();
+        let told = stage.sent("a fetched token", credential("FEED", &[]), 1).await;
+        assert_eq!(told.status, 200, "{}", told.body);
+        let end = told.body["expires_at"].as_i64().unwrap();
+        assert!((before + 590..=before + 610).contains(&end), "{end} after {before}");
+        assert_eq!((told.status.as_u16(), &told.body),
+            (200, &json!({"env": "FEED", "credential": "t1", "expires_at": end})));
+        assert_eq!(told.headers["cache-control"], "no-store");
+        assert_eq!(on_record("a fetched token", &told.headers, &told.events), ["allow complete"]);
+        // Held: nobody is asked again, and it ends when it ends.
+        let body = json!({"env": "FEED", "credential": "t1", "expires_at": end});
+        stage.released("the same again", credential("FEED", &[]), &body, &["allow complete"]).await;
+        assert_eq!(far.endpoint.count(), 1);
+
+        for (mode, env) in [("slow", "LATE"), ("garbage", "LIAR"), ("down", "GONE")] {
+            far.behaves(mode);
+            let asked = stage.refusal(mode, credential(env, &[]), 1);
+            let refused = tokio::time::timeout(Duration::from_secs(15), asked).await.expect("in time");
+            assert_eq!(refused, format!("{mode:<26} | 502 http_request_failed: the provider's credential is not \
+                available\n    token_exchange deny provider_credential_unavailable"));
         }
     }
 

@@ -53,26 +53,36 @@ caracal_store::on_each_engine! {
 
     async fn a_manifest_lists_the_bindings_as_they_are_stored(store: Store) {
         let stage = Stage::set(store).await;
-        let request = launched(manifest("w1", "ws_of_w1"), "r1", LAUNCH);
-        let (status, headers, body) = stage.at.send(request).await;
-        assert_eq!(status, 200, "{body}");
-        assert_eq!(headers["cache-control"], "no-store");
-        assert_eq!((&body["zone_id"], &body["workload_id"]), (&json!("z1"), &json!("w1")));
-        let bindings = body["bindings"].as_array().unwrap();
-        assert_eq!(bindings.len(), 11);
-        assert_eq!(bindings[0], json!({"env": "CHAT", "resource": "resource://chat"}));
-        assert_eq!(bindings[8], json!({
+        let named = |env: &str| json!({"env": env, "resource": format!("resource://{}", env.to_lowercase())});
+        let mut bindings: Vec<Value> =
+            ["CHAT", "CLOSED", "LOST", "BASIC", "OURS", "OPEN", "USER", "GONE"].map(named).into();
+        bindings.push(json!({
             "env": "MAIL", "resource": "resource://mail", "scopes": ["mail:send", "undeclared"],
         }));
-        let event = &stage.at.events("r1", 1).await[0];
-        assert_eq!(event["event_type"], "run_launch");
-        assert_eq!((&event["decision"], &event["evaluation_status"]), (&json!("allow"), &json!("complete")));
+        bindings.push(json!({"env": "PURGE", "resource": "resource://mail", "scopes": ["mail:purge"]}));
+        bindings.push(named("NOWHERE"));
+        let body = json!({"zone_id": "z1", "workload_id": "w1", "bindings": bindings});
+        let launch = ["run_launch allow complete"];
+        let request = launched(manifest("w1", "ws_of_w1"), "r1", LAUNCH);
+        let event = &stage.released("a manifest", request, &body, &launch).await[0];
+        assert_eq!(event["determining_policies_json"], json!([]), "no policy was asked");
+        assert_eq!(event["diagnostics_json"], json!([]));
+        assert!(event.get("policy_set_version_id").is_none_or(Value::is_null), "{event}");
         assert_eq!(event["metadata_json"], json!({
             "workload_id": "w1", "workload_name": "workload w1", "binding_count": 11, "launch_id": LAUNCH,
         }));
         // What is no UUID is no launch.
-        stage.at.send(launched(manifest("w1", "ws_of_w1"), "r2", "mine")).await;
-        assert_eq!(stage.at.events("r2", 1).await[0]["metadata_json"].get("launch_id"), None);
+        let request = launched(manifest("w1", "ws_of_w1"), "r2", "mine");
+        let event = &stage.released("no launch", request, &body, &launch).await[0];
+        assert_eq!(event["metadata_json"].get("launch_id"), None);
+
+        // What a launcher may do without is listed as such.
+        let optional = Binding { optional: true, on_failure: Some("warn".to_owned()), ..binding("A", "resource://a", &[]) };
+        stage.workload("w3", vec![optional]).await;
+        let body = json!({"zone_id": "z1", "workload_id": "w3", "bindings": [
+            {"env": "A", "resource": "resource://a", "optional": true, "on_failure": "warn"},
+        ]});
+        stage.released("an optional one", manifest("w3", "ws_of_w3"), &body, &launch).await;
     }
 
     async fn an_id_that_does_not_exist_answers_like_a_wrong_secret(store: Store) {
@@ -138,9 +148,9 @@ caracal_store::on_each_engine! {
             assert_eq!(stage.at.send(manifest(id, "wrong")).await.0, 401);
             // Known or not, and with the right secret too.
             for secret in ["wrong", "ws_of_w1"] {
-                let (status, headers, body) = stage.at.send(manifest(id, secret)).await;
-                assert_eq!((status.as_u16(), &body["error"]), (429, &json!("provider_rate_limited")), "{id}");
-                assert_eq!(headers["retry-after"], "60");
+                let told = stage.sent(id, manifest(id, secret), 0).await;
+                assert_eq!((told.status.as_u16(), &told.body["error"]), (429, &json!("provider_rate_limited")), "{id}");
+                assert_eq!(told.headers["retry-after"], "60");
             }
         }
         // Each endpoint and each workload has a count of its own.
