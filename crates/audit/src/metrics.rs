@@ -50,6 +50,8 @@ pub struct Metrics {
     pub(crate) batch_size: BatchSizes,
     pub(crate) verify: Histogram,
     pub(crate) commit: Histogram,
+    /// Whether this process has what opens the key of checkpoints.
+    pub signs_checkpoints: Gauge,
     pub(crate) checkpoint_last: Gauge,
     pub(crate) last_sweep: Gauge,
     pub(crate) last_full: Gauge,
@@ -110,6 +112,7 @@ impl Metrics {
             ("consumer_lag_pending", &self.lag_pending),
             ("consumer_pel_oldest_seconds", &self.pel_oldest),
             ("oldest_unprocessed_seconds", &self.oldest_unprocessed),
+            ("signs_checkpoints", &self.signs_checkpoints),
             ("checkpoint_last_unix", &self.checkpoint_last),
             ("tamper_last_sweep_unix", &self.last_sweep),
             ("tamper_last_full_unix", &self.last_full),

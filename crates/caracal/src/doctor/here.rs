@@ -92,8 +92,16 @@ fn settings(patient: &Patient, is_new: bool, checks: &mut Checks) -> Option<Sett
         checks.ok(AT, "mode", "stable posture");
     }
     // One that cannot be used was told above.
-    if let Ok(Some(_)) = settings.keyring() {
-        checks.ok(AT, "key-encryption key", "32 bytes");
+    match settings.keyring() {
+        Ok(Some(_)) => checks.ok(AT, "key-encryption key", "32 bytes"),
+        Ok(None) if patient.roles.contains(&Role::Audit) => checks
+            .warn(
+                AT,
+                "key-encryption key",
+                "none: this Audit verifies the ledger, and signs no checkpoint of it",
+            )
+            .advise("give Audit the SECRET_STORE_KEK that API and STS have"),
+        Ok(None) | Err(_) => {}
     }
     Some(settings)
 }

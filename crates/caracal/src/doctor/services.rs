@@ -52,6 +52,9 @@ pub async fn examine(patient: &Patient, checks: &mut Checks) -> bool {
     let is_admin = answers && admin(patient, &api, checks).await;
     ready(patient, checks).await;
     numbers(patient, checks).await;
+    if is_admin {
+        checkpoints(patient, &api, checks).await;
+    }
     is_admin
 }
 
@@ -121,6 +124,41 @@ async fn admin(patient: &Patient, api: &str, checks: &mut Checks) -> bool {
             checks.fail(Section::Health, name, none.to_string());
             false
         }
+    }
+}
+
+/// Whether anything was ever signed: an Audit without the key-encryption key signs nothing.
+async fn checkpoints(patient: &Patient, api: &str, checks: &mut Checks) {
+    let name = "evidence is signed for others";
+    let call = Call::get(format!("{api}/v1/audit-keys"));
+    let call = match &patient.admin {
+        Some(token) => call.clone().bearer(token.expose()).unwrap_or(call),
+        None => call,
+    };
+    match ask(patient, call).await {
+        Ok(answer) if answer.status.is_success() => {
+            let keys = answer.value().unwrap_or_default();
+            judge_keys(name, &keys, checks);
+        }
+        // A token of one zone may not know.
+        Ok(answer) if answer.status == StatusCode::FORBIDDEN => {}
+        Ok(answer) => {
+            checks.warn(Section::Readiness, name, told(&answer));
+        }
+        Err(none) => {
+            checks.warn(Section::Readiness, name, none.to_string());
+        }
+    }
+}
+
+fn judge_keys(name: &str, keys: &Value, checks: &mut Checks) {
+    match keys.pointer("/items").and_then(Value::as_array) {
+        Some(keys) if !keys.is_empty() => {
+            checks.ok(Section::Readiness, name, "there is a key of checkpoints");
+        }
+        _ => checks
+            .warn(Section::Readiness, name, "no checkpoint was ever signed")
+            .advise("run the role audit with the SECRET_STORE_KEK that API and STS have"),
     }
 }
 
@@ -298,6 +336,24 @@ mod tests {
 
     use super::*;
     use crate::doctor::report::Status;
+
+    #[test]
+    fn a_deployment_that_signs_nothing_needs_a_look() {
+        for (keys, status) in [
+            (json!({"items": []}), Status::Warn),
+            (json!({"items": [{"id": "1"}]}), Status::Ok),
+            (json!({}), Status::Warn),
+        ] {
+            let mut checks = Checks::default();
+            judge_keys("signed", &keys, &mut checks);
+            let told: Vec<_> = checks
+                .outcomes()
+                .into_iter()
+                .map(|(_, status)| status)
+                .collect();
+            assert_eq!(told, [status], "{keys}");
+        }
+    }
 
     #[test]
     fn each_number_is_judged_by_its_own_bound() {
