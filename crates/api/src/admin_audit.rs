@@ -43,6 +43,7 @@ pub const RULES: Rules = Rules {
         "approvals",
         "notification-sinks",
         "admin-tokens",
+        "audit-keys",
     ],
     callback: Some(CALLBACK),
     counts_strangers: true,

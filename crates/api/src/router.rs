@@ -100,6 +100,8 @@ fn platform() -> Routes {
             "/v1/audit-retention",
             get(platform_settings::audit_retention).put(platform_settings::set_audit_retention),
         )
+        .route("/v1/audit-keys", get(audit::keys::list))
+        .route("/v1/audit-keys/rotate", post(audit::keys::rotate))
         .route("/v1/policies/validate", post(policies::validate))
         .route("/v1/policy-templates", get(policies::templates))
 }

@@ -28,7 +28,7 @@ use caracal_bus::Bus;
 use caracal_crypto::envelope::Keyring;
 use caracal_ledger::history::checkpoint_of;
 use caracal_ledger::merkle::{Tree, verify_consistency};
-use caracal_ledger::{Checkpoint, Flaw, Head, Unsound, Why};
+use caracal_ledger::{Checkpoint, Flaw, Head, Keys, Unsound, Why};
 use caracal_model::{Rng, Ticks, Timestamp, ZoneId};
 use caracal_store::StoreError;
 use caracal_store::audit_trees::{AuditCheckpoint, AuditFinding};
@@ -36,7 +36,7 @@ use caracal_tlog::{Signer, TlogError, ZoneLog};
 use tokio_util::sync::CancellationToken;
 
 use crate::ingest::Ingest;
-use crate::verify::{Finding, Trust, VerifyError, open_stored};
+use crate::verify::{Finding, VerifyError, open_stored};
 
 /// Between two looks for zones of which a checkpoint is due.
 const TICK: Duration = Duration::from_secs(1);
@@ -49,6 +49,8 @@ const HELD: Duration = Duration::from_secs(300);
 /// How long the last checkpoints may take when the process stops.
 const LAST: Duration = Duration::from_secs(3);
 const LEADER: &str = "caracal:audit:checkpoints";
+/// Who cannot sign must not keep from leading who can.
+const VERIFIER: &str = "caracal:audit:verifying";
 
 /// When and with what checkpoints are made.
 #[derive(Debug)]
@@ -86,6 +88,12 @@ impl std::fmt::Debug for Sealing {
     }
 }
 
+/// The last checkpoint of a log.
+struct Last {
+    checkpoint: Checkpoint,
+    note: String,
+}
+
 /// Verifies the ledger and signs checkpoints of it.
 pub struct Checkpoints {
     ingest: Arc<Ingest>,
@@ -95,7 +103,7 @@ pub struct Checkpoints {
     options: CheckpointOptions,
     signer: Option<Signer>,
     /// Keys that checkpoints in the store may be of.
-    trust: Trust,
+    keys: Keys,
     /// The last checkpoint of each zone that this process has signed: the store must still have it.
     signed: HashMap<ZoneId, Checkpoint>,
     /// Zones that did not hold, and when that was seen.
@@ -125,10 +133,13 @@ impl Checkpoints {
     ) -> Self {
         if sealing.is_none() {
             tracing::warn!(
-                "no checkpoints are signed: this process has no SECRET_STORE_KEK, which seals their \
-                 key"
+                "this process verifies the ledger and signs no checkpoint of it: without them nobody \
+                 outside can tell whether its end was cut off. Give it the SECRET_STORE_KEK that API \
+                 and STS have, which seals the key"
             );
         }
+        let signs = i64::from(sealing.is_some());
+        ingest.metrics().signs_checkpoints.set(signs);
         Self {
             ingest,
             bus,
@@ -136,7 +147,7 @@ impl Checkpoints {
             sealing,
             options,
             signer: None,
-            trust: Trust::default(),
+            keys: Keys::default(),
             signed: HashMap::new(),
             held: HashMap::new(),
             again_at: None,
@@ -156,7 +167,8 @@ impl Checkpoints {
                 () = tokio::time::sleep(TICK) => {}
             }
         }
-        if matches!(self.bus.lead(LEADER, &self.holder, LEAD).await, Ok(true))
+        if self.sealing.is_some()
+            && matches!(self.bus.lead(LEADER, &self.holder, LEAD).await, Ok(true))
             && tokio::time::timeout(LAST, Box::pin(self.sign_all()))
                 .await
                 .is_err()
@@ -166,7 +178,11 @@ impl Checkpoints {
     }
 
     async fn turn(&mut self) {
-        match self.bus.lead(LEADER, &self.holder, LEAD).await {
+        let post = match self.sealing {
+            Some(_) => LEADER,
+            None => VERIFIER,
+        };
+        match self.bus.lead(post, &self.holder, LEAD).await {
             Ok(true) => {
                 // Without a key everything would be due, always.
                 if self.sealing.is_some() {
@@ -218,11 +234,11 @@ impl Checkpoints {
     /// Brings the tree of a zone to its head, and signs it.
     async fn zone(&mut self, zone: &ZoneId) {
         let done = async {
-            self.open_signer().await?;
             let last = self.last(zone).await?;
-            let grown = grow::to_head(&self.ingest, zone, self.base(&last)).await?;
+            let base = self.base(last.as_ref());
+            let grown = grow::to_head(&self.ingest, zone, base).await?;
             match grown {
-                Some((head, tree)) => self.sign(zone, &last, &head, &tree).await,
+                Some((head, tree)) => self.sign(zone, last, &head, &tree).await,
                 None => Ok(()),
             }
         };
@@ -249,36 +265,54 @@ impl Checkpoints {
         }
     }
 
+    /// Opens the keys as they are now: one of them may have been replaced.
     async fn open_signer(&mut self) -> Result<(), TlogError> {
-        let (None, Some(sealing)) = (&self.signer, &self.sealing) else {
+        let (store, clock) = (self.ingest.store(), self.ingest.clock());
+        let Some(sealing) = &self.sealing else {
+            self.keys = caracal_tlog::vkeys(store).await?.into();
             return Ok(());
         };
-        let (store, clock) = (self.ingest.store(), self.ingest.clock());
+        if let Some(signer) = &self.signer
+            && signer.is_current(store).await?
+        {
+            return Ok(());
+        }
         let name = self.options.name.as_deref();
         let opening = Signer::open(store, &sealing.keyring, sealing.rng.as_ref(), clock, name);
-        self.signer = Some(opening.await?);
-        self.trust.keys = caracal_tlog::vkeys(store).await?;
+        let signer = opening.await?;
+        self.keys = signer.vkeys().into();
+        self.signer = Some(signer);
         Ok(())
     }
 
     /// Where what is to be signed is grown from: the last checkpoint, or the very beginning.
-    fn base(&self, last: &Option<Checkpoint>) -> Option<Head> {
+    fn base(&self, last: Option<&Last>) -> Option<Head> {
         self.signer.as_ref()?;
-        let last = last.as_ref().and_then(Checkpoint::head);
+        let last = last.and_then(|last| last.checkpoint.head());
         Some(last.unwrap_or(Head::GENESIS))
     }
 
     /// The last checkpoint, which must be ours, and no older than what we know to have signed.
-    async fn last(&self, zone: &ZoneId) -> Result<Option<Checkpoint>, VerifyError> {
+    async fn last(&mut self, zone: &ZoneId) -> Result<Option<Last>, VerifyError> {
         let log = ZoneLog::of(self.ingest.store(), zone);
-        let last = log.rows().latest().await?;
-        let last = last.map(|stored| open_stored(&self.trust, zone, &stored));
+        let stored = log.rows().latest().await?;
+        // After the checkpoint, so that its key is among them.
+        self.open_signer().await?;
+        let last = stored.map(|stored| {
+            let opened = open_stored(&mut self.keys, zone, &stored)?;
+            Ok::<_, Finding>(Last {
+                checkpoint: opened.checkpoint,
+                note: stored.note,
+            })
+        });
         let last = last.transpose()?;
-        let size = last.as_ref().map_or(0, |last| last.size);
+        let size = last.as_ref().map_or(0, |last| last.checkpoint.size);
         match self.signed.get(zone) {
             // Somebody else may have signed more since; nobody can have signed less.
             Some(known)
-                if known.size > size || known.size == size && last.as_ref() != Some(known) =>
+                if known.size > size
+                    || known.size == size
+                        && last.as_ref().map(|last| &last.checkpoint) != Some(known) =>
             {
                 let flaw = Flaw::Unproven { size: known.size };
                 Err(Finding::at(
@@ -298,7 +332,7 @@ impl Checkpoints {
     async fn sign(
         &mut self,
         zone: &ZoneId,
-        last: &Option<Checkpoint>,
+        last: Option<Last>,
         head: &Head,
         tree: &Tree,
     ) -> Result<(), VerifyError> {
@@ -307,7 +341,8 @@ impl Checkpoints {
         };
         let log = ZoneLog::of(self.ingest.store(), zone);
         let size = tree.size();
-        if last.as_ref().is_some_and(|last| last.size >= size) {
+        let before = last.as_ref().map(|last| &last.checkpoint);
+        if before.is_some_and(|last| last.size >= size) {
             return Ok(());
         }
         let unlike = |seq| {
@@ -319,12 +354,12 @@ impl Checkpoints {
                 },
             )
         };
-        let after = last.as_ref().map_or(1, |last| last.size + 1);
+        let after = before.map_or(1, |last| last.size + 1);
         let root = tree.root();
         if log.tree(size).await?.root() != root {
             return Err(unlike(after).into());
         }
-        if let Some(last) = last {
+        if let Some(last) = before {
             let proof = log.consistency(last.size, size).await?;
             verify_consistency((last.size, &last.root), (size, &root), &proof)
                 .map_err(|_| unlike(after))?;
@@ -333,7 +368,8 @@ impl Checkpoints {
         let mut checkpoint = checkpoint_of(signer.origin(zone), head, tree);
         // As it will be read: to the millisecond.
         checkpoint.at = Timestamp::parse_rfc3339(&now.iso_millis()).ok();
-        let note = signer.sign(&checkpoint).map_err(TlogError::from)?;
+        let note = last.as_ref().map(|last| last.note.as_str());
+        let (checkpoint, note) = signer.sign(checkpoint, note)?;
         let stored = AuditCheckpoint {
             size,
             note,
@@ -343,7 +379,8 @@ impl Checkpoints {
             let metrics = self.ingest.metrics();
             metrics.checkpoints.inc();
             metrics.checkpoint_last.set(now.unix_seconds());
-            tracing::info!(zone_id = %zone, size, "a checkpoint was signed");
+            let rotated = checkpoint.rotation.is_some();
+            tracing::info!(zone_id = %zone, size, rotated, "a checkpoint was signed");
             self.signed.insert(zone.clone(), checkpoint);
         }
         Ok(())

@@ -2,7 +2,7 @@
 //! its exact text, so that every hash can be recomputed with standard tools.
 //!
 //! ```text
-//! {"zone_id":…,"key":vkey}                             for people: never believed
+//! {"zone_id":…,"key":vkey,"change":note}               for people; a change of keys as it was signed
 //! {"zone_id":…,"floor":{"size":…,"chain_hash":…,"tree":[…]},"code":…}   only after retention
 //! {"zone_id":…,"checkpoint":note,"proof":[…]}          every checkpoint that was signed
 //! {"zone_id":…,"seq":1,"event":text,…}                 the events
@@ -17,15 +17,16 @@ use std::io::{BufRead, Read, Write};
 use caracal_crypto::HmacKey;
 use caracal_ledger::chain::StoredLink;
 use caracal_ledger::receipt::{decode, encode};
-use caracal_ledger::{Event, Flaw, Floor, History, Kept, Sound, Unsound};
+use caracal_ledger::{Checkpoint, Event, Flaw, Floor, History, Kept, Keys, Sound, Unsound};
 use caracal_model::ZoneId;
 use caracal_store::Store;
 use caracal_store::audit_events::AuditEvent;
+use caracal_store::audit_trees::AuditCheckpoint;
 use caracal_tlog::ZoneLog;
 use serde::{Deserialize, Serialize};
 
 use crate::floor;
-use crate::verify::{Finding, PAGE, Trust, VerifyError};
+use crate::verify::{Finding, PAGE, Trust, VerifyError, open_of};
 
 /// Longest line of an export; an event is far shorter.
 const MAX_LINE: u64 = 16 * 1024 * 1024;
@@ -44,6 +45,9 @@ enum Line {
     Key {
         zone_id: ZoneId,
         key: String,
+        /// The checkpoint with which the log changed to this key.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        change: Option<String>,
     },
 }
 
@@ -112,11 +116,27 @@ async fn export_proofs(
     floor: u64,
     out: &mut (dyn Write + Send),
 ) -> Result<(), VerifyError> {
-    for key in caracal_tlog::vkeys(store).await? {
-        let (zone_id, key) = (zone.clone(), key.to_string());
-        line(out, &Line::Key { zone_id, key })?;
-    }
     let log = ZoneLog::of(store, zone);
+    let changes = log.rotations().await?;
+    for key in caracal_tlog::vkeys(store).await? {
+        let to = |change: &&AuditCheckpoint| {
+            let read = Checkpoint::unverified(&change.note).ok();
+            read.and_then(|read| read.rotation)
+                .map(|rotation| rotation.to)
+                .as_ref()
+                == Some(&key)
+        };
+        let change = changes.iter().find(to).map(|change| change.note.clone());
+        let (zone_id, key) = (zone.clone(), key.to_string());
+        line(
+            out,
+            &Line::Key {
+                zone_id,
+                key,
+                change,
+            },
+        )?;
+    }
     for stored in log.checkpoints().await? {
         let proof = match stored.size < floor {
             true => Some(encode(&log.consistency(stored.size, floor).await?)),
@@ -161,6 +181,7 @@ pub fn verify_export(
     let mut zones = Zones {
         key,
         trust,
+        keys: trust.keys.clone(),
         histories: BTreeMap::new(),
     };
     let mut at = 0;
@@ -173,6 +194,7 @@ pub fn verify_export(
 struct Zones<'k> {
     key: Option<&'k HmacKey>,
     trust: &'k Trust,
+    keys: Keys,
     histories: BTreeMap<ZoneId, History<'k>>,
 }
 
@@ -197,7 +219,12 @@ impl<'k> Zones<'k> {
                 self.begin(&zone_id, Some(&floor))?;
                 Ok(())
             }
-            Line::Key { .. } => Ok(()),
+            Line::Key { change, .. } => {
+                if let Some(change) = change {
+                    self.keys.learn(&change);
+                }
+                Ok(())
+            }
         }
     }
 
@@ -239,22 +266,20 @@ impl<'k> Zones<'k> {
 
     fn checkpoint(&mut self, line: &CheckpointLine, at: u64) -> Result<(), VerifyError> {
         let zone = &line.zone_id;
-        let trust = self.trust;
-        let history = self.begin(zone, None)?;
-        let checkpoint = trust
-            .open(zone, &line.checkpoint)
-            .map_err(|error| Finding {
-                zone: zone.clone(),
-                seq: history.size().max(1),
-                flaw: Flaw::Checkpoint(error),
-            })?;
+        let seq = self.begin(zone, None)?.size().max(1);
+        let opened = open_of(&mut self.keys, zone, &line.checkpoint).map_err(|error| Finding {
+            zone: zone.clone(),
+            seq,
+            flaw: Flaw::Checkpoint(error),
+        })?;
         let proof = line.proof.as_ref().map(|proof| decode(proof));
         let proof = proof.map(|proof| {
             let why = "a hash of the proof is no SHA-256 in base64".to_owned();
             proof.ok_or(VerifyError::Line { line: at, why })
         });
         let proof = proof.transpose()?;
-        let expected = history.expect(Kept { checkpoint, proof });
+        let history = self.begin(zone, None)?;
+        let expected = history.expect(Kept::of(opened, proof));
         expected.map_err(|unsound| Finding::at(zone, unsound))?;
         Ok(())
     }

@@ -5,7 +5,7 @@ use caracal_crypto::HmacKey;
 use caracal_ledger::chain::StoredLink;
 use caracal_ledger::merkle::Hash;
 use caracal_ledger::{
-    Checkpoint, CheckpointError, Flaw, Floor, Head, History, Kept, Sound, Unsound, Vkey,
+    Checkpoint, CheckpointError, Flaw, Floor, Head, History, Kept, Keys, Opened, Sound, Unsound,
 };
 use caracal_model::ZoneId;
 use caracal_store::audit_events::AuditEvent;
@@ -72,7 +72,7 @@ pub enum VerifyError {
 pub struct Trust {
     /// Keys of which checkpoints must be. Without any, the checkpoints of the ledger itself are
     /// believed, which shows only that it fits itself.
-    pub keys: Vec<Vkey>,
+    pub keys: Keys,
     /// Checkpoints that were kept.
     pub checkpoints: Vec<Checkpoint>,
     /// Heads that were kept: each chain must lead through its own.
@@ -80,30 +80,6 @@ pub struct Trust {
 }
 
 impl Trust {
-    /// A checkpoint that this ledger brings along.
-    ///
-    /// # Errors
-    /// [`CheckpointError`] when it is of none of the keys.
-    pub fn open(&self, zone: &ZoneId, note: &str) -> Result<Checkpoint, CheckpointError> {
-        let mut opened = Err(CheckpointError::OtherLog);
-        if self.keys.is_empty() {
-            opened = Checkpoint::unverified(note);
-        }
-        for key in &self.keys {
-            match Checkpoint::open(note, key) {
-                Ok(checkpoint) => opened = Ok(checkpoint),
-                // A key that was replaced since has not signed what the newer one has.
-                Err(error) if opened.is_err() => opened = Err(error),
-                Err(_) => {}
-            }
-        }
-        let of_zone = |checkpoint: &Checkpoint| checkpoint.zone().as_ref() == Some(zone);
-        match opened {
-            Ok(checkpoint) if !of_zone(&checkpoint) => Err(CheckpointError::OtherLog),
-            opened => opened,
-        }
-    }
-
     /// What was kept of a zone, for its history to agree with.
     pub(crate) fn tell(&self, zone: &ZoneId, history: &mut History<'_>) -> Result<(), Finding> {
         let found = |unsound| Finding::at(zone, unsound);
@@ -116,6 +92,26 @@ impl Trust {
         }
         Ok(())
     }
+}
+
+/// A checkpoint that the ledger of this zone brings along. A change of keys that it tells of is
+/// learned.
+///
+/// # Errors
+/// [`CheckpointError`] when it is of none of the keys.
+pub(crate) fn open_of(
+    keys: &mut Keys,
+    zone: &ZoneId,
+    note: &str,
+) -> Result<Opened, CheckpointError> {
+    let opened = keys.open(note)?;
+    if opened.checkpoint.zone().as_ref() != Some(zone) {
+        return Err(CheckpointError::OtherLog);
+    }
+    if opened.checkpoint.rotation.is_some() {
+        keys.learn(note);
+    }
+    Ok(opened)
 }
 
 /// Verifies the chain of a zone from its first event, or from where retention left it, to its
@@ -203,13 +199,17 @@ async fn expect_own(
 ) -> Result<(), VerifyError> {
     let log = ZoneLog::of(store, zone);
     let floor = history.size();
+    let mut keys = trust.keys.clone();
+    for change in log.rotations().await? {
+        keys.learn(&change.note);
+    }
     for stored in log.checkpoints().await? {
-        let checkpoint = open_stored(trust, zone, &stored)?;
+        let opened = open_stored(&mut keys, zone, &stored)?;
         let proof = match stored.size < floor {
             true => Some(log.consistency(stored.size, floor).await?),
             false => None,
         };
-        let expected = history.expect(Kept { checkpoint, proof });
+        let expected = history.expect(Kept::of(opened, proof));
         expected.map_err(|unsound| Finding::at(zone, unsound))?;
     }
     Ok(())
@@ -217,13 +217,13 @@ async fn expect_own(
 
 /// A checkpoint of the store, which must say what its row says.
 pub(crate) fn open_stored(
-    trust: &Trust,
+    keys: &mut Keys,
     zone: &ZoneId,
     stored: &AuditCheckpoint,
-) -> Result<Checkpoint, Finding> {
-    let opened = trust.open(zone, &stored.note);
-    let fits = |checkpoint: Checkpoint| match checkpoint.size == stored.size {
-        true => Ok(checkpoint),
+) -> Result<Opened, Finding> {
+    let opened = open_of(keys, zone, &stored.note);
+    let fits = |opened: Opened| match opened.checkpoint.size == stored.size {
+        true => Ok(opened),
         false => Err(CheckpointError::Text),
     };
     opened.and_then(fits).map_err(|error| Finding {

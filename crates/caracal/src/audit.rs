@@ -18,6 +18,7 @@ mod events;
 mod explain;
 mod export;
 mod key;
+mod keys;
 mod tail;
 mod trace;
 mod verify;
@@ -30,6 +31,9 @@ pub enum Audit {
     Verify(verify::Verify),
     /// Print the public key of checkpoints, or the latest checkpoint of every zone to keep elsewhere
     Key(key::Key),
+    /// List and replace the keys that checkpoints are signed with
+    #[command(subcommand)]
+    Keys(keys::Keys),
     /// Say why a request was decided as it was, and what would have to change
     Explain(explain::Explain),
     /// Print events as they arrive
@@ -45,6 +49,7 @@ impl Audit {
         match self {
             Self::Verify(verify) => verify.run(),
             Self::Key(key) => key.run(),
+            Self::Keys(keys) => keys.run(),
             Self::Explain(explain) => explain.run(),
             Self::Tail(tail) => tail.run(),
             Self::Trace(trace) => trace.run(),
@@ -97,7 +102,15 @@ impl Reader {
     }
 
     pub async fn get(&self, path: &str) -> anyhow::Result<Value> {
-        let call = Call::get(format!("{}{path}", self.api)).bearer(self.token.expose())?;
+        self.ask(http::Method::GET, path).await
+    }
+
+    pub async fn post(&self, path: &str) -> anyhow::Result<Value> {
+        self.ask(http::Method::POST, path).await
+    }
+
+    async fn ask(&self, method: http::Method, path: &str) -> anyhow::Result<Value> {
+        let call = Call::new(method, format!("{}{path}", self.api)).bearer(self.token.expose())?;
         self.web.json(call).await
     }
 

@@ -6,7 +6,11 @@
 //! <base64>                                root of the tree of these events
 //! chain <hex>                             chain hash of event 1200
 //! time 2026-05-21T12:00:00.000Z           when it was signed
+//! rotated <vkey> <vkey>                   only where one key takes over from another
 //! ```
+//!
+//! The checkpoint that says `rotated` is signed by both keys, so whoever trusts the first is told the
+//! second by it; from there on the first signs nothing ([`crate::trust`]).
 //!
 //! Whoever keeps one of these where the operators of the deployment cannot reach it holds all events
 //! up to its size fast. INVARIANT (one history): the deployment signs no checkpoint of which an
@@ -20,6 +24,9 @@ use crate::chain::Head;
 use crate::merkle::Hash;
 use crate::note::{self, NoteError, Vkey};
 
+/// What the line of a change of keys begins with.
+pub const ROTATED: &str = "rotated";
+
 /// A checkpoint is not acceptable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CheckpointError {
@@ -32,6 +39,21 @@ pub enum CheckpointError {
     /// Its text.
     #[error("it is signed, but no checkpoint")]
     Text,
+    /// It is larger than the checkpoint with which its key was replaced.
+    #[error("its key was replaced with the checkpoint of {at} events")]
+    Replaced {
+        /// The size of that checkpoint.
+        at: u64,
+    },
+}
+
+/// One key takes over from another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rotation {
+    /// What signed until here.
+    pub from: Vkey,
+    /// What signs from here on.
+    pub to: Vkey,
 }
 
 /// What a checkpoint says.
@@ -47,6 +69,8 @@ pub struct Checkpoint {
     pub chain_hash: Option<Hash>,
     /// When it was signed; absent in checkpoints that others wrote.
     pub at: Option<Timestamp>,
+    /// The change of keys that it tells of.
+    pub rotation: Option<Rotation>,
 }
 
 /// The name of a zone's log.
@@ -67,12 +91,15 @@ impl Checkpoint {
         Head::stored(self.size, &hash)
     }
 
-    /// Signs it under the name of its log; the note.
+    /// Signs it under the name of its log, with each of the keys; the note.
     ///
     /// # Errors
     /// [`CryptoError`] when the library cannot sign, or the log cannot be called so.
-    pub fn sign(&self, key: &NoteKey) -> Result<String, CryptoError> {
-        note::sign(&self.text(), &self.origin, key)
+    pub fn sign<'k>(
+        &self,
+        keys: impl IntoIterator<Item = &'k NoteKey>,
+    ) -> Result<String, CryptoError> {
+        note::sign(&self.text(), &self.origin, keys)
     }
 
     fn text(&self) -> String {
@@ -84,18 +111,36 @@ impl Checkpoint {
         if let Some(at) = self.at {
             text.push_str(&format!("time {}\n", at.iso_millis()));
         }
+        if let Some(Rotation { from, to }) = &self.rotation {
+            text.push_str(&format!("{ROTATED} {from} {to}\n"));
+        }
         text
     }
 
-    /// Opens a note. The key is that of the log, or of the whole deployment ([`Vkey::of_log`]).
+    /// Opens a note that one of the keys has signed. Each is that of the log, or of the whole
+    /// deployment ([`Vkey::of_log`]).
     ///
     /// # Errors
-    /// [`CheckpointError`].
-    pub fn open(note: &str, key: &Vkey) -> Result<Self, CheckpointError> {
+    /// [`CheckpointError`], also when one of them has signed and another's signature is wrong.
+    pub fn open(note: &str, keys: &[Vkey]) -> Result<Self, CheckpointError> {
         let claimed = Self::unverified(note)?;
-        let key = key.of_log(&claimed.origin);
-        note::verify(note, &key.ok_or(CheckpointError::OtherLog)?)?;
-        Ok(claimed)
+        let mut opened = Err(CheckpointError::OtherLog);
+        for key in keys.iter().filter_map(|key| key.of_log(&claimed.origin)) {
+            match note::verify(note, &key) {
+                Ok(_) => opened = Ok(()),
+                Err(NoteError::OtherKey) => {
+                    opened = opened.or(Err(NoteError::OtherKey.into()));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        opened.map(|()| claimed)
+    }
+
+    /// Which of the keys have signed a note.
+    pub fn signers<'k>(note: &str, keys: &'k [Vkey]) -> Vec<&'k Vkey> {
+        let by = |key: &&Vkey| Self::open(note, std::slice::from_ref(*key)).is_ok();
+        keys.iter().filter(by).collect()
     }
 
     /// What a note says, whoever signed it: for telling people, not for deciding.
@@ -119,6 +164,7 @@ impl Checkpoint {
             root: root.try_into().ok()?,
             chain_hash: None,
             at: None,
+            rotation: None,
         };
         for line in lines {
             match line.split_once(' ') {
@@ -127,6 +173,11 @@ impl Checkpoint {
                 }
                 Some(("time", at)) if checkpoint.at.is_none() => {
                     checkpoint.at = Some(Timestamp::parse_rfc3339(at).ok()?);
+                }
+                Some((ROTATED, keys)) if checkpoint.rotation.is_none() => {
+                    let (from, to) = keys.split_once(' ')?;
+                    let (from, to) = (from.parse().ok()?, to.parse().ok()?);
+                    checkpoint.rotation = Some(Rotation { from, to });
                 }
                 _ if line.is_empty() => return None,
                 _ => {}
@@ -151,12 +202,17 @@ mod tests {
             root: [1; 32],
             chain_hash: Some([2; 32]),
             at: Some(Timestamp::parse_rfc3339("2026-05-21T12:00:00.123Z").unwrap()),
+            rotation: None,
         }
+    }
+
+    fn open(note: &str, vkey: Vkey) -> Result<Checkpoint, CheckpointError> {
+        Checkpoint::open(note, &[vkey])
     }
 
     #[test]
     fn a_checkpoint_has_this_text_and_is_read_back() {
-        let note = checkpoint().sign(&key()).unwrap();
+        let note = checkpoint().sign([&key()]).unwrap();
         insta::assert_snapshot!(note, @r"
         caracal/a1/z1
         1200
@@ -168,7 +224,7 @@ mod tests {
         ");
         for name in ["caracal/a1", "caracal/a1/z1"] {
             let vkey = Vkey::new(name, key().public()).unwrap();
-            assert_eq!(Checkpoint::open(&note, &vkey), Ok(checkpoint()), "{name}");
+            assert_eq!(open(&note, vkey), Ok(checkpoint()), "{name}");
         }
         let zone = checkpoint().zone().unwrap();
         assert_eq!(zone.as_str(), "z1");
@@ -176,32 +232,55 @@ mod tests {
     }
 
     #[test]
+    fn a_change_of_keys_is_signed_by_both_and_read_back() {
+        let next = NoteKey::from_seed(&[8; 32]).unwrap();
+        let vkeys = [&key(), &next].map(|key| Vkey::new("caracal/a1", key.public()).unwrap());
+        let [from, to] = vkeys.clone();
+        let changing = Checkpoint {
+            rotation: Some(Rotation { from, to }),
+            ..checkpoint()
+        };
+        let note = changing.sign([&key(), &next]).unwrap();
+        for vkey in &vkeys {
+            assert_eq!(open(&note, vkey.clone()), Ok(changing.clone()));
+        }
+        assert_eq!(Checkpoint::open(&note, &vkeys), Ok(changing.clone()));
+        assert_eq!(Checkpoint::signers(&note, &vkeys).len(), 2);
+        // A wrong signature of a known key counts, whatever stands beside it.
+        let other = changing.sign([&next]).unwrap();
+        let forged = checkpoint().sign([&key()]).unwrap();
+        let (_, forged) = forged.split_once("\n\n").unwrap();
+        let mixed = format!("{other}{forged}");
+        assert_eq!(open(&mixed, vkeys[1].clone()), Ok(changing));
+        let wrong = Err(CheckpointError::Note(NoteError::Signature));
+        assert_eq!(Checkpoint::open(&mixed, &vkeys), wrong);
+    }
+
+    #[test]
     fn what_others_wrote_is_read_without_what_only_we_write() {
         let text =
             "example.com/log\n0\n47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\nmore of theirs\n";
-        let note = note::sign(text, "example.com/log", &key()).unwrap();
+        let note = note::sign(text, "example.com/log", [&key()]).unwrap();
         let vkey = Vkey::new("example.com/log", key().public()).unwrap();
-        let read = Checkpoint::open(&note, &vkey).unwrap();
+        let read = open(&note, vkey).unwrap();
         assert_eq!((read.size, read.chain_hash, read.at), (0, None, None));
     }
 
     #[test]
     fn another_log_or_another_key_is_refused() {
-        let note = checkpoint().sign(&key()).unwrap();
+        let note = checkpoint().sign([&key()]).unwrap();
         let of_zone = Vkey::new("caracal/a1/z2", key().public()).unwrap();
-        assert_eq!(
-            Checkpoint::open(&note, &of_zone),
-            Err(CheckpointError::OtherLog)
-        );
+        assert_eq!(open(&note, of_zone), Err(CheckpointError::OtherLog));
         let other = NoteKey::from_seed(&[8; 32]).unwrap();
         let other = Vkey::new("caracal/a1", other.public()).unwrap();
-        let refused = Checkpoint::open(&note, &other);
+        let refused = open(&note, other);
         assert_eq!(refused, Err(CheckpointError::Note(NoteError::OtherKey)));
     }
 
     #[test]
     fn signed_text_that_is_no_checkpoint_is_refused() {
         let root = "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=";
+        let vkey = Vkey::new("log", key().public()).unwrap();
         for bad in [
             "log\n".to_owned(),
             "log\n1\n".to_owned(),
@@ -212,14 +291,12 @@ mod tests {
             format!("log\n1\n{root}\nchain 00\n"),
             format!("log\n1\n{root}\ntime noon\n"),
             format!("log\n1\n{root}\n\nmore\n"),
+            format!("log\n1\n{root}\nrotated {vkey}\n"),
+            format!("log\n1\n{root}\nrotated {vkey} log+00000000+AA\n"),
         ] {
-            let note = note::sign(&bad, "log", &key()).unwrap();
-            let vkey = Vkey::new("log", key().public()).unwrap();
-            assert_eq!(
-                Checkpoint::open(&note, &vkey),
-                Err(CheckpointError::Text),
-                "{bad}"
-            );
+            let note = note::sign(&bad, "log", [&key()]).unwrap();
+            let opened = open(&note, vkey.clone());
+            assert_eq!(opened, Err(CheckpointError::Text), "{bad}");
         }
     }
 }

@@ -19,7 +19,9 @@ use serde::{Deserialize, Serialize};
 use crate::chain::{Broken, Head, StoredLink, Verifier, Why};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::merkle::{Hash, Tree, leaf_hash, verify_consistency};
+use crate::note::Vkey;
 use crate::receipt::{decode, encode};
+use crate::trust::Opened;
 
 /// What does not hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -115,6 +117,8 @@ pub struct Kept {
     pub checkpoint: Checkpoint,
     /// Consistency with the tree at the floor.
     pub proof: Option<Vec<Hash>>,
+    /// The key that it is of, when that is only named by one that is trusted.
+    pub named: Option<Vkey>,
 }
 
 impl From<Checkpoint> for Kept {
@@ -122,8 +126,31 @@ impl From<Checkpoint> for Kept {
         Self {
             checkpoint,
             proof: None,
+            named: None,
         }
     }
+}
+
+impl Kept {
+    /// What was opened, with its proof.
+    pub fn of(opened: Opened, proof: Option<Vec<Hash>>) -> Self {
+        Self {
+            checkpoint: opened.checkpoint,
+            proof,
+            named: opened.named,
+        }
+    }
+}
+
+/// What a ledger holds of a key that is not trusted, but named by one that is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// The key.
+    pub key: Vkey,
+    /// The size of its largest checkpoint.
+    pub size: u64,
+    /// With how many of its checkpoints the ledger agrees.
+    pub checkpoints: u64,
 }
 
 /// A ledger that holds.
@@ -137,6 +164,8 @@ pub struct Sound {
     pub signed: Option<Checkpoint>,
     /// With how many checkpoints it agrees.
     pub checkpoints: u64,
+    /// What else it agrees with, and which keys it would take to count that as signed.
+    pub named: Vec<Named>,
 }
 
 /// Verifies one zone from its floor on.
@@ -146,11 +175,11 @@ pub struct History<'k> {
     tree: Tree,
     floor: (u64, Hash),
     /// Checkpoints above what was read, by size.
-    waiting: BTreeMap<u64, Vec<Checkpoint>>,
+    waiting: BTreeMap<u64, Vec<Kept>>,
     /// Heads above what was read, by place.
     heads: BTreeMap<u64, Head>,
     /// Checkpoints below the floor, from elsewhere: the ledger's own must prove them.
-    below: Vec<Checkpoint>,
+    below: Vec<Kept>,
     /// Roots below the floor that are proven.
     proven: BTreeMap<u64, Hash>,
     /// The last place up to which a checkpoint has fitted.
@@ -211,28 +240,28 @@ impl<'k> History<'k> {
     /// # Errors
     /// [`Unsound`] when the ledger can already be seen not to.
     pub fn expect(&mut self, kept: Kept) -> Result<(), Unsound> {
-        let Kept { checkpoint, proof } = kept;
-        let size = checkpoint.size;
+        let size = kept.checkpoint.size;
         let (floor, floor_root) = &self.floor;
         if size > self.tree.size() {
-            self.waiting.entry(size).or_default().push(checkpoint);
+            self.waiting.entry(size).or_default().push(kept);
             return Ok(());
         }
         if size == self.tree.size() {
-            return self.compare(checkpoint);
+            return self.compare(kept);
         }
         if size >= *floor {
             // It came after events that it covers, so the tree at its size is no longer at hand.
             return Err(self.unsound(Flaw::Unproven { size }));
         }
-        let Some(proof) = proof else {
-            self.below.push(checkpoint);
+        let Some(proof) = &kept.proof else {
+            self.below.push(kept);
             return Ok(());
         };
-        verify_consistency((size, &checkpoint.root), (*floor, floor_root), &proof)
+        let root = kept.checkpoint.root;
+        verify_consistency((size, &root), (*floor, floor_root), proof)
             .map_err(|_| self.unsound(Flaw::Unproven { size }))?;
-        self.proven.insert(size, checkpoint.root);
-        self.fits(checkpoint);
+        self.proven.insert(size, root);
+        self.fits(kept);
         Ok(())
     }
 
@@ -275,13 +304,14 @@ impl<'k> History<'k> {
         if let Some(head) = self.heads.remove(&self.tree.size()) {
             self.lead_through(head)?;
         }
-        for checkpoint in self.waiting.remove(&self.tree.size()).unwrap_or_default() {
-            self.compare(checkpoint)?;
+        for kept in self.waiting.remove(&self.tree.size()).unwrap_or_default() {
+            self.compare(kept)?;
         }
         Ok(leaf)
     }
 
-    fn compare(&mut self, checkpoint: Checkpoint) -> Result<(), Unsound> {
+    fn compare(&mut self, kept: Kept) -> Result<(), Unsound> {
+        let checkpoint = &kept.checkpoint;
         let size = checkpoint.size;
         if checkpoint.root != self.tree.root() {
             return Err(self.unsound(Flaw::Signed { size }));
@@ -293,16 +323,36 @@ impl<'k> History<'k> {
                 flaw: Flaw::Chain(Why::Head),
             });
         }
-        self.fits(checkpoint);
+        self.fits(kept);
         Ok(())
     }
 
-    fn fits(&mut self, checkpoint: Checkpoint) {
+    fn fits(&mut self, kept: Kept) {
+        let Kept {
+            checkpoint, named, ..
+        } = kept;
+        if let Some(key) = named {
+            return self.fits_named(key, checkpoint.size);
+        }
         self.good = self.good.max(checkpoint.size);
         self.sound.checkpoints += 1;
         let larger = |signed: &Checkpoint| checkpoint.size >= signed.size;
         if self.sound.signed.as_ref().is_none_or(larger) {
             self.sound.signed = Some(checkpoint);
+        }
+    }
+
+    fn fits_named(&mut self, key: Vkey, size: u64) {
+        match self.sound.named.iter_mut().find(|of| of.key == key) {
+            Some(of) => {
+                of.size = of.size.max(size);
+                of.checkpoints += 1;
+            }
+            None => self.sound.named.push(Named {
+                key,
+                size,
+                checkpoints: 1,
+            }),
         }
     }
 
@@ -339,10 +389,10 @@ impl<'k> History<'k> {
                 flaw: Flaw::Cut { size },
             });
         }
-        for checkpoint in std::mem::take(&mut self.below) {
-            let size = checkpoint.size;
+        for kept in std::mem::take(&mut self.below) {
+            let size = kept.checkpoint.size;
             match self.proven.get(&size) {
-                Some(root) if *root == checkpoint.root => self.fits(checkpoint),
+                Some(root) if *root == kept.checkpoint.root => self.fits(kept),
                 _ => {
                     return Err(Unsound {
                         seq: 1,
@@ -379,6 +429,7 @@ pub fn checkpoint_of(origin: String, head: &Head, tree: &Tree) -> Checkpoint {
         root: tree.root(),
         chain_hash: hex_decode_array(&head.chain_hash()),
         at: None,
+        rotation: None,
     }
 }
 

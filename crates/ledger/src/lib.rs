@@ -14,11 +14,13 @@ pub mod merkle;
 pub mod note;
 pub mod receipt;
 pub mod tile;
+pub mod trust;
 
 pub use admin::AdminRecord;
 pub use chain::{Broken, Head, Link, StoredLink, Verifier, Why};
-pub use checkpoint::{Checkpoint, CheckpointError};
+pub use checkpoint::{Checkpoint, CheckpointError, Rotation};
 pub use event::{Event, LedgerError, Outline};
-pub use history::{Flaw, Floor, History, Kept, Sound, Unsound};
+pub use history::{Flaw, Floor, History, Kept, Named, Sound, Unsound};
 pub use note::Vkey;
 pub use receipt::{Consistency, Receipt, ReceiptError};
+pub use trust::{Keys, Opened};

@@ -119,18 +119,25 @@ impl FromStr for Vkey {
     }
 }
 
-/// Signs a text under a name.
+/// Signs a text under a name, with each of the keys: a line for each, in their order.
 ///
 /// # Errors
 /// [`CryptoError`] when the library cannot sign.
-pub fn sign(text: &str, name: &str, key: &NoteKey) -> Result<String, CryptoError> {
-    let failed = CryptoError::Primitive {
-        doing: "naming the key of a note",
-    };
-    let vkey = Vkey::new(name, key.public()).ok_or(failed)?;
-    let signature = [&vkey.id()[..], &key.sign(text.as_bytes())?].concat();
-    let line = base64_encode(&signature);
-    Ok(format!("{text}\n{DASH}{name} {line}\n"))
+pub fn sign<'k>(
+    text: &str,
+    name: &str,
+    keys: impl IntoIterator<Item = &'k NoteKey>,
+) -> Result<String, CryptoError> {
+    let mut note = format!("{text}\n");
+    for key in keys {
+        let vkey = Vkey::new(name, key.public()).ok_or(CryptoError::Primitive {
+            doing: "naming the key of a note",
+        })?;
+        let signature = [&vkey.id()[..], &key.sign(text.as_bytes())?].concat();
+        let line = base64_encode(&signature);
+        note.push_str(&format!("{DASH}{name} {line}\n"));
+    }
+    Ok(note)
 }
 
 /// The text of a note, without any judgement on its signatures.
@@ -262,14 +269,14 @@ mod tests {
     #[test]
     fn lines_of_others_are_ignored_and_those_of_the_key_must_fit() {
         let other = NoteKey::generate(&TestRng::default()).unwrap();
-        let note = sign("text\n", "log", &key()).unwrap();
+        let note = sign("text\n", "log", [&key()]).unwrap();
         let line = |note: &str| note.split_once("\n\n").unwrap().1.to_owned();
-        let witness = line(&sign("text\n", "witness", &other).unwrap());
+        let witness = line(&sign("text\n", "witness", [&other]).unwrap());
         assert_eq!(
             verify(&format!("{note}{witness}"), &vkey("log")),
             Ok("text\n")
         );
-        let forged = line(&sign("other\n", "log", &key()).unwrap());
+        let forged = line(&sign("other\n", "log", [&key()]).unwrap());
         let both = format!("{note}{forged}");
         assert_eq!(verify(&both, &vkey("log")), Err(NoteError::Signature));
         assert_eq!(verify(&note, &vkey("lag")), Err(NoteError::OtherKey));
@@ -277,7 +284,7 @@ mod tests {
 
     #[test]
     fn texts_that_are_no_note_are_refused() {
-        let note = sign("text\n", "log", &key()).unwrap();
+        let note = sign("text\n", "log", [&key()]).unwrap();
         for bad in [
             String::new(),
             "text\n".into(),
@@ -301,7 +308,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_note_with_any_character_changed_is_refused(at in any::<prop::sample::Index>(), to in "[A-Za-z0-9+/=\n ]") {
-            let note = sign("caracal/a1/z1\n12\nroot\n", "log", &key()).unwrap();
+            let note = sign("caracal/a1/z1\n12\nroot\n", "log", [&key()]).unwrap();
             let places: Vec<usize> = note.char_indices().map(|(place, _)| place).collect();
             let place = places[at.index(places.len())];
             let old = note[place..].chars().next().unwrap();

@@ -57,13 +57,13 @@ pub struct Receipt {
 }
 
 impl Receipt {
-    /// Whether the holder of the key has signed a ledger that holds exactly this event at this
-    /// place; the checkpoint that says so.
+    /// Whether the holder of one of the keys has signed a ledger that holds exactly this event at
+    /// this place; the checkpoint that says so.
     ///
     /// # Errors
     /// [`ReceiptError`].
-    pub fn verify(&self, key: &Vkey) -> Result<Checkpoint, ReceiptError> {
-        let checkpoint = Checkpoint::open(&self.checkpoint, key)?;
+    pub fn verify(&self, keys: &[Vkey]) -> Result<Checkpoint, ReceiptError> {
+        let checkpoint = Checkpoint::open(&self.checkpoint, keys)?;
         let proof = decode(&self.inclusion_proof).ok_or(ReceiptError::Encoding)?;
         let leaf = leaf_hash(self.event.as_bytes());
         let (size, root) = (checkpoint.size, &checkpoint.root);
@@ -88,13 +88,14 @@ pub struct Consistency {
 }
 
 impl Consistency {
-    /// Whether the later ledger begins with the earlier one; both checkpoints.
+    /// Whether the later ledger begins with the earlier one; both checkpoints, each of one of the
+    /// keys.
     ///
     /// # Errors
     /// [`ReceiptError`].
-    pub fn verify(&self, key: &Vkey) -> Result<(Checkpoint, Checkpoint), ReceiptError> {
-        let from = Checkpoint::open(&self.from, key)?;
-        let to = Checkpoint::open(&self.to, key)?;
+    pub fn verify(&self, keys: &[Vkey]) -> Result<(Checkpoint, Checkpoint), ReceiptError> {
+        let from = Checkpoint::open(&self.from, keys)?;
+        let to = Checkpoint::open(&self.to, keys)?;
         if from.origin != to.origin {
             return Err(ReceiptError::Logs);
         }
@@ -122,8 +123,8 @@ mod tests {
         NoteKey::from_seed(&[7; 32]).unwrap()
     }
 
-    fn vkey() -> Vkey {
-        Vkey::new("caracal/a1", key().public()).unwrap()
+    fn vkeys() -> [Vkey; 1] {
+        [Vkey::new("caracal/a1", key().public()).unwrap()]
     }
 
     fn note(zone: &str, events: u32) -> String {
@@ -135,8 +136,9 @@ mod tests {
             root: tree.root(),
             chain_hash: None,
             at: None,
+            rotation: None,
         };
-        checkpoint.sign(&key()).unwrap()
+        checkpoint.sign([&key()]).unwrap()
     }
 
     /// Event 1 of three.
@@ -154,7 +156,7 @@ mod tests {
     fn a_receipt_verifies_with_the_public_key_alone() {
         let text = serde_json::to_string(&receipt()).unwrap();
         let read: Receipt = serde_json::from_str(&text).unwrap();
-        assert_eq!(read.verify(&vkey()).unwrap().size, 3);
+        assert_eq!(read.verify(&vkeys()).unwrap().size, 3);
     }
 
     #[test]
@@ -162,7 +164,7 @@ mod tests {
         let with = |change: fn(&mut Receipt)| {
             let mut receipt = receipt();
             change(&mut receipt);
-            receipt.verify(&vkey()).unwrap_err()
+            receipt.verify(&vkeys()).unwrap_err()
         };
         let edit = |receipt: &mut Receipt| receipt.event = receipt.event.replace("allow", "deny");
         assert_eq!(with(edit), ReceiptError::Proof(ProofError::Root));
@@ -191,7 +193,7 @@ mod tests {
             to: note("z1", 4),
             consistency_proof: proof,
         };
-        let (from, to) = good.verify(&vkey()).unwrap();
+        let (from, to) = good.verify(&vkeys()).unwrap();
         assert_eq!((from.size, to.size), (3, 4));
         let swapped = Consistency {
             from: good.to.clone(),
@@ -199,13 +201,13 @@ mod tests {
             ..good.clone()
         };
         assert_eq!(
-            swapped.verify(&vkey()),
+            swapped.verify(&vkeys()),
             Err(ReceiptError::Proof(ProofError::Shape))
         );
         let other = Consistency {
             to: note("z2", 4),
             ..good
         };
-        assert_eq!(other.verify(&vkey()), Err(ReceiptError::Logs));
+        assert_eq!(other.verify(&vkeys()), Err(ReceiptError::Logs));
     }
 }

@@ -21,8 +21,9 @@ macro_rules! tree {
 }
 
 statements! { pub(crate) mod sql {
+    /// Ids are numbers, so this is their order, whatever the clocks of who made them said.
     KEYS = "SELECT id, deployment, public_key, sealed_private, created_at FROM audit_keys
-            ORDER BY created_at, id";
+            ORDER BY length(id), id";
     ADD_KEY = "INSERT INTO audit_keys (id, deployment, public_key, sealed_private, created_at)
                VALUES ($1, $2, $3, $4, $5) ON CONFLICT (id) DO NOTHING";
     TREE = concat!("SELECT ", tree!(), " FROM audit_trees WHERE zone_id = $1");
@@ -64,11 +65,17 @@ statements! { pub(crate) mod sql {
     GRANTED = "DELETE FROM audit_checkpoint_wishes WHERE zone_id = $1";
     WISH = "INSERT INTO audit_checkpoint_wishes (zone_id, wished_at) VALUES ($1, $2)
             ON CONFLICT (zone_id) DO NOTHING";
+    WISH_ALL = "INSERT INTO audit_checkpoint_wishes (zone_id, wished_at)
+                SELECT zone_id, $1 FROM audit_trees WHERE signed_size > 0
+                ON CONFLICT (zone_id) DO NOTHING";
     LATEST = "SELECT size, note, made_at FROM audit_checkpoints WHERE zone_id = $1
               ORDER BY size DESC LIMIT 1";
     AT = "SELECT size, note, made_at FROM audit_checkpoints WHERE zone_id = $1 AND size = $2";
     BELOW = "SELECT size, note, made_at FROM audit_checkpoints WHERE zone_id = $1 AND size < $2
              ORDER BY size DESC LIMIT $3";
+    /// Those that tell of a change of keys, the smallest first.
+    SAYING = "SELECT size, note, made_at FROM audit_checkpoints
+              WHERE zone_id = $1 AND note LIKE $2 ORDER BY size";
     ABOVE = "SELECT size, note, made_at FROM audit_checkpoints WHERE zone_id = $1 AND size > $2
              ORDER BY size LIMIT $3";
     COVERED = "SELECT zone_id, CASE WHEN EXISTS (SELECT 1 FROM audit_keys) THEN signed_size
@@ -189,8 +196,8 @@ impl Store {
         rows.iter().map(read).collect()
     }
 
-    /// Adds a key unless there is one of this id.
-    pub async fn add_audit_key(&self, key: &AuditKey) -> Result<(), StoreError> {
+    /// Adds a key unless there is one of this id; whether there was none.
+    pub async fn add_audit_key(&self, key: &AuditKey) -> Result<bool, StoreError> {
         let mut tx = self.begin("adding a checkpoint key").await?;
         let params = params![
             &key.id,
@@ -199,7 +206,16 @@ impl Store {
             &key.sealed_private,
             key.created_at
         ];
-        tx.execute(&sql::ADD_KEY, &params).await?;
+        let added = tx.execute(&sql::ADD_KEY, &params).await?;
+        tx.commit().await?;
+        Ok(added == 1)
+    }
+
+    /// Asks for a checkpoint of every zone that has one, as soon as there is something to sign.
+    pub async fn wish_audit_checkpoints(&self) -> Result<(), StoreError> {
+        let now = self.clock().now();
+        let mut tx = self.begin("wishing for checkpoints").await?;
+        tx.execute(&sql::WISH_ALL, &params![now]).await?;
         tx.commit().await
     }
 
@@ -410,6 +426,14 @@ impl AuditTrees<'_> {
         self.list(&sql::ABOVE, size, limit).await
     }
 
+    /// Checkpoints with a line that begins with this word, the smallest first.
+    pub async fn saying(&self, word: &str) -> Result<Vec<AuditCheckpoint>, StoreError> {
+        let pattern = format!("%\n{word} %");
+        let params = [Param::from(self.0.id()), Param::from(&pattern)];
+        let rows = self.0.query(&sql::SAYING, &params).await?;
+        rows.iter().map(AuditCheckpoint::read).collect()
+    }
+
     async fn list(
         &self,
         sql: &crate::Sql,
@@ -441,6 +465,8 @@ mod tests {
     ) -> Growing<'g> {
         Growing { from, to, tiles }
     }
+
+    const WISHED: crate::Sql = crate::testing::raw("SELECT zone_id FROM audit_checkpoint_wishes");
 
     crate::on_each_engine! {
         async fn a_tree_grows_only_from_where_it_was_seen(store: Store) {
@@ -500,9 +526,52 @@ mod tests {
                 sealed_private: vec![public; 100],
                 created_at: Timestamp::from_unix_seconds(1),
             };
-            store.add_audit_key(&key(1)).await.unwrap();
-            store.add_audit_key(&key(2)).await.unwrap();
+            assert!(store.add_audit_key(&key(1)).await.unwrap());
+            assert!(!store.add_audit_key(&key(2)).await.unwrap());
             assert_eq!(store.audit_keys().await.unwrap(), [key(1)]);
+        }
+
+        async fn keys_are_in_the_order_of_their_numbers_whatever_the_clock_said(store: Store) {
+            for (id, at) in [("10", 1), ("2", 2), ("1", 3)] {
+                let key = AuditKey {
+                    id: id.to_owned(),
+                    deployment: "caracal/a1".to_owned(),
+                    public_key: vec![1; 32],
+                    sealed_private: vec![1; 100],
+                    created_at: Timestamp::from_unix_seconds(at),
+                };
+                assert!(store.add_audit_key(&key).await.unwrap());
+            }
+            let ids: Vec<_> = store.audit_keys().await.unwrap().into_iter().map(|key| key.id).collect();
+            assert_eq!(ids, ["1", "2", "10"]);
+        }
+
+        async fn every_zone_that_was_signed_can_be_wished_for_at_once(store: Store) {
+            for zone in ["z1", "z2"] {
+                let zone = ZoneId::trusted(zone);
+                let tree = store.zone(&zone).audit_tree();
+                assert!(tree.grow(&growing((0, "none"), (2, "two"), &[])).await.unwrap());
+                if zone.as_str() == "z1" {
+                    assert!(tree.sign(&checkpoint(2)).await.unwrap());
+                }
+            }
+            for _ in 0..2 {
+                store.wish_audit_checkpoints().await.unwrap();
+            }
+            let rows = store.query(&WISHED, &[]).await.unwrap();
+            let wished: Vec<_> = rows.iter().map(|row| row.string("zone_id").unwrap()).collect();
+            assert_eq!(wished, ["z1"]);
+        }
+
+        async fn checkpoints_that_say_something_are_found(store: Store) {
+            let z1 = ZoneId::trusted("z1");
+            let tree = store.zone(&z1).audit_tree();
+            for (size, line) in [(3, "rotated a b"), (5, "time rotated "), (9, "rotated b c")] {
+                let note = format!("log\n{size}\nroot\n{line}\n\nsigned\n");
+                assert!(tree.sign(&AuditCheckpoint { note, ..checkpoint(size) }).await.unwrap());
+            }
+            let found = tree.saying("rotated").await.unwrap();
+            assert_eq!(found.iter().map(|one| one.size).collect::<Vec<_>>(), [3, 9]);
         }
     }
 }

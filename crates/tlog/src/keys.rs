@@ -1,10 +1,16 @@
-//! The key of checkpoints: made once, kept sealed like the signing keys of zones, and no key of
-//! anything else.
+//! The keys of checkpoints: kept sealed like the signing keys of zones, and no keys of anything else.
+//! One signs; those that it replaced stay, so that what they signed can be verified, and so that each
+//! log can be handed over.
+//!
+//! **Forces.** A key is replaced at one moment, but each log has its next checkpoint at its own, some
+//! after months. **Choice.** A log changes keys with its next checkpoint: that one tells of the change
+//! and is signed by the key of the checkpoint before, by all that came between, and by the newest. So
+//! the log itself proves the change, and nothing else has to be kept.
 
 use caracal_crypto::digest::hex_encode;
 use caracal_crypto::envelope::Keyring;
-use caracal_crypto::{CryptoError, NoteKey, NoteVerifyKey};
-use caracal_ledger::checkpoint::{self, Checkpoint};
+use caracal_crypto::{NoteKey, NoteVerifyKey};
+use caracal_ledger::checkpoint::{self, Checkpoint, Rotation};
 use caracal_ledger::note::{Vkey, is_name};
 use caracal_model::{Clock, Rng, ZoneId};
 use caracal_store::audit_trees::AuditKey;
@@ -13,22 +19,24 @@ use caracal_store::{Store, StoreError};
 
 use crate::TlogError;
 
-/// The id of the first key of a deployment.
+/// The id of the first key of a deployment; each later one has the next number.
 const FIRST: &str = "1";
 
 /// What signs checkpoints.
 #[derive(Debug)]
 pub struct Signer {
-    key: NoteKey,
+    /// The oldest first; the last one signs.
+    keys: Vec<(Vkey, NoteKey)>,
+    ids: Vec<String>,
     deployment: String,
 }
 
 impl Signer {
-    /// Opens the newest key of the deployment, and makes the first one. Its logs are then called
-    /// `name` for ever, by default `caracal/` and a random number.
+    /// Opens the keys of the deployment, and makes the first one. Its logs are then called `name` for
+    /// ever, by default `caracal/` and a random number.
     ///
     /// # Errors
-    /// [`TlogError::Key`] when the envelope does not open.
+    /// [`TlogError::Key`] when an envelope does not open.
     pub async fn open(
         store: &Store,
         keyring: &Keyring,
@@ -36,30 +44,49 @@ impl Signer {
         clock: &dyn Clock,
         name: Option<&str>,
     ) -> Result<Self, TlogError> {
-        let mut keys = store.audit_keys().await?;
-        if keys.is_empty() {
-            let made = make(keyring, rng, clock, name)?;
+        let mut stored = store.audit_keys().await?;
+        if stored.is_empty() {
+            let mut random = [0; 8];
+            rng.fill(&mut random);
+            let deployment = match name.filter(|name| is_name(name)) {
+                Some(name) => name.trim_end_matches('/').to_owned(),
+                None => format!("caracal/{}", hex_encode(&random)),
+            };
+            let made = make(keyring, rng, clock, FIRST.to_owned(), deployment)?;
             store.add_audit_key(&made).await?;
             // Another process may have been first.
-            keys = store.audit_keys().await?;
+            stored = store.audit_keys().await?;
         }
-        let newest = keys.pop().ok_or_else(|| StoreError::Absent {
+        let newest = stored.last().ok_or_else(|| StoreError::Absent {
             kind: "checkpoint key",
             id: FIRST.to_owned(),
         })?;
-        let seed = keyring.open(CHECKPOINT_KEY_AAD, &newest.sealed_private)?;
-        let key = NoteKey::from_seed(seed.expose())?;
-        if key.public().as_bytes()[..] != newest.public_key[..] {
-            // Whoever put another public key there wants its signatures to be believed.
-            return Err(corrupt(&newest.id).into());
-        }
-        let deployment = newest.deployment;
-        Ok(Self { key, deployment })
+        let deployment = newest.deployment.clone();
+        let keys: Result<Vec<_>, _> = stored.iter().map(|key| unseal(keyring, key)).collect();
+        Ok(Self {
+            keys: keys?,
+            ids: stored.into_iter().map(|key| key.id).collect(),
+            deployment,
+        })
     }
 
-    /// The key for verifying, named after the deployment.
-    pub fn vkey(&self) -> Option<Vkey> {
-        Vkey::new(self.deployment.clone(), self.key.public())
+    /// Whether the deployment still has exactly these keys.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn is_current(&self, store: &Store) -> Result<bool, StoreError> {
+        let stored = store.audit_keys().await?;
+        Ok(stored.iter().map(|key| &key.id).eq(&self.ids))
+    }
+
+    /// The key for verifying what is signed now, named after the deployment.
+    pub fn vkey(&self) -> Option<&Vkey> {
+        self.keys.last().map(|(vkey, _)| vkey)
+    }
+
+    /// The keys for verifying whatever was signed, the newest last.
+    pub fn vkeys(&self) -> Vec<Vkey> {
+        self.keys.iter().map(|(vkey, _)| vkey.clone()).collect()
     }
 
     /// The name of a zone's log.
@@ -67,31 +94,59 @@ impl Signer {
         checkpoint::origin(&self.deployment, zone)
     }
 
-    /// Signs.
+    /// Signs, after the note of the log's last checkpoint if there is one: when that is of an older
+    /// key, the new one tells of the change. Answers with what was signed, and its note.
     ///
     /// # Errors
-    /// [`CryptoError`].
-    pub fn sign(&self, checkpoint: &Checkpoint) -> Result<String, CryptoError> {
-        checkpoint.sign(&self.key)
+    /// [`TlogError::Key`].
+    pub fn sign(
+        &self,
+        mut checkpoint: Checkpoint,
+        last: Option<&str>,
+    ) -> Result<(Checkpoint, String), TlogError> {
+        let newest = self.keys.len().saturating_sub(1);
+        let of_last = last.and_then(|note| {
+            let by = |(vkey, _): &(Vkey, NoteKey)| {
+                Checkpoint::open(note, std::slice::from_ref(vkey)).is_ok()
+            };
+            self.keys.iter().rposition(by)
+        });
+        let signing = self
+            .keys
+            .get(of_last.unwrap_or(newest)..)
+            .unwrap_or_default();
+        if let [(from, _), .., (to, _)] = signing {
+            checkpoint.rotation = Some(Rotation {
+                from: from.clone(),
+                to: to.clone(),
+            });
+        }
+        let note = checkpoint.sign(signing.iter().map(|(_, key)| key))?;
+        Ok((checkpoint, note))
     }
+}
+
+fn unseal(keyring: &Keyring, stored: &AuditKey) -> Result<(Vkey, NoteKey), TlogError> {
+    let seed = keyring.open(CHECKPOINT_KEY_AAD, &stored.sealed_private)?;
+    let key = NoteKey::from_seed(seed.expose())?;
+    if key.public().as_bytes()[..] != stored.public_key[..] {
+        // Whoever put another public key there wants its signatures to be believed.
+        return Err(corrupt(&stored.id).into());
+    }
+    Ok((vkey(stored)?, key))
 }
 
 fn make(
     keyring: &Keyring,
     rng: &dyn Rng,
     clock: &dyn Clock,
-    name: Option<&str>,
+    id: String,
+    deployment: String,
 ) -> Result<AuditKey, TlogError> {
     let key = NoteKey::generate(rng)?;
-    let mut random = [0; 8];
-    rng.fill(&mut random);
-    let deployment = match name.filter(|name| is_name(name)) {
-        Some(name) => name.trim_end_matches('/').to_owned(),
-        None => format!("caracal/{}", hex_encode(&random)),
-    };
-    tracing::info!(deployment, "a key for checkpoints was made");
+    tracing::info!(deployment, id, "a key for checkpoints was made");
     Ok(AuditKey {
-        id: FIRST.to_owned(),
+        id,
         deployment,
         public_key: key.public().as_bytes().to_vec(),
         sealed_private: keyring.seal(rng, CHECKPOINT_KEY_AAD, key.seed().expose())?,
@@ -105,17 +160,51 @@ fn corrupt(id: &str) -> StoreError {
     }
 }
 
+fn vkey(stored: &AuditKey) -> Result<Vkey, StoreError> {
+    NoteVerifyKey::from_bytes(&stored.public_key)
+        .and_then(|public| Vkey::new(stored.deployment.clone(), public))
+        .ok_or_else(|| corrupt(&stored.id))
+}
+
 /// The keys that checkpoints of this deployment verify with, the newest last, named after it.
 ///
 /// # Errors
 /// [`StoreError`].
 pub async fn vkeys(store: &Store) -> Result<Vec<Vkey>, StoreError> {
-    let keys = store.audit_keys().await?;
-    let vkey = |key: AuditKey| {
-        let public = NoteVerifyKey::from_bytes(&key.public_key);
-        public
-            .and_then(|public| Vkey::new(key.deployment, public))
-            .ok_or_else(|| corrupt(&key.id))
+    let listed = list(store).await?;
+    Ok(listed.into_iter().map(|(_, vkey)| vkey).collect())
+}
+
+/// The keys of checkpoints as they are stored and as they verify, the newest last.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn list(store: &Store) -> Result<Vec<(AuditKey, Vkey)>, StoreError> {
+    let with = |key: AuditKey| vkey(&key).map(|vkey| (key, vkey));
+    store.audit_keys().await?.into_iter().map(with).collect()
+}
+
+/// Makes the next key, which signs from now on: each log with its next checkpoint, which is wished
+/// for. `None` when another rotation came first, or there is no key yet.
+///
+/// # Errors
+/// [`TlogError`].
+pub async fn rotate(
+    store: &Store,
+    keyring: &Keyring,
+    rng: &dyn Rng,
+    clock: &dyn Clock,
+) -> Result<Option<(AuditKey, Vkey)>, TlogError> {
+    let Some(newest) = store.audit_keys().await?.pop() else {
+        return Ok(None);
     };
-    keys.into_iter().map(vkey).collect()
+    let number: u64 = newest.id.parse().map_err(|_| corrupt(&newest.id))?;
+    let id = number.saturating_add(1).to_string();
+    let made = make(keyring, rng, clock, id, newest.deployment)?;
+    let vkey = vkey(&made)?;
+    if !store.add_audit_key(&made).await? {
+        return Ok(None);
+    }
+    store.wish_audit_checkpoints().await?;
+    Ok(Some((made, vkey)))
 }

@@ -11,13 +11,14 @@ mod keys;
 use std::ops::Range;
 
 use caracal_crypto::CryptoError;
+use caracal_ledger::checkpoint::ROTATED;
 use caracal_ledger::merkle::{self, Hash, Tree};
 use caracal_ledger::tile::{Growth, MissingTile, TileId, Tiles};
 use caracal_model::ZoneId;
 use caracal_store::audit_trees::{AuditCheckpoint, AuditTile, AuditTrees, Growing};
-use caracal_store::{Store, StoreError};
+use caracal_store::{Store, StoreError, ZoneScope};
 
-pub use keys::{Signer, vkeys};
+pub use keys::{Signer, list, rotate, vkeys};
 
 /// Checkpoints that are read at a time.
 const PAGE: u32 = 1_000;
@@ -38,17 +39,24 @@ pub enum TlogError {
 
 /// The tree of one zone.
 #[derive(Clone, Copy, Debug)]
-pub struct ZoneLog<'s>(AuditTrees<'s>);
+pub struct ZoneLog<'s> {
+    scope: ZoneScope<'s>,
+    rows: AuditTrees<'s>,
+}
 
 impl<'s> ZoneLog<'s> {
     /// Of this zone.
     pub fn of(store: &'s Store, zone: &'s ZoneId) -> Self {
-        Self(store.zone(zone).audit_tree())
+        let scope = store.zone(zone);
+        Self {
+            scope,
+            rows: scope.audit_tree(),
+        }
     }
 
     /// Its rows.
     pub fn rows(&self) -> AuditTrees<'s> {
-        self.0
+        self.rows
     }
 
     /// Every checkpoint that was signed of it, the smallest first: some hundred bytes each, an hour.
@@ -59,12 +67,20 @@ impl<'s> ZoneLog<'s> {
         let mut all: Vec<AuditCheckpoint> = Vec::new();
         loop {
             let after = all.last().map_or(0, |last| last.size);
-            let page = self.0.above(after, PAGE).await?;
+            let page = self.rows.above(after, PAGE).await?;
             if page.is_empty() {
                 return Ok(all);
             }
             all.extend(page);
         }
+    }
+
+    /// The checkpoints with which this log changed keys, the smallest first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn rotations(&self) -> Result<Vec<AuditCheckpoint>, StoreError> {
+        self.rows.saying(ROTATED).await
     }
 
     /// The tree of the first `size` events.
@@ -102,7 +118,7 @@ impl<'s> ZoneLog<'s> {
         if width == 0 {
             return Ok(None);
         }
-        let stored = self.0.tiles(&[(id.level, id.index)]).await?;
+        let stored = self.rows.tiles(&[(id.level, id.index)]).await?;
         let hashes = stored.into_iter().next().map(|(_, _, hashes)| hashes);
         let hashes =
             hashes.and_then(|hashes| hashes.get(..width * size_of::<Hash>()).map(<[u8]>::to_vec));
@@ -135,7 +151,7 @@ impl<'s> ZoneLog<'s> {
             .map(|(id, hashes)| (id.level, id.index, hashes))
             .collect();
         let tiles = &tiles;
-        self.0.grow(&Growing { from, to, tiles }).await
+        self.rows.grow(&Growing { from, to, tiles }).await
     }
 
     /// The leaves of a range, side by side with what the tiles say of them.
@@ -145,6 +161,17 @@ impl<'s> ZoneLog<'s> {
     pub async fn leaves(&self, range: Range<u64>) -> Result<Vec<Hash>, TlogError> {
         let single: Vec<Range<u64>> = range.map(|leaf| leaf..leaf + 1).collect();
         self.hashes(&single).await
+    }
+
+    /// The exact texts of the events after this many, as far as they are kept: none after a gap.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn entries(&self, after: u64, limit: u32) -> Result<Vec<String>, StoreError> {
+        let rows = self.scope.audit().chain(after, limit).await?;
+        let placed = (after + 1..).zip(rows);
+        let here = placed.take_while(|(place, row)| row.chain_seq == *place);
+        Ok(here.map(|(_, row)| row.event).collect())
     }
 
     async fn hashes(&self, ranges: &[Range<u64>]) -> Result<Vec<Hash>, TlogError> {
@@ -162,7 +189,7 @@ impl<'s> ZoneLog<'s> {
         if ids.is_empty() {
             return Ok(Tiles::default());
         }
-        let stored = self.0.tiles(&ids).await?;
+        let stored = self.rows.tiles(&ids).await?;
         let tile = |(level, index, hashes)| (TileId { level, index }, hashes);
         Ok(stored.into_iter().map(tile).collect())
     }

@@ -78,14 +78,14 @@ on_each_engine! {
         let clock = SystemClock::new();
         let first = Signer::open(&store, &keyring(), &OsRng, &clock, Some("caracal.example/a")).await.unwrap();
         let again = Signer::open(&store, &keyring(), &OsRng, &clock, Some("other")).await.unwrap();
-        let vkey = first.vkey().unwrap();
-        assert_eq!(again.vkey(), Some(vkey.clone()));
+        let vkey = first.vkey().unwrap().clone();
+        assert_eq!(again.vkey(), Some(&vkey));
         assert_eq!(vkeys(&store).await.unwrap(), std::slice::from_ref(&vkey));
         let zone = ZoneId::trusted("z1");
         assert_eq!(first.origin(&zone), "caracal.example/a/z1");
         let checkpoint = checkpoint_of(first.origin(&zone), &Head::GENESIS, &Tree::default());
-        let note = again.sign(&checkpoint).unwrap();
-        assert_eq!(Checkpoint::open(&note, &vkey), Ok(checkpoint));
+        let (signed, note) = again.sign(checkpoint, None).unwrap();
+        assert_eq!(Checkpoint::open(&note, &[vkey]), Ok(signed));
     }
 
     async fn a_key_that_does_not_open_is_said(store: Store) {
@@ -94,5 +94,50 @@ on_each_engine! {
         let other = Keyring::new(Kek::from_hex(&KEK.replace("8f3d", "7f3d")).unwrap(), None);
         let refused = Signer::open(&store, &other, &OsRng, &clock, None).await;
         assert!(matches!(refused, Err(TlogError::Key(_))));
+    }
+
+    async fn a_log_changes_keys_with_a_checkpoint_that_old_and_new_sign(store: Store) {
+        let clock = SystemClock::new();
+        let open = async || Signer::open(&store, &keyring(), &OsRng, &clock, None).await.unwrap();
+        let turn = async || rotate(&store, &keyring(), &OsRng, &clock).await.unwrap();
+        assert!(turn().await.is_none(), "there is no key yet");
+        let first = open().await;
+        let zone = ZoneId::trusted("z1");
+        let sized = |size: u64| {
+            let mut tree = Tree::default();
+            (0..size).for_each(|n| tree.append(leaf(n)));
+            checkpoint_of(first.origin(&zone), &Head::GENESIS, &tree)
+        };
+        let (_, old) = first.sign(sized(1), None).unwrap();
+        let (made, second) = turn().await.unwrap();
+        assert_eq!(made.id, "2");
+        assert!(!first.is_current(&store).await.unwrap());
+        // A log that nothing happens in skips a key.
+        let (_, third) = turn().await.unwrap();
+        let signer = open().await;
+        assert!(signer.is_current(&store).await.unwrap());
+        let vkeys = vkeys(&store).await.unwrap();
+        assert_eq!(vkeys, [first.vkey().unwrap().clone(), second, third.clone()]);
+        let (changed, change) = signer.sign(sized(2), Some(&old)).unwrap();
+        let rotation = changed.rotation.unwrap();
+        assert_eq!((&rotation.from, &rotation.to), (&vkeys[0], &third));
+        assert_eq!(Checkpoint::signers(&change, &vkeys).len(), 3);
+        let (_, after) = signer.sign(sized(3), Some(&change)).unwrap();
+        assert_eq!(Checkpoint::signers(&after, &vkeys), [&third]);
+        assert!(signer.sign(sized(1), None).unwrap().0.rotation.is_none(), "a new log has nothing to tell");
+    }
+
+    async fn of_two_rotations_at_once_one_is_refused(store: Store) {
+        let clock = SystemClock::new();
+        Signer::open(&store, &keyring(), &OsRng, &clock, None).await.unwrap();
+        let keyring = keyring();
+        let turn = || rotate(&store, &keyring, &OsRng, &clock);
+        let made = tokio::join!(turn(), turn(), turn());
+        let made = [made.0, made.1, made.2].map(|made| made.unwrap().map(|(key, _)| key.id));
+        let mut ids: Vec<_> = made.into_iter().flatten().collect();
+        ids.sort();
+        ids.dedup();
+        let stored: Vec<_> = store.audit_keys().await.unwrap().into_iter().map(|key| key.id).collect();
+        assert_eq!(stored[1..], ids[..], "each that was answered is there, once");
     }
 }

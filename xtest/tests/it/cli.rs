@@ -146,6 +146,30 @@ on_both_stacks! {
         std::fs::write(&cut, first.join("\n")).unwrap();
         let told = fails(&stack.caracal(&format!("{verify} --export {cut}")).await);
         assert!(told.contains("the ledger ends before it"), "{told}");
+
+        // The key is replaced: whoever has the old one is led to the new one.
+        let api = format!("--api-url {}", stack.urls.api);
+        let new = succeeds(&stack.caracal(&format!("audit keys rotate {api}")).await);
+        let new = new.trim();
+        let listed = succeeds(&stack.caracal(&format!("audit keys list {api}")).await);
+        let status = |key: &str| listed.lines().find(|line| line.ends_with(key)).unwrap().to_owned();
+        assert!(status(key).contains("replaced") && status(new).contains("signing"), "{listed}");
+        for _ in 0..2 {
+            let called = world.call(&world.mandate(&agent).await).await.unwrap().expect(200).request_id();
+            world.is_recorded(&called, CALLED).await;
+            let event = world.evidence(&called).await[0]["id"].as_str().unwrap().to_owned();
+            let path = format!("/v1/zones/{}/audit/{event}/receipt", world.zone);
+            eventually("the receipt is there", async || stack.read(&path).await.status == 200).await;
+            let receipt = stack.read(&path).await.json();
+            std::fs::write(&honest, receipt.to_string()).unwrap();
+            succeeds(&stack.caracal(&format!("audit verify --key {new} --receipt {honest}")).await);
+        }
+        let after = file("after.ndjson");
+        succeeds(&stack.caracal(&format!("audit export --out {after}")).await);
+        let told = succeeds(&stack.caracal(&format!("{verify} --export {after}")).await);
+        assert!(told.contains(new) && told.contains("confirm it"), "{told}");
+        let both = format!("{verify} --key {new} --export {after}");
+        assert!(!succeeds(&stack.caracal(&both).await).contains("confirm it"));
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod explain;
 pub mod export;
+pub mod keys;
 pub mod proofs;
 pub mod redact;
 mod stream;

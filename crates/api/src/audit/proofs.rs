@@ -10,8 +10,9 @@ use std::sync::Arc;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::IntoResponse;
 use caracal_ledger::checkpoint::origin;
+use caracal_ledger::merkle::leaf_hash;
 use caracal_ledger::receipt::encode;
-use caracal_ledger::tile::TileId;
+use caracal_ledger::tile::{TileId, WIDTH};
 use caracal_ledger::{Consistency, Receipt, Vkey};
 use caracal_model::ZoneId;
 use caracal_model::id::is_id;
@@ -27,6 +28,10 @@ use crate::wire::{self, Answer, At};
 
 /// Seconds within which a checkpoint that was wished for is made, usually.
 const SOON: u32 = 2;
+/// The level of the events themselves.
+const ENTRIES: &str = "entries";
+/// Bytes of a hash.
+const HASH: usize = 32;
 const TEXT: &str = "text/plain; charset=utf-8";
 
 impl From<TlogError> for Failure {
@@ -56,20 +61,6 @@ async fn keys(api: &Api) -> Result<Vec<Vkey>, Failure> {
     Ok(keys)
 }
 
-fn verifies<T, E: std::fmt::Display>(
-    keys: &[Vkey],
-    verify: impl Fn(&Vkey) -> Result<T, E>,
-) -> Result<T, Failure> {
-    let mut last = None;
-    for key in keys.iter().rev() {
-        match verify(key) {
-            Ok(verified) => return Ok(verified),
-            Err(error) => last = Some(broken(&error)),
-        }
-    }
-    Err(last.unwrap_or_else(Failure::internal))
-}
-
 /// `GET /v1/zones/{zone}/audit/{id}/receipt`
 pub async fn receipt(State(api): State<Arc<Api>>, at: At) -> Answer {
     let event = api.store.zone(&at.zone).audit().find(&at.id).await?;
@@ -77,9 +68,10 @@ pub async fn receipt(State(api): State<Arc<Api>>, at: At) -> Answer {
         let why = format!("no event {} is on record in this zone", at.id);
         Failure::absent("event_not_found", why)
     })?;
-    let keys = keys(&api).await?;
     let log = ZoneLog::of(&api.store, &at.zone);
     let covering = log.rows().latest().await?;
+    // After the checkpoint, so that its key is among them.
+    let keys = keys(&api).await?;
     let Some(checkpoint) = covering.filter(|latest| latest.size >= event.chain_seq) else {
         log.rows().wish().await?;
         let why = "no checkpoint covers the event yet; one is being made. Ask again shortly";
@@ -93,7 +85,7 @@ pub async fn receipt(State(api): State<Arc<Api>>, at: At) -> Answer {
         inclusion_proof: encode(&proof),
         checkpoint: checkpoint.note,
     };
-    verifies(&keys, |key| receipt.verify(key))?;
+    receipt.verify(&keys).map_err(|error| broken(&error))?;
     wire::ok(json!(receipt))
 }
 
@@ -195,7 +187,7 @@ pub async fn consistency(State(api): State<Arc<Api>>, at: At, RawQuery(raw): Raw
         consistency_proof: encode(&proof),
     };
     let keys = keys(&api).await?;
-    verifies(&keys, |key| proven.verify(key).map(drop))?;
+    proven.verify(&keys).map_err(|error| broken(&error))?;
     wire::ok(json!(proven))
 }
 
@@ -215,7 +207,8 @@ pub async fn key(State(api): State<Arc<Api>>, at: At) -> Answer {
     }))
 }
 
-/// `GET /v1/zones/{zone}/audit/tile/{level}/{index}[.p/{width}]`
+/// `GET /v1/zones/{zone}/audit/tile/{level}/{index}[.p/{width}]`; the level `entries` is the events of
+/// a tile of level 0.
 pub async fn tile(
     State(api): State<Arc<Api>>,
     Path((zone, level, path)): Path<(String, String, String)>,
@@ -228,16 +221,56 @@ pub async fn tile(
     }
     let zone = ZoneId::trusted(zone);
     let absent = || Failure::absent("tile_not_found", "the tree has no such tile");
-    let (id, width) = tile_of(&level, &path).ok_or_else(absent)?;
+    let is_bundle = level == ENTRIES;
+    let of_level = if is_bundle { "0" } else { level.as_str() };
+    let (id, width) = tile_of(of_level, &path).ok_or_else(absent)?;
     let log = ZoneLog::of(&api.store, &zone);
     // Nothing is served that no checkpoint covers.
     let size = log.rows().latest().await?.map_or(0, |latest| latest.size);
     let hashes = log.tile(id, size).await?.ok_or_else(absent)?;
-    let wanted = width.map_or(hashes.len(), |width| width * 32);
-    let full = width.is_some() || hashes.len() == 256 * 32;
+    let wanted = width.map_or(hashes.len(), |width| width * HASH);
+    let full = width.is_some() || hashes.len() == 256 * HASH;
     let hashes = hashes.get(..wanted).filter(|_| full).ok_or_else(absent)?;
+    let served = match is_bundle {
+        true => bundle(&log, id, hashes).await?,
+        false => hashes.to_vec(),
+    };
     let kind = (header::CONTENT_TYPE, "application/octet-stream");
-    Ok(([kind], hashes.to_vec()).into_response())
+    Ok(([kind], served).into_response())
+}
+
+/// The exact texts that a tile of leaves is made of, each after its length in two bytes.
+async fn bundle(log: &ZoneLog<'_>, tile: TileId, hashes: &[u8]) -> Result<Vec<u8>, Failure> {
+    let (leaves, _) = hashes.as_chunks::<HASH>();
+    let before = tile.index.saturating_mul(WIDTH);
+    let limit = u32::try_from(leaves.len()).unwrap_or(u32::MAX);
+    let texts = log.entries(before, limit).await?;
+    if texts.len() < leaves.len() {
+        // Where the first is still there, so are all: what is dropped is dropped from the beginning.
+        return Err(Failure::absent(
+            "entries_not_kept",
+            "retention has dropped events of this bundle; its hashes are in tile/0",
+        ));
+    }
+    let mut bundle = Vec::new();
+    for (text, leaf) in texts.iter().zip(leaves) {
+        if leaf_hash(text.as_bytes()) != *leaf {
+            return Err(broken(&format_args!(
+                "an event of bundle {} is not what was signed",
+                tile.index
+            )));
+        }
+        let length = u16::try_from(text.len()).map_err(|_| {
+            Failure::absent(
+                "entry_too_long",
+                "the format has no room for an event of more than 65535 bytes, and this bundle has \
+                 one: read its event and receipt one by one",
+            )
+        })?;
+        bundle.extend_from_slice(&length.to_be_bytes());
+        bundle.extend_from_slice(text.as_bytes());
+    }
+    Ok(bundle)
 }
 
 /// A path of tlog-tiles: `0`, `x001/x234/067` or `x001/x234/067.p/12`.

@@ -11,8 +11,8 @@ use caracal_tlog::{Signer, ZoneLog};
 use serde_json::json;
 
 use super::Stack;
-use super::audit::{append_events, event};
-use super::stack::KEK;
+use super::audit::{append_after, append_events, event};
+use super::stack::{BOOTSTRAP, KEK};
 use crate::on_stack;
 
 /// Does what Audit does: grows the tree over the events so far and signs it.
@@ -39,9 +39,13 @@ async fn checkpoint(stack: &Stack, zone: &ZoneId) -> u64 {
     let tree: Tree = log.tree(size_now).await.unwrap();
     let mut made = checkpoint_of(signer.origin(zone), &Head::GENESIS, &tree);
     made.chain_hash = None;
+    let last = log.rows().latest().await.unwrap();
+    let (_, note) = signer
+        .sign(made, last.as_ref().map(|last| last.note.as_str()))
+        .unwrap();
     let stored = AuditCheckpoint {
         size: size_now,
-        note: signer.sign(&made).unwrap(),
+        note,
         made_at: clock.now(),
     };
     assert!(log.rows().sign(&stored).await.unwrap());
@@ -61,6 +65,93 @@ async fn zone_with_events(stack: &Stack, count: usize) -> ZoneId {
 }
 
 on_stack! {
+    async fn a_key_is_replaced_and_everything_from_before_verifies(stack: Stack) {
+        let rotate = async || stack.send_as(BOOTSTRAP, "POST", "/v1/audit-keys/rotate", "").await;
+        let none = rotate().await;
+        assert_eq!((none.status.as_u16(), none.text("error")), (404, "checkpoints_unavailable"));
+        assert_eq!(stack.get("/v1/audit-keys").await.is(200), json!({"items": []}));
+        let zone = zone_with_events(&stack, 3).await;
+        checkpoint(&stack, &zone).await;
+        let old = stack.get("/v1/audit-keys").await.is(200)["items"][0]["key"].clone();
+        let made = rotate().await.is(201);
+        assert_eq!((&made["id"], &made["status"]), (&json!("2"), &json!("signing")));
+        let listed = stack.get("/v1/audit-keys").await.is(200);
+        let told: Vec<_> = listed["items"].as_array().unwrap().iter()
+            .map(|key| (key["key"].clone(), key["status"].as_str().unwrap())).collect();
+        assert_eq!(told, [(old.clone(), "replaced"), (made["key"].clone(), "signing")]);
+        assert!(!listed.to_string().contains("sealed"), "{listed}");
+
+        let [old, new]: [Vkey; 2] = [&old, &made["key"]].map(|key| key.as_str().unwrap().parse().unwrap());
+        let receipt = async || -> Receipt {
+            let receipt = stack.get(&at(&zone, "/evt-1/receipt")).await.is(200);
+            serde_json::from_value(receipt).unwrap()
+        };
+        let before = receipt().await;
+        append_after(&stack, &zone, 3, vec![event(&zone, 3, "r", "allow", &json!({}))]).await;
+        checkpoint(&stack, &zone).await;
+        let change = receipt().await;
+        append_after(&stack, &zone, 4, vec![event(&zone, 4, "r", "allow", &json!({}))]).await;
+        checkpoint(&stack, &zone).await;
+        let after = receipt().await;
+        let by = |receipt: &Receipt| [&old, &new].map(|key| receipt.verify(std::slice::from_ref(key)).is_ok());
+        assert_eq!([by(&before), by(&change), by(&after)], [[true, false], [true, true], [false, true]]);
+        let proven = stack.get(&at(&zone, "/consistency?from=3&to=5")).await.is(200);
+        let proven: Consistency = serde_json::from_value(proven).unwrap();
+        assert!(proven.verify(std::slice::from_ref(&new)).is_err(), "it begins under the old key");
+        assert_eq!(proven.verify(&[old, new]).unwrap().1.size, 5);
+    }
+
+    async fn only_a_global_token_of_the_platform_replaces_a_key(stack: Stack) {
+        let zone = zone_with_events(&stack, 3).await;
+        checkpoint(&stack, &zone).await;
+        let own = stack.zone("own").await;
+        let of_zone = stack.token("write", Some(&own)).await;
+        let reads = stack.token("read", None).await;
+        for token in [of_zone, reads] {
+            let refused = stack.send_as(&token, "POST", "/v1/audit-keys/rotate", "").await;
+            assert_eq!(refused.status.as_u16(), 403, "{refused}");
+        }
+        assert_eq!(stack.get("/v1/audit-keys").await.is(200)["items"].as_array().unwrap().len(), 1);
+    }
+
+    async fn events_are_bundled_as_the_standard_has_it(stack: Stack) {
+        let zone = zone_with_events(&stack, 300).await;
+        let absent = stack.get(&at(&zone, "/tile/entries/000")).await;
+        assert_eq!((absent.status.as_u16(), absent.text("error")), (404, "tile_not_found"));
+        checkpoint(&stack, &zone).await;
+        append_after(&stack, &zone, 300, vec![event(&zone, 300, "r", "allow", &json!({}))]).await;
+        // As a reader of the standard does it: cut at the lengths, hash, compare with the tile.
+        for (path, count) in [("000", 256), ("000.p/7", 7), ("001.p/44", 44)] {
+            let bundle = stack.get(&at(&zone, &format!("/tile/entries/{path}"))).await;
+            assert_eq!(bundle.headers["content-type"], "application/octet-stream");
+            let mut rest = &bundle.bytes[..];
+            let mut leaves = Vec::new();
+            while let Some((length, behind)) = rest.split_first_chunk::<2>() {
+                let (entry, behind) = behind.split_at(u16::from_be_bytes(*length).into());
+                leaves.push(leaf_hash(entry));
+                rest = behind;
+            }
+            assert_eq!(leaves.len(), count, "{path}");
+            let tile = stack.get(&at(&zone, &format!("/tile/0/{path}"))).await;
+            assert_eq!(leaves.concat(), tile.bytes, "{path}");
+        }
+        for path in ["001", "001.p/45", "002", "000.p/0", "0", "entries/000"] {
+            let absent = stack.get(&at(&zone, &format!("/tile/entries/{path}"))).await;
+            assert_eq!(absent.status.as_u16(), 404, "{path}");
+        }
+    }
+
+    async fn a_bundle_that_does_not_fit_is_not_cut_short(stack: Stack) {
+        let zone = ZoneId::trusted("z-long");
+        let long = json!({"note": "x".repeat(70_000)});
+        let events = vec![event(&zone, 0, "r", "allow", &json!({})), event(&zone, 1, "r", "allow", &long)];
+        append_events(&stack, &zone, events).await;
+        checkpoint(&stack, &zone).await;
+        assert_eq!(stack.get(&at(&zone, "/tile/entries/000.p/1")).await.status.as_u16(), 200);
+        let refused = stack.get(&at(&zone, "/tile/entries/000.p/2")).await;
+        assert_eq!((refused.status.as_u16(), refused.text("error")), (404, "entry_too_long"));
+    }
+
     async fn a_receipt_verifies_with_the_served_key_alone(stack: Stack) {
         let zone = zone_with_events(&stack, 300).await;
         let pending = stack.get(&at(&zone, "/evt-7/receipt")).await;
@@ -72,7 +163,7 @@ on_stack! {
             for id in ["evt-0", "evt-7", "evt-299"] {
                 let receipt = stack.get(&at(&zone, &format!("/{id}/receipt"))).await.is(200);
                 let receipt: Receipt = serde_json::from_value(receipt).unwrap();
-                assert_eq!(receipt.verify(&vkey).unwrap().size, 300);
+                assert_eq!(receipt.verify(std::slice::from_ref(&vkey)).unwrap().size, 300);
                 assert!(receipt.event.contains("record-1"), "its exact text");
             }
         }
@@ -114,7 +205,7 @@ on_stack! {
         let vkey: Vkey = key["key"].as_str().unwrap().parse().unwrap();
         let proven = stack.get(&at(&zone, "/consistency?from=3")).await.is(200);
         let proven: Consistency = serde_json::from_value(proven).unwrap();
-        assert_eq!(proven.verify(&vkey).unwrap().1.size, 3);
+        assert_eq!(proven.verify(&[vkey]).unwrap().1.size, 3);
         let mut table = String::new();
         for path in ["/checkpoints/4", "/checkpoints/x", "/checkpoints?cursor=x", "/consistency",
                      "/consistency?from=3&to=4", "/consistency?from=x", "/tile/0/000", "/tile/9/000"] {

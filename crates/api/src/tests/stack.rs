@@ -69,6 +69,7 @@ pub struct Reply {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub text: String,
+    pub bytes: Vec<u8>,
     pub body: Value,
 }
 
@@ -217,6 +218,7 @@ impl Stack {
             status: parts.status,
             headers: parts.headers,
             text,
+            bytes: bytes.to_vec(),
             body,
         }
     }

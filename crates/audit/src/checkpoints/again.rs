@@ -38,14 +38,14 @@ impl Checkpoints {
     }
 
     async fn slice(&mut self, zone: &ZoneId) -> Result<(), VerifyError> {
-        self.open_signer().await?;
         self.last(zone).await?;
-        grow::to_head(&self.ingest, zone, None).await?;
-        let log = ZoneLog::of(self.ingest.store(), zone);
+        let ingest = self.ingest.clone();
+        grow::to_head(&ingest, zone, None).await?;
+        let log = ZoneLog::of(ingest.store(), zone);
         let Some(state) = log.rows().state().await? else {
             return Ok(());
         };
-        let (store, key) = (self.ingest.store(), self.ingest.key());
+        let (store, key) = (ingest.store(), ingest.key());
         let floor = floor::of(store, zone, key).await?;
         let begin = floor.as_ref().map(|(floor, _)| floor);
         let reached = self.rows_again(zone, &state, begin).await;
@@ -79,12 +79,13 @@ impl Checkpoints {
 
     /// The chain, the columns, the leaves and the checkpoints of a slice; how far it came.
     async fn rows_again(
-        &self,
+        &mut self,
         zone: &ZoneId,
         state: &AuditTree,
         floor: Option<&Floor>,
     ) -> Result<Head, VerifyError> {
-        let (store, key) = (self.ingest.store(), self.ingest.key());
+        let ingest = self.ingest.clone();
+        let (store, key) = (ingest.store(), ingest.key());
         let log = ZoneLog::of(store, zone);
         let found = |seq, flaw| Finding::at(zone, Unsound { seq, flaw });
         let start = match floor {
@@ -114,19 +115,20 @@ impl Checkpoints {
                     return Err(found(row.chain_seq, Flaw::Tree).into());
                 }
             }
-            self.ingest.metrics().tamper_checked.inc_by(to - from);
+            ingest.metrics().tamper_checked.inc_by(to - from);
         }
         Ok(history.head().clone())
     }
 
     /// Has a slice agree with the checkpoints that were signed within it.
     async fn expect_own(
-        &self,
+        &mut self,
         zone: &ZoneId,
         history: &mut History<'_>,
         end: u64,
     ) -> Result<(), VerifyError> {
-        let rows = ZoneLog::of(self.ingest.store(), zone).rows();
+        let ingest = self.ingest.clone();
+        let rows = ZoneLog::of(ingest.store(), zone).rows();
         let mut after = history.size();
         loop {
             let mut page = rows.above(after, PAGE).await?;
@@ -136,8 +138,8 @@ impl Checkpoints {
             };
             after = last.size;
             for stored in &page {
-                let checkpoint = open_stored(&self.trust, zone, stored)?;
-                let expected = history.expect(Kept::from(checkpoint));
+                let opened = open_stored(&mut self.keys, zone, stored)?;
+                let expected = history.expect(Kept::of(opened, None));
                 expected.map_err(|unsound| Finding::at(zone, unsound))?;
             }
         }

@@ -236,20 +236,20 @@ on_each_engine! {
         let zone = zone("z1");
         let of_size = async |size| {
             let stored = store.zone(&zone).audit_tree().checkpoint(size).await.unwrap();
-            Checkpoint::open(&stored.unwrap().note, &keys[0]).unwrap()
+            Checkpoint::open(&stored.unwrap().note, &keys).unwrap()
         };
         let mut out = Vec::new();
         export_chain(&store, &zone, &mut out).await.unwrap();
         for size in [3, 5, 9] {
             let checkpoints = vec![of_size(size).await];
-            let trust = Trust { keys: keys.clone(), checkpoints, heads: Vec::new() };
+            let trust = Trust { keys: keys.clone().into(), checkpoints, heads: Vec::new() };
             let sound = verify_export(Cursor::new(&out), None, &trust).unwrap();
             assert_eq!((sound[0].1.head.seq(), sound[0].1.floor), (9, 5), "{size}");
             verify_ledger(&store, &zone, Some(&key()), &trust).await.unwrap();
         }
         let mut forged = of_size(3).await;
         forged.root = [7; 32];
-        let trust = Trust { keys, checkpoints: vec![forged], heads: Vec::new() };
+        let trust = Trust { keys: keys.into(), checkpoints: vec![forged], heads: Vec::new() };
         let found = verify_export(Cursor::new(&out), None, &trust).unwrap_err();
         let VerifyError::Found(found) = found else { panic!("{found}") };
         assert_eq!((found.seq, found.flaw), (1, Flaw::Unproven { size: 3 }));

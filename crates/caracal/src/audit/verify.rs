@@ -37,7 +37,8 @@ EXAMPLES
   caracal audit verify --key VKEY --receipt r.json  that one event is in the ledger
 
 VKEY is what `caracal audit key` prints; take it from somebody whom you trust, not from the file that
-you verify. AUDIT_HMAC_KEY (or the data directory's) proves who made the links; it is not needed with
+you verify. Of keys that were replaced, one is enough: the ledger proves the others, and you are told
+which of them signed what. AUDIT_HMAC_KEY (or the data directory's) proves who made the links; it is not needed with
 --key, and --without-key leaves it out. Keep checkpoints, or the heads that this command prints, where
 the operators of the deployment cannot change them: only against those shows that the end of a ledger
 was cut off, or that all of it was made anew.
@@ -56,7 +57,7 @@ pub struct Verify {
     /// A checkpoint that was kept: the ledger must continue it
     #[arg(long = "checkpoint", value_name = "FILE")]
     checkpoints: Vec<PathBuf>,
-    /// The public key of the deployment's checkpoints; give older keys too
+    /// A public key of the deployment's checkpoints; give each that you trust
     #[arg(long = "key", value_name = "VKEY")]
     keys: Vec<Vkey>,
     /// A receipt of the API: its event must be in the ledger that was signed
@@ -129,13 +130,10 @@ impl Verify {
         let mut checkpoints = Vec::new();
         for file in &self.checkpoints {
             let note = read(file)?;
-            let mut opened = match self.keys.is_empty() {
+            let opened = match self.keys.is_empty() {
                 true => Checkpoint::unverified(&note),
-                false => Err(caracal_ledger::CheckpointError::OtherLog),
+                false => Checkpoint::open(&note, &self.keys),
             };
-            for key in &self.keys {
-                opened = opened.or_else(|_| Checkpoint::open(&note, key));
-            }
             match opened {
                 Ok(checkpoint) => checkpoints.push(checkpoint),
                 Err(error) => {
@@ -145,7 +143,7 @@ impl Verify {
             }
         }
         Ok(Some(Trust {
-            keys: self.keys.clone(),
+            keys: self.keys.clone().into(),
             checkpoints,
             heads: self.heads.clone(),
         }))
@@ -155,7 +153,7 @@ impl Verify {
         let mut all = true;
         for file in &self.receipts {
             let receipt: Receipt = parse(file, "receipt")?;
-            let verified = self.with_any_key(|key| receipt.verify(key));
+            let verified = receipt.verify(&self.keys);
             all &= told(file, verified, |checkpoint| {
                 let (event, size) = (receipt.leaf_index + 1, checkpoint.size);
                 format!("event {event} of {size} of {}", checkpoint.origin)
@@ -163,23 +161,12 @@ impl Verify {
         }
         for file in &self.consistency {
             let proof: Consistency = parse(file, "consistency proof")?;
-            let verified = self.with_any_key(|key| proof.verify(key));
+            let verified = proof.verify(&self.keys);
             all &= told(file, verified, |(from, to)| {
                 format!("{} events continue {} of {}", to.size, from.size, to.origin)
             });
         }
         Ok(all)
-    }
-
-    fn with_any_key<T>(
-        &self,
-        verify: impl Fn(&Vkey) -> Result<T, ReceiptError>,
-    ) -> Result<T, ReceiptError> {
-        let none = Err(ReceiptError::Checkpoint(
-            caracal_ledger::CheckpointError::OtherLog,
-        ));
-        let any = |tried: Result<T, ReceiptError>, key| tried.or_else(|_| verify(key));
-        self.keys.iter().fold(none, any)
     }
 
     async fn verify_store(
@@ -192,9 +179,10 @@ impl Verify {
             .audit_zones()
             .await
             .context("the ledger cannot be read")?;
-        if trust.keys.is_empty() {
+        if trust.keys.trusted().is_empty() {
             let keys = caracal_tlog::vkeys(store).await;
-            trust.keys = keys.context("the keys of checkpoints cannot be read")?;
+            let keys = keys.context("the keys of checkpoints cannot be read")?;
+            trust.keys = keys.into();
         }
         // A zone whose events are all gone must not pass because it is not listed any more.
         zones.extend(trust.heads.iter().map(|(zone, _)| zone.clone()));
@@ -247,7 +235,7 @@ fn verify_path(path: &Path, key: Option<&HmacKey>, trust: &Trust) -> anyhow::Res
     }
     match verify_export(BufReader::new(export), key, trust) {
         Ok(zones) => {
-            if trust.keys.is_empty() {
+            if trust.keys.trusted().is_empty() {
                 term::progress("signatures were not checked: give --key for that");
             }
             zones.iter().for_each(|(zone, sound)| holds(zone, sound));
@@ -290,6 +278,14 @@ fn told<T>(
 fn holds(zone: &ZoneId, sound: &Sound) {
     let (events, hash) = (sound.head.seq(), sound.head.chain_hash());
     println!("{}  {sound}  {zone}:{events}:{hash}", term::green("holds "));
+    for named in &sound.named {
+        let (checkpoints, size) = (named.checkpoints, named.size);
+        println!(
+            "        and agrees with {checkpoints} checkpoints, up to {size} events, of a key that your \
+             key names: confirm it, then give it too, with --key {}",
+            named.key
+        );
+    }
 }
 
 fn broken(what: &str) {

@@ -198,6 +198,7 @@ impl Retained {
             history.expect(Kept {
                 checkpoint: (*checkpoint).clone(),
                 proof: proof.flatten(),
+                named: None,
             })?;
         }
         self.rows
