@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio_postgres::NoTls;
 
 use crate::Deployment;
+use crate::fault::FaultProxy;
 use crate::ports;
 use crate::process::Process;
 use crate::stack::random_hex;
@@ -105,10 +106,11 @@ impl Redis {
     /// Starts one. `durable` keeps every write on disk, as a deployment must whose Redis may die.
     pub async fn start(directory: &Path, durable: bool) -> Self {
         let port = ports::free();
+        let password = random_hex(16);
         let append = if durable { "yes" } else { "no" };
         let arguments = format!(
             "--port {port} --bind 127.0.0.1 --maxmemory-policy noeviction --appendonly {append} \
-             --appendfsync everysec --dir {}",
+             --appendfsync everysec --requirepass {password} --dir {}",
             directory.display()
         );
         let arguments = arguments.split_whitespace().chain(["--save", ""]);
@@ -117,7 +119,7 @@ impl Redis {
         process.start();
         let redis = Self {
             process,
-            url: format!("redis://127.0.0.1:{port}"),
+            url: format!("redis://:{password}@127.0.0.1:{port}"),
             directory: directory.to_owned(),
         };
         redis.waits_until_it_answers().await;
@@ -154,4 +156,28 @@ impl Redis {
         })
         .await;
     }
+}
+
+/// The same with a password, where it has none: a server that asks for none takes any.
+pub fn with_password(url: &str) -> String {
+    match url.split_once('@') {
+        Some((user, rest)) if user.matches(':').count() == 1 => {
+            format!("{user}:{}@{rest}", random_hex(16))
+        }
+        _ => url.to_owned(),
+    }
+}
+
+/// The address to use for a server: its own, or that of a proxy before it.
+pub async fn reached(url: &str, proxies: &mut Vec<FaultProxy>, faulty: bool) -> String {
+    if !faulty {
+        return url.to_owned();
+    }
+    let (_, rest) = url.split_once("://").expect("a URL");
+    let authority = rest.split(['/', '?']).next().unwrap_or(rest);
+    let server = authority.rsplit('@').next().unwrap_or(authority);
+    let proxy = FaultProxy::before(server.to_owned()).await;
+    let url = url.replacen(server, &proxy.address.to_string(), 1);
+    proxies.push(proxy);
+    url
 }

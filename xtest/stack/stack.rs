@@ -18,7 +18,7 @@ use crate::http::{Answer, Http};
 use crate::options::{Options, settings};
 use crate::postgres::Postgres;
 use crate::process::Process;
-use crate::servers::{Database, Place, Redis};
+use crate::servers::{Database, Place, Redis, reached, with_password};
 use crate::{binary, ports};
 
 /// How long a start may take, on a machine that builds something else at the same time.
@@ -213,7 +213,7 @@ impl Stack {
                 database.insert(Database::create(server).await).url.clone()
             };
             let url = reached(&url, &mut proxies, options.faulty).await;
-            environment.push(("DATABASE_URL".into(), url));
+            environment.push(("DATABASE_URL".into(), with_password(&url)));
         }
         if options.stepping_clock {
             environment.extend(clock::environment(directory.path()));
@@ -488,18 +488,4 @@ impl Drop for Stack {
             }
         }
     }
-}
-
-/// The address to use for a server: its own, or that of a proxy before it.
-async fn reached(url: &str, proxies: &mut Vec<FaultProxy>, faulty: bool) -> String {
-    if !faulty {
-        return url.to_owned();
-    }
-    let (_, rest) = url.split_once("://").expect("a URL");
-    let authority = rest.split(['/', '?']).next().unwrap_or(rest);
-    let server = authority.rsplit('@').next().unwrap_or(authority);
-    let proxy = FaultProxy::before(server.to_owned()).await;
-    let url = url.replacen(server, &proxy.address.to_string(), 1);
-    proxies.push(proxy);
-    url
 }

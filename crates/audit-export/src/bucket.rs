@@ -100,6 +100,11 @@ impl Bucket {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+    use std::io::{BufRead as _, BufReader, Write as _};
+
+    use caracal_net::settings::Mistakes;
+
     use super::*;
 
     #[tokio::test]
@@ -110,5 +115,64 @@ mod tests {
         assert_eq!(bucket.create("a/b", one.clone()).await.unwrap(), None);
         assert_eq!(bucket.create("a/b", two).await.unwrap(), Some(one));
         assert_eq!(std::fs::read(dir.path().join("made/a/b")).unwrap(), b"one");
+    }
+
+    /// Refuses one request after another, and repeats all that it was shown.
+    fn parrot() -> String {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let answer = |stream: std::net::TcpStream| -> Option<()> {
+            let mut answers = stream.try_clone().ok()?;
+            let heads = BufReader::new(stream).lines().map_while(Result::ok);
+            let head: Vec<String> = heads.take_while(|line| !line.is_empty()).collect();
+            let said = head.join(" ");
+            let size = said.len();
+            let closes = "connection: close\r\n\r\n";
+            let answer = format!("HTTP/1.1 403 No\r\ncontent-length: {size}\r\n{closes}{said}");
+            answers.write_all(answer.as_bytes()).ok()
+        };
+        #[expect(clippy::disallowed_methods, reason = "it ends with the test")]
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let _ = answer(stream);
+            }
+        });
+        url
+    }
+
+    #[tokio::test]
+    async fn what_a_server_repeats_of_its_credentials_is_not_told() {
+        let keys = ["AKIACANARY5E99", "canary-key-6f00", "canary-session-7a11"];
+        let endpoint = parrot();
+        let settings = [
+            ("AUDIT_EXPORT_S3_BUCKET", "b"),
+            ("AUDIT_EXPORT_S3_ENDPOINT", &*endpoint),
+            ("AWS_ACCESS_KEY_ID", keys[0]),
+            ("AWS_SECRET_ACCESS_KEY", keys[1]),
+            ("AWS_SESSION_TOKEN", keys[2]),
+        ];
+        let from: BTreeMap<String, String> = settings
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        let config = Config::read(&from, &mut Mistakes::default()).unwrap();
+        let clock = Arc::new(caracal_crypto::os::SystemClock::new());
+        let bucket = Bucket::open(&config, None, clock).unwrap().unwrap();
+        let refused = bucket.create("a/b", Bytes::from_static(b"one")).await;
+        let error = refused.unwrap_err();
+        let told = error.to_string();
+        assert!(told.contains("status code: 403"), "{told}");
+        assert!(keys.iter().all(|key| !told.contains(key)), "{told}");
+        // An id of a key is no secret.
+        let shown = format!("{bucket:?} {config:?}");
+        let mut secrets = keys.iter().skip(1);
+        assert!(secrets.all(|key| !shown.contains(key)), "{shown}");
+        let ExportError::Bucket(theirs) = &error else {
+            panic!("{error}");
+        };
+        assert!(
+            theirs.to_string().contains(keys[2]),
+            "it was repeated: {theirs}"
+        );
     }
 }

@@ -20,6 +20,7 @@ pub use manifest::{Chain, Manifest, ZoneStretch};
 pub use metrics::Metrics;
 pub use table::{Table, TableError};
 
+use caracal_net::egress::presentable;
 use caracal_store::StoreError;
 
 /// Why something is not exported yet.
@@ -29,7 +30,7 @@ pub enum ExportError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The bucket did not take or give an object.
-    #[error("the bucket: {0}")]
+    #[error("the bucket: {}", told(.0))]
     Bucket(#[from] object_store::Error),
     /// The scratch file or the directory.
     #[error("{doing}: {source}")]
@@ -56,4 +57,17 @@ pub enum ExportError {
     /// Work on another thread did not come back.
     #[error("the export was interrupted")]
     Interrupted,
+}
+
+/// Most that is told of what a server said.
+const TOLD: usize = 200;
+
+/// The library adds what the server answered, word for word; and a server may repeat what it was shown.
+fn told(error: &object_store::Error) -> String {
+    let text = error.to_string();
+    let theirs = "status code: ";
+    match text.split_once(theirs) {
+        Some((ours, said)) => format!("{ours}{theirs}{}", presentable(said, TOLD)),
+        None => text,
+    }
 }

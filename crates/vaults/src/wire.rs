@@ -5,7 +5,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use caracal_net::egress::{Bounds, Fetcher};
+use caracal_net::egress::{Bounds, Fetcher, presentable};
 use caracal_store::custody::BackendError;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::request::Builder;
@@ -22,8 +22,6 @@ const BOUNDS: Bounds = Bounds {
 };
 /// What an error of a backend may add to a line of the log.
 const TOLD: usize = 120;
-/// Words of an error that are this long and have a digit may be what was sent.
-const SECRETIVE: usize = 12;
 /// What stands in a path segment as it is (RFC 3986 §2.3).
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
@@ -186,18 +184,5 @@ fn code(body: &[u8]) -> Option<String> {
     ];
     let texts = places.iter().filter_map(|at| body.pointer(at)?.as_str());
     let text = texts.into_iter().next()?;
-    let plain: String = text.chars().filter(|c| !c.is_control()).collect();
-    let words = plain.split(' ').map(shown).collect::<Vec<_>>().join(" ");
-    Some(words.chars().take(TOLD).collect())
-}
-
-/// A word of an error, unless it may be a secret: those are long, and no word of a language has
-/// digits in it.
-fn shown(word: &str) -> &str {
-    let long = word.chars().count() >= SECRETIVE;
-    if long && word.chars().any(|c| c.is_ascii_digit()) {
-        "…"
-    } else {
-        word
-    }
+    Some(presentable(text, TOLD))
 }

@@ -2,14 +2,17 @@
 //! canary, calls succeed and fail while everything is logged, and then all that came out is
 //! searched.
 
+mod backends;
+mod kept;
 mod planted;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use xtest::http::Request;
-use xtest::{Options, Part, Stack, World, on_both_stacks};
+use xtest::{Agent, Deployment, Options, Part, Stack, World, eventually};
 
+use crate::collector::{Collected, collector};
 use planted::Garden;
 
 /// Settings whose values nobody may see.
@@ -28,10 +31,29 @@ const SECRET_SETTINGS: [&str; 10] = [
 const UPSTREAM_KEY: &str = "canary-upstream-key-3f1c9b";
 const GUESS: &str = "canary-guessed-secret-77d0";
 
+/// The same, of those that are set here only.
+const MORE_SETTINGS: [(&str, &str); 5] = [
+    ("AWS_SECRET_ACCESS_KEY", "canary-export-key-of-s3-02cd"),
+    ("AWS_SESSION_TOKEN", "canary-export-session-of-s3-13de"),
+    ("STS_ADMIN_TOKEN", "canary-sts-admin-token-51ab"),
+    (
+        "SECRET_STORE_KEK_PREVIOUS",
+        "91c3d0a87be2f4165d08c9e73ab1f6402ec75d9b8403fa61e2759c0bd86f1a34",
+    ),
+    (
+        "IDEMPOTENCY_HMAC_KEY_PREVIOUS",
+        "4be81f0c62d97a35e0c48b7d19f3a6520d6e94c3b7f2815a9c03de47610fb8e2",
+    ),
+];
+
 fn loud() -> Options {
-    Options::default()
+    let loud = Options::default()
         .env("LOG_LEVEL", "trace")
-        .env("STS_ADMIN_TOKEN", "canary-sts-admin-token-51ab")
+        .env("AWS_ACCESS_KEY_ID", "AKIACANARY24EF")
+        .env("AUDIT_EXPORT_S3_BUCKET", "evidence")
+        .env("AUDIT_EXPORT_S3_ENDPOINT", "http://127.0.0.1:9");
+    let set = |options: Options, (name, value)| options.env(name, value);
+    MORE_SETTINGS.into_iter().fold(loud, set)
 }
 
 /// What came out, and where.
@@ -43,106 +65,188 @@ impl Seen {
         let text = String::from_utf8_lossy(text.as_ref()).into_owned();
         self.0.push((place.into(), text));
     }
+
+    /// Which secret is where, as it is or in hex.
+    fn leaks(&self, secrets: &[(&'static str, String)]) -> Vec<String> {
+        let mut leaks = Vec::new();
+        for (name, secret) in secrets {
+            assert!(secret.len() > 16, "{name} is not set");
+            let hex: String = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
+            let holds = |text: &String| text.contains(&**secret) || text.contains(&hex);
+            let places = self.0.iter().filter(|(_, text)| holds(text));
+            leaks.extend(places.map(|(place, _)| format!("{name} is in {place}")));
+        }
+        leaks
+    }
 }
 
-on_both_stacks! {
-    options: loud();
+#[test]
+fn embedded_tells_no_secret() {
+    on(Deployment::Embedded);
+}
 
-    async fn no_secret_is_in_anything_that_leaves_a_process(stack: Arc<Stack>) {
-        let world = World::new(Arc::clone(&stack)).await;
-        let mut seen = Seen::default();
-        let z = format!("/v1/zones/{}", world.zone);
+#[test]
+fn distributed_tells_no_secret() {
+    on(Deployment::Distributed);
+}
 
-        // What succeeds: secrets are stored, a call is made.
-        let mut garden = Garden { stack: &stack, world: &world, seen: &mut seen, planted: Vec::new() };
-        let provider = garden.providers().await;
-        garden.connection(&provider).await;
-        garden.workload().await;
-        garden.sink().await;
-        garden.token().await;
-        let planted = garden.planted;
-        let agent = world.agent().await;
-        let spent = world.mandate(&agent).await;
-        let called = world.call(&spent).await.unwrap().expect(200);
-        seen.note("the upstream's answer", &called.body);
+fn on(deployment: Deployment) {
+    let (collected, url) = collector();
+    let options = loud().env("OTEL_EXPORTER_OTLP_ENDPOINT", &url);
+    xtest::on(deployment, options, async |stack: Arc<Stack>| {
+        no_secret_is_in_anything_that_leaves_a_process(&stack, &collected).await;
+    });
+}
 
-        // What fails, each with a secret in hand.
-        let replayed = world.call(&spent).await.unwrap().expect(401);
-        seen.note("a replay", &replayed.body);
-        let fresh = world.mandate(&agent).await;
-        let refused = world.calls("POST", "/nowhere", &fresh).await.unwrap();
-        seen.note("an undeclared operation", &refused.body);
-        let denied = world.exchange(&[("scope", "desk:write")]).await.unwrap();
-        seen.note("a denial", &denied.body);
-        let sts = &stack.urls.sts;
-        let twice = world.exchange(&[("client_secret", GUESS)]).await.unwrap();
-        seen.note("a repeated field", &twice.body);
-        let form = [("client_secret", &*world.secret), ("zone_id", &*world.zone)];
-        let url = format!("{sts}/oauth/2/token?client_secret={}", world.secret);
-        let query = stack.http.form(url, &form).await.unwrap();
-        seen.note("a secret in the query", &query.body);
-        let guessed = [
-            ("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange"),
-            ("zone_id", &*world.zone), ("application_id", &*world.app),
-            ("client_secret", GUESS), ("resource", &*world.resource),
-        ];
-        let guessed = stack.http.form(format!("{sts}/oauth/2/token"), &guessed).await.unwrap();
-        seen.note("a guess", &guessed.expect(401).body);
-        for part in Part::ALL {
-            let base = stack.urls.of(part);
-            for path in ["/metrics", "/v1/zones", "/zones/z/agents", "/api/audit"] {
-                let answer = stack.http.get(format!("{base}{path}"), Some(GUESS)).await;
-                seen.note(format!("{}{path} with a guess", part.name()), &answer.body);
-            }
-            for path in ["/metrics", "/metrics.json"] {
-                let bearer = Some(stack.setting("METRICS_BEARER"));
-                let answer = stack.http.get(format!("{base}{path}"), bearer).await;
-                seen.note(format!("{}{path}", part.name()), &answer.body);
-            }
+async fn no_secret_is_in_anything_that_leaves_a_process(stack: &Arc<Stack>, traces: &Collected) {
+    let world = World::new(Arc::clone(stack)).await;
+    let mut seen = Seen::default();
+    // What succeeds: secrets are stored, a call is made.
+    let mut garden = Garden {
+        stack,
+        world: &world,
+        seen: &mut seen,
+        planted: Vec::new(),
+    };
+    let provider = garden.providers().await;
+    garden.connection(&provider).await;
+    garden.workload().await;
+    garden.sink().await;
+    garden.token().await;
+    let agent = world.agent().await;
+    garden.users(&agent).await;
+    let mut secrets = garden.planted;
+    let spent = world.mandate(&agent).await;
+    let called = world.call(&spent).await.unwrap().expect(200);
+    seen.note("the upstream's answer", &called.body);
+
+    let (denied, fresh) = refusals(&world, &agent, &spent, &mut seen).await;
+    keys(stack, &world, &mut seen).await;
+
+    // What is on record, once it has arrived, and everything that was logged, traced and kept.
+    world.is_recorded(&denied, xtest::DENIED).await;
+    let events = format!("/v1/zones/{}/audit?limit=500", world.zone);
+    seen.note("evidence", &stack.read(&events).await.expect(200).body);
+    for line in ["audit export --zone", "audit verify --zone"] {
+        let told = stack.caracal(&format!("{line} {}", world.zone)).await;
+        seen.note(line, [told.stdout, told.stderr].concat());
+    }
+    for line in ["doctor", "config explain"] {
+        let told = stack.caracal(line).await;
+        seen.note(line, [told.stdout, told.stderr].concat());
+    }
+    eventually("calls are traced", async || !traces.lock().is_empty()).await;
+    seen.note("traces", traces.lock().concat());
+    let logs = stack.logs();
+    assert!(
+        logs.to_lowercase().contains("\"trace\""),
+        "nothing was logged"
+    );
+    seen.note("the logs", logs);
+    kept::everything(stack, &mut seen).await;
+
+    let settings = SECRET_SETTINGS
+        .into_iter()
+        .chain(MORE_SETTINGS.map(|(name, _)| name));
+    secrets.extend(settings.map(|name| (name, stack.setting(name).to_owned())));
+    if stack.deployment == Deployment::Distributed {
+        for name in ["DATABASE_URL", "REDIS_URL"] {
+            let url = stack.setting(name);
+            let password = url
+                .split('@')
+                .next()
+                .and_then(|user| user.rsplit(':').next());
+            secrets.push((name, password.unwrap().to_owned()));
         }
-        let malformed = stack.http.send(Request {
+    }
+    secrets.extend([
+        ("the client secret", world.secret.clone()),
+        ("the lifecycle token", agent.lifecycle.clone()),
+        ("a spent mandate", spent),
+        ("a mandate", fresh),
+        ("a key in a body that is none", UPSTREAM_KEY.to_owned()),
+        ("a guess", GUESS.to_owned()),
+    ]);
+    let leaks = seen.leaks(&secrets);
+    assert!(leaks.is_empty(), "{leaks:#?}");
+}
+
+/// What fails, each with a secret in hand: the request that was denied, and a mandate that was not
+/// used up.
+async fn refusals(world: &World, agent: &Agent, spent: &str, seen: &mut Seen) -> (String, String) {
+    let stack = &world.stack;
+    let z = format!("/v1/zones/{}", world.zone);
+    let replayed = world.call(spent).await.unwrap().expect(401);
+    seen.note("a replay", &replayed.body);
+    let fresh = world.mandate(agent).await;
+    let refused = world.calls("POST", "/nowhere", &fresh).await.unwrap();
+    seen.note("an undeclared operation", &refused.body);
+    let denied = world.exchange(&[("scope", "desk:write")]).await.unwrap();
+    seen.note("a denial", &denied.body);
+    let sts = &stack.urls.sts;
+    let twice = world.exchange(&[("client_secret", GUESS)]).await.unwrap();
+    seen.note("a repeated field", &twice.body);
+    let form = [("client_secret", &*world.secret), ("zone_id", &*world.zone)];
+    let url = format!("{sts}/oauth/2/token?client_secret={}", world.secret);
+    let query = stack.http.form(url, &form).await.unwrap();
+    seen.note("a secret in the query", &query.body);
+    let guessed = [
+        (
+            "grant_type",
+            "urn:ietf:params:oauth:grant-type:token-exchange",
+        ),
+        ("zone_id", &*world.zone),
+        ("application_id", &*world.app),
+        ("client_secret", GUESS),
+        ("resource", &*world.resource),
+    ];
+    let guessed = stack
+        .http
+        .form(format!("{sts}/oauth/2/token"), &guessed)
+        .await
+        .unwrap();
+    seen.note("a guess", &guessed.expect(401).body);
+    for part in Part::ALL {
+        let base = stack.urls.of(part);
+        for path in ["/metrics", "/v1/zones", "/zones/z/agents", "/api/audit"] {
+            let answer = stack.http.get(format!("{base}{path}"), Some(GUESS)).await;
+            seen.note(format!("{}{path} with a guess", part.name()), &answer.body);
+        }
+        for path in ["/metrics", "/metrics.json"] {
+            let bearer = Some(stack.setting("METRICS_BEARER"));
+            let answer = stack.http.get(format!("{base}{path}"), bearer).await;
+            seen.note(format!("{}{path}", part.name()), &answer.body);
+        }
+    }
+    let malformed = stack
+        .http
+        .send(Request {
             method: "POST",
             url: format!("{}{z}/providers", stack.urls.api),
             bearer: Some(&stack.admin_token),
             headers: vec![("content-type", "application/json".to_owned())],
             body: Bytes::from(format!("{{\"config\": {{\"token\": \"{UPSTREAM_KEY}\"}},")),
-        }).await;
-        seen.note("malformed JSON", &malformed.body);
-        let rotated = stack.caracal(&format!("keys rotate --zone {}", world.zone)).await;
-        assert!(rotated.status.success(), "{rotated:?}");
-        seen.note("keys rotate", &rotated.stdout);
-        let listed = stack.caracal(&format!("keys list --zone {}", world.zone)).await;
-        assert_eq!(String::from_utf8_lossy(&listed.stdout).matches("next").count(), 1);
-        seen.note("keys list", [listed.stdout, listed.stderr].concat());
+        })
+        .await;
+    seen.note("malformed JSON", &malformed.body);
+    (denied.request_id(), fresh)
+}
 
-        // What is on record, once it has arrived, and everything that was logged.
-        world.is_recorded(&denied.request_id(), xtest::DENIED).await;
-        let events = stack.read(&format!("{z}/audit?limit=500")).await.expect(200);
-        seen.note("evidence", &events.body);
-        let exported = stack.caracal(&format!("audit export --zone {}", world.zone)).await;
-        seen.note("an export", [exported.stdout, exported.stderr].concat());
-        let logs = stack.logs();
-        assert!(logs.contains("\"TRACE\"") || logs.contains("trace"), "nothing was logged");
-        seen.note("the logs", logs);
-
-        let settings = SECRET_SETTINGS.map(|name| (name, stack.setting(name).to_owned()));
-        let made = [
-            ("the client secret", world.secret.clone()),
-            ("the lifecycle token", agent.lifecycle.clone()),
-            ("a spent mandate", spent),
-            ("a mandate", fresh),
-            ("a key in a body that is none", UPSTREAM_KEY.to_owned()),
-            ("a guess", GUESS.to_owned()),
-        ];
-        let mut leaks = Vec::new();
-        for (name, secret) in settings.iter().chain(&made).chain(&planted) {
-            assert!(secret.len() > 16, "{name} is not set");
-            for (place, text) in &seen.0 {
-                if text.contains(&**secret) {
-                    leaks.push(format!("{name} is in {place}"));
-                }
-            }
-        }
-        assert!(leaks.is_empty(), "{leaks:#?}");
-    }
+/// Keys of the zone are made and listed.
+async fn keys(stack: &Stack, world: &World, seen: &mut Seen) {
+    let rotated = stack
+        .caracal(&format!("keys rotate --zone {}", world.zone))
+        .await;
+    assert!(rotated.status.success(), "{rotated:?}");
+    seen.note("keys rotate", &rotated.stdout);
+    let listed = stack
+        .caracal(&format!("keys list --zone {}", world.zone))
+        .await;
+    assert_eq!(
+        String::from_utf8_lossy(&listed.stdout)
+            .matches("next")
+            .count(),
+        1
+    );
+    seen.note("keys list", [listed.stdout, listed.stderr].concat());
 }

@@ -5,6 +5,7 @@ mod canary;
 mod capacity;
 mod cli;
 mod clients;
+mod collector;
 mod custody;
 mod drills;
 mod evidence;

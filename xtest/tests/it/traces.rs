@@ -1,14 +1,13 @@
 //! One trace from the agent to the upstream, across the processes of a deployment, as a collector
 //! gets to see it.
 
-use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 use xtest::http::Request;
 use xtest::{Deployment, Options, Stack, World, eventually};
+
+use crate::collector::{Collected, collector};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const AGENT: &str = "00f067aa0ba902b7";
@@ -20,52 +19,6 @@ struct Span {
     trace: String,
     parent: String,
     own: String,
-}
-
-/// What was collected so far.
-type Collected = Arc<Mutex<Vec<Span>>>;
-
-/// A collector, and where it listens.
-fn collector() -> (Collected, String) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    let collected = Collected::default();
-    let into = Arc::clone(&collected);
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let into = Arc::clone(&into);
-            std::thread::spawn(move || collect(stream.unwrap(), &into));
-        }
-    });
-    (collected, url)
-}
-
-fn collect(mut stream: TcpStream, into: &Collected) {
-    let mut seen = Vec::new();
-    let mut chunk = [0u8; 65_536];
-    while let Ok(n) = stream.read(&mut chunk) {
-        if n == 0 {
-            return;
-        }
-        seen.extend_from_slice(&chunk[..n]);
-        while let Some((message, end)) = whole(&seen) {
-            into.lock().extend(spans(message));
-            seen.drain(..end);
-            stream
-                .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
-                .unwrap();
-        }
-    }
-}
-
-/// The body of a request that is all there, and where it ends.
-fn whole(seen: &[u8]) -> Option<(&[u8], usize)> {
-    let head = seen.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
-    let text = String::from_utf8_lossy(&seen[..head]).to_lowercase();
-    assert!(text.starts_with("post /v1/traces "), "{text}");
-    let length = text.split("content-length: ").nth(1)?.lines().next()?;
-    let end = head + length.trim().parse::<usize>().ok()?;
-    Some((seen.get(head..end)?, end))
 }
 
 /// The spans of an `ExportTraceServiceRequest`.
@@ -139,10 +92,10 @@ fn hex(bytes: &[u8]) -> String {
 /// The span of this service below that one.
 fn below(collected: &Collected, service: &str, parent: &str) -> Option<String> {
     let collected = collected.lock();
-    let is_it = |span: &&Span| span.service == service && span.parent == parent;
-    let found = collected.iter().find(is_it)?;
+    let mut spans = collected.iter().flat_map(|message| spans(message));
+    let found = spans.find(|span| span.service == service && span.parent == parent)?;
     assert_eq!(found.trace, TRACE);
-    Some(found.own.clone())
+    Some(found.own)
 }
 
 async fn scenario(collected: &Collected, stack: Arc<Stack>) {

@@ -61,6 +61,11 @@ async fn what_is_not_an_answer_is_an_error_and_never_an_absence() {
             no_mount,
             "vault: answered 404: no handler for route \"kv/team/data/x\"",
         ),
+        (
+            403,
+            json!({"errors": ["hvs.CAESIJ4x9Q may not do that"]}),
+            "vault: answered 403: … may not do that",
+        ),
         (404, Value::from("<html>"), "vault: answered 404"),
         (
             403,

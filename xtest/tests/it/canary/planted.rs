@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use xtest::http::Answer;
-use xtest::{Stack, World};
+use xtest::{Agent, Stack, World};
 
 use super::Seen;
 
@@ -203,4 +203,79 @@ impl Garden<'_> {
         self.seen.note("the list of tokens", &listed.body);
         self.keep("a token of an administrator", token);
     }
+
+    /// An ID token, as a user's browser has it, of an issuer that is not to be reached; and actor
+    /// tokens, one that is good and one that is none.
+    pub async fn users(&mut self, agent: &Agent) {
+        let stack = self.stack;
+        let url = format!("{}{}", stack.urls.api, self.path(""));
+        let url = url.trim_end_matches('/').to_owned();
+        let takes = json!({"actor_tokens": true});
+        let changed = stack
+            .http
+            .json("PATCH", url, &stack.admin_token, &takes)
+            .await;
+        self.seen
+            .note("a zone that takes actors", &changed.expect(200).body);
+        let issuer = json!({
+            "issuer": "https://id.invalid", "jwks_url": "https://id.invalid/keys", "audience": "caracal",
+        });
+        self.post("subject-issuers", &issuer).await;
+        self.read("subject-issuers").await;
+        let part = |value: &Value| b64url(value.to_string().as_bytes());
+        let claims = json!({"iss": "https://id.invalid", "aud": "caracal", "sub": canary("subject"),
+            "exp": 4_000_000_000_u64, "iat": 1});
+        let signed = |kid: &str| {
+            let head = json!({"alg": "ES256", "kid": kid});
+            format!("{}.{}.{}", part(&head), part(&claims), b64url(&[7; 64]))
+        };
+        let (id_token, odd) = (signed("k1"), canary("token-that-is-none"));
+        let sts = format!("{}/oauth/2/token", stack.urls.sts);
+        let grant = "urn:ietf:params:oauth:grant-type:token-exchange";
+        for token in [&id_token, &odd] {
+            let form = [
+                ("grant_type", grant),
+                ("zone_id", &*self.world.zone),
+                ("application_id", &*self.world.app),
+                ("client_secret", &*self.world.secret),
+                ("subject_token", token),
+                (
+                    "subject_token_type",
+                    "urn:ietf:params:oauth:token-type:id_token",
+                ),
+            ];
+            let refused = stack.http.form(sts.clone(), &form).await.unwrap();
+            assert!([401, 503].contains(&refused.status), "{refused:?}");
+            self.seen.note("an ID token that is refused", &refused.body);
+        }
+        // Its own application may act in its own name; that of nobody may not.
+        let actor = self.world.lifecycle().await;
+        for token in [&actor, &odd, &id_token] {
+            let more = [
+                ("scope", "desk:read"),
+                ("agent_session_id", &*agent.session),
+                ("delegation_edge_id", &*agent.edge),
+                ("actor_token", token),
+                (
+                    "actor_token_type",
+                    "urn:ietf:params:oauth:token-type:access_token",
+                ),
+            ];
+            let answer = self.world.exchange(&more).await.unwrap();
+            match answer.status {
+                200 => self.keep("an acted mandate", answer.text("access_token")),
+                _ => self
+                    .seen
+                    .note("an actor token that is refused", &answer.body),
+            }
+        }
+        self.keep("an ID token", id_token);
+        self.keep("a user", canary("subject"));
+        self.keep("an actor token", actor);
+        self.keep("a token that is none", odd);
+    }
+}
+
+fn b64url(bytes: &[u8]) -> String {
+    caracal_crypto::digest::b64url_encode(bytes)
 }
