@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use caracal_authority::decide;
-use caracal_authority::decide::{Class, ExchangeRequest, Grant, Outcome, RequestedResource};
+use caracal_authority::decide::{
+    Class, Decision, ExchangeRequest, Grant, Outcome, RequestedResource,
+};
 use caracal_client::{Exchange, ExchangeRefused, GatewayExchange, GatewayGrant};
 use caracal_crypto::es256::Jws;
 use caracal_crypto::mac::GatewaySignature;
@@ -39,6 +41,9 @@ pub const SIGNATURE: &str = "x-caracal-gateway-signature";
 const MAX_SKEW: i64 = 60;
 /// How long a nonce is remembered: longer than a signature can be in time.
 const NONCE_MEMORY: Duration = Duration::from_secs(120);
+
+/// `evaluation_status` of what policy allows while the provider gives no credential for it.
+const NO_CREDENTIAL: &str = "provider_credential_unavailable";
 
 /// Whether a request claims to come from the Gateway: any of its headers is enough.
 pub fn claims_gateway(headers: &HeaderMap) -> bool {
@@ -323,19 +328,30 @@ async fn decided(
             if matches!(at_hand, AtHand::Fetch) {
                 return Ok(wants(resource));
             }
-            grant_call(sts, zone, grant, resource, at_hand, always_sign)?
+            match grant_call(sts, zone, grant, resource, at_hand, always_sign) {
+                Ok(granted) => granted,
+                // It was allowed, and comes to nothing: so says the evidence of the resource.
+                Err(refused) if refused.refusal == Refusal::ProviderCredential => {
+                    let decision = decision.withheld(NO_CREDENTIAL, refused.clone());
+                    return Err(denied(sts, &trail, &decision, refused).await);
+                }
+                Err(refused) => return Err(refused.into()),
+            }
         }
         (Outcome::Grant(_) | Outcome::Hold(_), _) => return Err(bad_token().into()),
         (Outcome::Deny(refused), _) => {
-            record(sts, trail.events(sts, &decision, None))
-                .await
-                .map_err(Early::Recorded)?;
-            return Err(Early::Recorded(refused.clone()));
+            return Err(denied(sts, &trail, &decision, refused.clone()).await);
         }
     };
     let events = trail.events(sts, &decision, granted.mandate.as_ref());
     record(sts, events).await.map_err(Early::Recorded)?;
     Ok(Passage::Granted(Box::new(granted)))
+}
+
+/// A refusal, its evidence written; another one when it cannot be.
+async fn denied(sts: &Sts, trail: &Trail<'_>, decision: &Decision, refused: Refused) -> Early {
+    let recorded = record(sts, trail.events(sts, decision, None)).await;
+    Early::Recorded(recorded.err().unwrap_or(refused))
 }
 
 /// Whose account at the provider a call uses (spec: sts §6.3, §20.10): that of the mandate's

@@ -254,7 +254,7 @@ impl Scene {
         self.is_refused(
             502,
             "http_request_failed",
-            "token_exchange deny exchange_denied",
+            "token_exchange deny provider_credential_unavailable",
         )
         .await;
     }

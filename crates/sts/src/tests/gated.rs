@@ -8,6 +8,7 @@ use axum::body::Body;
 use caracal_evidence::{Pending, Relay, Sink, SinkError};
 use caracal_ledger::Event;
 use caracal_model::{ApprovalId, Change, Mandate, Timestamp};
+use caracal_net::egress::Fetcher;
 use caracal_policy::manifest_sha256;
 use caracal_store::Sql;
 use caracal_store::approvals::{Approval, Verdict};
@@ -178,13 +179,23 @@ impl Gated {
         gated
     }
 
+    /// Asking token endpoints in this way.
+    pub async fn reaching(store: Store, fetch: Fetcher) -> Self {
+        let [gated] = Self::several(store, fetch).await;
+        gated
+    }
+
     /// Replicas on one store and one bus.
     pub async fn replicas<const N: usize>(store: Store) -> [Self; N] {
+        Self::several(store, nowhere()).await
+    }
+
+    async fn several<const N: usize>(store: Store, fetch: Fetcher) -> [Self; N] {
         provision_gated(&store).await;
         let bus = Bus::memory(Arc::new(SystemClock::new()));
         let mut all = Vec::new();
         for _ in 0..N {
-            let (sts, drain) = TestSts::on(store.clone(), bus.clone()).await;
+            let (sts, drain) = TestSts::reaching(store.clone(), bus.clone(), fetch.clone()).await;
             let tasks = caracal_net::Tasks::new();
             let taken = Arc::new(Taken::default());
             let relay = Relay::new(drain, taken.clone(), Arc::new(OsRng));

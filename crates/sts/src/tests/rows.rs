@@ -1,7 +1,8 @@
 //! Every row of the check tables of the STS by its number: status, code, body, header and evidence.
 //!
-//! Here: §2.1 ([`message`]), §2.4 ([`client`]), §2.5 and §2.7 ([`pipeline`]), §2.6 ([`resource`]), §5
-//! ([`gateway`]), §6.3 ([`account`]), §9 ([`delegation`]), §11.2 and §11.4 ([`approval`]). Elsewhere, checked in the same
+//! Here: §2.1 ([`message`]), §2.4 ([`client`]), §2.5 and §2.7 ([`pipeline`]), §2.6 ([`resource`]), §3
+//! ([`mandate`]), §5 ([`gateway`]), §6.1 ([`directive`]), §6.3 ([`account`]), §9 ([`delegation`]), §11.2
+//! and §11.4 ([`approval`]). Elsewhere, checked in the same
 //! way: §7 in `federation`, §8 in `control`, §11.3 and §11.5 in `approvals`, §12 in `run::tests`, §4 and
 //! §16 in `keys` and `wire`. The kernel's part of §2.5 to §2.9 is a table of its own in the crate
 //! `authority`.
@@ -10,7 +11,9 @@ mod account;
 mod approval;
 mod client;
 mod delegation;
+mod directive;
 mod gateway;
+mod mandate;
 mod message;
 mod pipeline;
 mod resource;

@@ -245,8 +245,13 @@ impl TestSts {
 
     /// A replica on a store that is provisioned, and the way of its evidence.
     pub async fn on(store: Store, bus: Bus) -> (Self, Drain) {
+        Self::reaching(store, bus, nowhere()).await
+    }
+
+    /// The same, asking token endpoints in this way.
+    pub async fn reaching(store: Store, bus: Bus, fetch: Fetcher) -> (Self, Drain) {
         let views = (ViewConfig::default(), system_clock());
-        Self::with(store, bus, nowhere(), views, |_| {}).await
+        Self::with(store, bus, fetch, views, |_| {}).await
     }
 
     async fn with(

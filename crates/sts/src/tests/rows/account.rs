@@ -12,7 +12,7 @@ const PROVIDER: &str =
     "UPDATE providers SET kind = 'oauth2_authorization_code', config_json = $1 WHERE id = 'p1'";
 const MINE: [(&str, &str); 2] = [("agent_session_id", "s2"), ("delegation_edge_id", "e1")];
 
-async fn connect(gated: &Gated, subject: &str) {
+pub async fn connect(gated: &Gated, subject: &str) {
     let sts = &gated.sts.sts;
     let token = format!("account of {subject}");
     let access = sts

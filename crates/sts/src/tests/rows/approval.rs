@@ -28,6 +28,14 @@ caracal_store::on_each_engine! {
         check(&gated, "§11.2: a new hold", mint(&[("scope", "desk:write")]), first).await;
         let again = told(401, "interaction_required", waiting).on_record(&["deny complete", "deny exchange_denied"]);
         check(&gated, "§11.2: the same again", mint(&[("scope", "desk:write")]), again).await;
+        // Whether or not anybody ever decides about it, what policy was asked can be asked again.
+        let asked = gated.evidence().await;
+        let held = asked.iter().rev().find(|event| event.metadata_json.get("policy_input").is_some()).unwrap();
+        assert_eq!(held.metadata_text("policy_decision"), Some("hold"));
+        let question = caracal_policy::recorded(&held.metadata_json["policy_input"], &held.request_id).unwrap();
+        let zone = gated.sts.sts.views.zone(&ZoneId::trusted("z1")).await.unwrap();
+        let again = zone.policy.contract.evaluate(&question).unwrap();
+        assert!(again.allow && again.step_up().is_some(), "{again:?}");
         let id = gated.held("desk:write", &under_e2).await;
 
         let invalid = presented(401, "access_denied", "approval not found or bindings do not match", &["deny approval_invalid"]);

@@ -18,10 +18,17 @@ fn text() -> String {
 }
 
 async fn minted(scene: &Scene, row: &str, request: Request<Body>) -> http::HeaderMap {
+    scene.news().await;
     let (status, headers, body) = scene.sts.send(request).await;
     assert_eq!(status, 200, "{row}: {body}");
     is_whole(row, status, &headers, &body);
     is_token(row, &headers, &body);
+    let events = scene.news().await;
+    assert_eq!(
+        on_record(row, &headers, &events),
+        ["allow complete"],
+        "{row}"
+    );
     headers
 }
 
