@@ -1,12 +1,14 @@
 //! What we promise, whatever the graph: authority only narrows, and one dead link ends it.
 
+use caracal_model::policy::PolicyInput;
 use caracal_model::{ApplicationId, Mandate, RecordId, Scopes, SubjectType, Timestamp};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::graphs::{Graph, SCOPES, graph, scopes};
 use super::world::*;
-use crate::decide::{Class, Decision, Outcome};
+use crate::decide;
+use crate::decide::{Class, Decision, Outcome, Standing};
 use crate::facts::{EdgeFacts, EdgeStatus, Enforcement, SessionStatus};
 
 /// A mandate against each Delegation of its ancestry, said as plainly as it can be said.
@@ -268,5 +270,55 @@ proptest! {
         prop_assert!(mandate_of(&decision).is_none());
         world.now = after(600);
         prop_assert!(mandate_of(&world.decide(Class::Delegated, Says::allow())).is_none());
+    }
+
+    /// Until a human approves, nothing is granted; then nothing that the same request would not have
+    /// got without a gate. What policy denies stays denied.
+    #[test]
+    fn an_approval_adds_nothing(
+        graph in graph(), wanted in scopes(), gated in vec(any::<bool>(), 3), denied in vec(any::<bool>(), 3),
+        asked in -10i64..4000,
+    ) {
+        let wanted: Scopes = wanted.iter().collect();
+        for leaf in &graph.edges {
+            let mut world = graph.world(leaf, &wanted);
+            world.ttl_seconds = asked;
+            let place = |input: &PolicyInput| {
+                let digits = input.resource.identifier.trim_start_matches("resource://r");
+                digits.parse::<usize>().expect("a resource of ours")
+            };
+            let (refuses, holds) = (denied.clone(), gated.clone());
+            let without = Says::answers({
+                let refuses = refuses.clone();
+                move |input| Ok(if refuses[place(input)] { super::world::denied("no") } else { allowed(&[]) })
+            });
+            let with = Says::answers(move |input| {
+                let tiers = serde_json::json!([{"tier": "high"}]);
+                let gate = serde_json::json!({"step_up_required": {"type": "human_approval", "tiers": tiers}});
+                Ok(match (refuses[place(input)], holds[place(input)]) {
+                    (true, _) => super::world::denied("no"),
+                    (false, true) => allowed(&[gate]),
+                    (false, false) => allowed(&[]),
+                })
+            });
+            let free = mandate_of(&world.decide(Class::Delegated, without));
+            let policy = policy(with.clone());
+            let (before, approved) = world.ask(Class::Delegated, &world.requested(), |request, facts| {
+                let before = decide(request, facts, &policy, world.now);
+                let standing = Standing::establish(request, facts, world.now);
+                (before, standing.map(|standing| standing.resolved().decide(&policy)))
+            });
+            let questions = with.questions();
+            let gates = questions.iter().any(|input| !denied[place(input)] && gated[place(input)]);
+            match mandate_of(&before) {
+                Some(minted) => {
+                    prop_assert!(!gates, "granted though a human was to be asked");
+                    prop_assert_eq!(Some(&minted), free.as_ref());
+                }
+                None => prop_assert!(gates || free.is_none()),
+            }
+            let approved = approved.ok().and_then(|decision| mandate_of(&decision));
+            prop_assert_eq!(approved, free);
+        }
     }
 }
