@@ -397,6 +397,11 @@ impl PolicySet {
             .expect(202);
     }
 
+    /// The id of the set.
+    pub fn id(&self) -> &str {
+        self.path.rsplit('/').next().unwrap_or_default()
+    }
+
     /// The id of the version.
     pub fn version(&self) -> &str {
         &self.version

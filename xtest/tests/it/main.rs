@@ -16,6 +16,7 @@ mod launch;
 mod lineage;
 mod malformed;
 mod providers;
+mod replay;
 mod replicas;
 mod revocation;
 mod traces;
