@@ -127,13 +127,22 @@ pub async fn of_deployment(
     caller: Caller,
     RawQuery(raw): RawQuery,
 ) -> Answer {
-    if !caller.actor.is_global() || caller.actor.is_derived() {
-        return Err(Failure::forbidden(
-            "admin_audit_requires_global",
-            "what belongs to no zone is read with a global token",
-        ));
-    }
+    of_platform(&caller)?;
     page(&api, &deployment(), "deployment", raw.as_deref()).await
+}
+
+/// Whether the caller has one of the platform's own tokens.
+///
+/// # Errors
+/// 403 `admin_audit_requires_global`.
+pub fn of_platform(caller: &Caller) -> Result<(), Failure> {
+    if caller.actor.is_global() && !caller.actor.is_derived() {
+        return Ok(());
+    }
+    Err(Failure::forbidden(
+        "admin_audit_requires_global",
+        "what belongs to no zone is read with a global token",
+    ))
 }
 
 async fn page(api: &Api, zone: &ZoneId, name: &str, raw: Option<&str>) -> Answer {

@@ -300,22 +300,24 @@ fn reads() -> Routes {
             "/v1/zones/{zone}/audit/by-request/{id}/explain",
             get(audit::explain),
         )
-        .route("/v1/zones/{zone}/audit/{id}/receipt", get(proofs::receipt))
-        .route("/v1/zones/{zone}/audit/checkpoints", get(proofs::list))
-        .route(
-            "/v1/zones/{zone}/audit/checkpoints/{id}",
-            get(proofs::at_size),
-        )
-        .route("/v1/zones/{zone}/audit/checkpoint", get(proofs::latest))
-        .route(
-            "/v1/zones/{zone}/audit/consistency",
-            get(proofs::consistency),
-        )
-        .route("/v1/zones/{zone}/audit/checkpoint-key", get(proofs::key))
-        .route(
-            "/v1/zones/{zone}/audit/tile/{level}/{*tile}",
-            get(proofs::tile),
-        )
+        .route("/v1/audit-logs", get(proofs::logs))
+        .merge(proofs_of("/v1/zones/{zone}/audit"))
+        .merge(proofs_of("/v1/zones/{zone}/admin-audit"))
+        .merge(proofs_of("/v1/admin-audit"))
+}
+
+/// What proves a log.
+fn proofs_of(prefix: &str) -> Routes {
+    let at = |rest: &str| format!("{prefix}{rest}");
+    Router::new()
+        .route(&at("/{id}/receipt"), get(proofs::receipt))
+        .route(&at("/checkpoints"), get(proofs::list))
+        .route(&at("/checkpoints/{id}"), get(proofs::at_size))
+        .route(&at("/checkpoint"), get(proofs::latest))
+        .route(&at("/consistency"), get(proofs::consistency))
+        .route(&at("/checkpoint-key"), get(proofs::key))
+        .route(&at("/tile/{level}/{*tile}"), get(proofs::tile))
+        .route(&at("/ledger"), get(proofs::ledger))
 }
 
 fn sinks() -> Routes {

@@ -1,17 +1,18 @@
-//! Watches the ledger and signs what it has seen: new events are verified and put into the tree of
-//! their zone, a checkpoint is signed of it, and what was verified long ago is verified again.
+//! Watches the ledger and signs what it has seen: new events, and records of what administrators did,
+//! are verified and put into the tree of their log, a checkpoint is signed of it, and what was
+//! verified long ago is verified again.
 //!
 //! **Forces.** Tampering must be noticed without anybody asking, at a cost that does not grow with
 //! the age of the ledger. A signature must never be given to a history that contradicts an earlier
 //! one, whoever has changed the rows, and whichever of several processes signs.
 //!
-//! **Choice.** One replica leads. How far each zone was verified is stored, so nothing is verified
+//! **Choice.** One replica leads. How far each log was verified is stored, so nothing is verified
 //! twice to get there, and verifying what came since is at the same time what the tree grows by.
 //! Every hour a slice of what is old is verified again, the whole ledger within about a day.
 //! INVARIANT (one history): a checkpoint is signed of a tree that was grown, within this call, from
 //! the root of the last checkpoint, by events whose chain and codes were verified; and the tiles
 //! must give the same root. What does not fit is recorded once, counted, logged, and nothing more is
-//! signed of that zone until it fits again.
+//! signed of that log until it fits again.
 //!
 //! **Consequence.** Who can write every row and has `AUDIT_HMAC_KEY` can still have a new past
 //! signed by removing the checkpoints too. So checkpoints belong in other hands: an earlier one then
@@ -29,7 +30,7 @@ use caracal_crypto::envelope::Keyring;
 use caracal_ledger::history::checkpoint_of;
 use caracal_ledger::merkle::{Tree, verify_consistency};
 use caracal_ledger::{Checkpoint, Flaw, Head, Keys, Unsound, Why};
-use caracal_model::{Rng, Ticks, Timestamp, ZoneId};
+use caracal_model::{LogId, Rng, Ticks, Timestamp};
 use caracal_store::StoreError;
 use caracal_store::audit_trees::{AuditCheckpoint, AuditFinding};
 use caracal_tlog::{Signer, TlogError, ZoneLog};
@@ -38,13 +39,13 @@ use tokio_util::sync::CancellationToken;
 use crate::ingest::Ingest;
 use crate::verify::{Finding, VerifyError, open_stored};
 
-/// Between two looks for zones of which a checkpoint is due.
+/// Between two looks for logs of which a checkpoint is due.
 const TICK: Duration = Duration::from_secs(1);
 /// How long a leader is believed to live without a sign.
 const LEAD: Duration = Duration::from_secs(30);
 /// Between two slices of what is verified again.
 const AGAIN: Duration = Duration::from_secs(3_600);
-/// Before a zone that did not hold is looked at again.
+/// Before a log that did not hold is looked at again.
 const HELD: Duration = Duration::from_secs(300);
 /// How long the last checkpoints may take when the process stops.
 const LAST: Duration = Duration::from_secs(3);
@@ -104,12 +105,12 @@ pub struct Checkpoints {
     signer: Option<Signer>,
     /// Keys that checkpoints in the store may be of.
     keys: Keys,
-    /// The last checkpoint of each zone that this process has signed: the store must still have it.
-    signed: HashMap<ZoneId, Checkpoint>,
-    /// Zones that did not hold, and when that was seen.
-    held: HashMap<ZoneId, Ticks>,
+    /// The last checkpoint of each log that this process has signed: the store must still have it.
+    signed: HashMap<LogId, Checkpoint>,
+    /// Logs that did not hold, and when that was seen.
+    held: HashMap<LogId, Ticks>,
     again_at: Option<Ticks>,
-    /// Zones that the current round of verifying again has not come to the end of.
+    /// Logs that the current round of verifying again has not come to the end of.
     open_rounds: usize,
 }
 
@@ -173,7 +174,7 @@ impl Checkpoints {
                 .await
                 .is_err()
         {
-            tracing::warn!("not every zone has a checkpoint of its last events");
+            tracing::warn!("not every log has a checkpoint of its last events");
         }
     }
 
@@ -208,59 +209,59 @@ impl Checkpoints {
         self.sign_older(period, self.options.events).await;
     }
 
-    /// Makes a checkpoint of every zone that has events which none covers.
+    /// Makes a checkpoint of every log that has entries which none covers.
     pub async fn sign_all(&mut self) {
         self.held.clear();
         self.sign_older(self.ingest.clock().now(), 1).await;
     }
 
     async fn sign_older(&mut self, than: Timestamp, events: u64) {
-        let zones = match self.ingest.store().audit_trees_due(than, events).await {
-            Ok(zones) => zones,
+        let logs = match self.ingest.store().audit_trees_due(than, events).await {
+            Ok(logs) => logs,
             Err(error) => {
                 tracing::warn!(%error, "it is not known which checkpoints are due");
                 return;
             }
         };
-        for zone in zones {
+        for log in logs {
             let now = self.ingest.clock().ticks();
-            let held = self.held.get(&zone);
+            let held = self.held.get(&log);
             if held.is_none_or(|at| now.since(*at) >= HELD) {
-                self.zone(&zone).await;
+                self.log(&log).await;
             }
         }
     }
 
-    /// Brings the tree of a zone to its head, and signs it.
-    async fn zone(&mut self, zone: &ZoneId) {
+    /// Brings the tree of a log to its head, and signs it.
+    async fn log(&mut self, log: &LogId) {
         let done = async {
-            let last = self.last(zone).await?;
+            let last = self.last(log).await?;
             let base = self.base(last.as_ref());
-            let grown = grow::to_head(&self.ingest, zone, base).await?;
+            let grown = grow::to_head(&self.ingest, log, base).await?;
             match grown {
-                Some((head, tree)) => self.sign(zone, last, &head, &tree).await,
+                Some((head, tree)) => self.sign(log, last, &head, &tree).await,
                 None => Ok(()),
             }
         };
         let done = Box::pin(done).await;
-        self.settle(zone, done).await;
+        self.settle(log, done).await;
     }
 
-    /// What a zone has come to.
-    async fn settle(&mut self, zone: &ZoneId, done: Result<(), VerifyError>) {
+    /// What a log has come to.
+    async fn settle(&mut self, log: &LogId, done: Result<(), VerifyError>) {
         let now = self.ingest.clock().ticks();
         match done {
             Ok(()) => {
-                self.held.remove(zone);
+                self.held.remove(log);
             }
             Err(VerifyError::Found(finding)) => {
-                self.held.insert(zone.clone(), now);
+                self.held.insert(log.clone(), now);
                 self.report(&finding).await;
             }
             Err(error) => {
-                self.held.insert(zone.clone(), now);
+                self.held.insert(log.clone(), now);
                 self.ingest.metrics().checkpoint_errors.inc();
-                tracing::error!(%error, zone_id = %zone, "no checkpoint could be made");
+                tracing::error!(%error, ledger = %log, "no checkpoint could be made");
             }
         }
     }
@@ -293,13 +294,13 @@ impl Checkpoints {
     }
 
     /// The last checkpoint, which must be ours, and no older than what we know to have signed.
-    async fn last(&mut self, zone: &ZoneId) -> Result<Option<Last>, VerifyError> {
-        let log = ZoneLog::of(self.ingest.store(), zone);
-        let stored = log.rows().latest().await?;
+    async fn last(&mut self, log: &LogId) -> Result<Option<Last>, VerifyError> {
+        let kept = ZoneLog::of(self.ingest.store(), log);
+        let stored = kept.rows().latest().await?;
         // After the checkpoint, so that its key is among them.
         self.open_signer().await?;
         let last = stored.map(|stored| {
-            let opened = open_stored(&mut self.keys, zone, &stored)?;
+            let opened = open_stored(&mut self.keys, log, &stored)?;
             Ok::<_, Finding>(Last {
                 checkpoint: opened.checkpoint,
                 note: stored.note,
@@ -307,7 +308,7 @@ impl Checkpoints {
         });
         let last = last.transpose()?;
         let size = last.as_ref().map_or(0, |last| last.checkpoint.size);
-        match self.signed.get(zone) {
+        match self.signed.get(log) {
             // Somebody else may have signed more since; nobody can have signed less.
             Some(known)
                 if known.size > size
@@ -316,7 +317,7 @@ impl Checkpoints {
             {
                 let flaw = Flaw::Unproven { size: known.size };
                 Err(Finding::at(
-                    zone,
+                    log,
                     Unsound {
                         seq: size + 1,
                         flaw,
@@ -331,7 +332,7 @@ impl Checkpoints {
     /// INVARIANT (one history).
     async fn sign(
         &mut self,
-        zone: &ZoneId,
+        log: &LogId,
         last: Option<Last>,
         head: &Head,
         tree: &Tree,
@@ -339,7 +340,7 @@ impl Checkpoints {
         let Some(signer) = &self.signer else {
             return Ok(());
         };
-        let log = ZoneLog::of(self.ingest.store(), zone);
+        let kept = ZoneLog::of(self.ingest.store(), log);
         let size = tree.size();
         let before = last.as_ref().map(|last| &last.checkpoint);
         if before.is_some_and(|last| last.size >= size) {
@@ -347,7 +348,7 @@ impl Checkpoints {
         }
         let unlike = |seq| {
             Finding::at(
-                zone,
+                log,
                 Unsound {
                     seq,
                     flaw: Flaw::Tree,
@@ -356,16 +357,16 @@ impl Checkpoints {
         };
         let after = before.map_or(1, |last| last.size + 1);
         let root = tree.root();
-        if log.tree(size).await?.root() != root {
+        if kept.tree(size).await?.root() != root {
             return Err(unlike(after).into());
         }
         if let Some(last) = before {
-            let proof = log.consistency(last.size, size).await?;
+            let proof = kept.consistency(last.size, size).await?;
             verify_consistency((last.size, &last.root), (size, &root), &proof)
                 .map_err(|_| unlike(after))?;
         }
         let now = self.ingest.clock().now();
-        let mut checkpoint = checkpoint_of(signer.origin(zone), head, tree);
+        let mut checkpoint = checkpoint_of(signer.origin(log), head, tree);
         // As it will be read: to the millisecond.
         checkpoint.at = Timestamp::parse_rfc3339(&now.iso_millis()).ok();
         let note = last.as_ref().map(|last| last.note.as_str());
@@ -375,23 +376,23 @@ impl Checkpoints {
             note,
             made_at: now,
         };
-        if log.rows().sign(&stored).await? {
+        if kept.rows().sign(&stored).await? {
             let metrics = self.ingest.metrics();
             metrics.checkpoints.inc();
             metrics.checkpoint_last.set(now.unix_seconds());
             let rotated = checkpoint.rotation.is_some();
-            tracing::info!(zone_id = %zone, size, rotated, "a checkpoint was signed");
-            self.signed.insert(zone.clone(), checkpoint);
+            tracing::info!(ledger = %log, size, rotated, "a checkpoint was signed");
+            self.signed.insert(log.clone(), checkpoint);
         }
         Ok(())
     }
 
     /// Records, counts and logs; counts once, however often it is found again.
     async fn report(&self, finding: &Finding) {
-        tracing::error!(zone_id = %finding.zone, seq = finding.seq, flaw = %finding.flaw,
+        tracing::error!(ledger = %finding.log, seq = finding.seq, flaw = %finding.flaw,
             "the ledger was tampered with");
         let recorded = AuditFinding {
-            zone: finding.zone.clone(),
+            zone: finding.log.key().clone(),
             seq: finding.seq,
             flaw: finding.flaw.to_string(),
         };
@@ -415,8 +416,8 @@ impl Checkpoints {
 }
 
 /// A stored chain hash as a head.
-fn head_at(size: u64, chain_hash: &str, zone: &ZoneId) -> Result<Head, StoreError> {
+fn head_at(size: u64, chain_hash: &str, log: &LogId) -> Result<Head, StoreError> {
     Head::stored(size, chain_hash).ok_or_else(|| StoreError::Corrupt {
-        what: format!("the chain hash in the tree of zone {zone}"),
+        what: format!("the chain hash in the tree of {log}"),
     })
 }

@@ -9,7 +9,7 @@
 
 use caracal_crypto::HmacKey;
 use caracal_ledger::{Flaw, Floor, Head, Why};
-use caracal_model::{Timestamp, ZoneId};
+use caracal_model::{LogId, LogKind, ZoneId};
 use caracal_store::Store;
 use caracal_store::audit_retention::AuditFloor;
 use caracal_tlog::ZoneLog;
@@ -28,47 +28,53 @@ fn signed(zone: &ZoneId, seq: u64, chain_hash: &str) -> Vec<u8> {
 
 /// The head that the rest of the chain continues. With a key, the floor must carry its code.
 pub(crate) fn head(floor: &AuditFloor, key: Option<&HmacKey>) -> Result<Head, Finding> {
-    let broken = |why| Finding {
-        zone: floor.zone.clone(),
-        seq: floor.chain_seq,
-        flaw: Flaw::Chain(why),
-    };
-    let signed = signed(&floor.zone, floor.chain_seq, &floor.chain_hash);
-    if key.is_some_and(|key| !key.verify_hex(&signed, &floor.code)) {
-        return Err(broken(Why::Author));
-    }
-    Head::stored(floor.chain_seq, &floor.chain_hash).ok_or_else(|| broken(Why::Link))
+    let log = LogId::events(floor.zone.clone());
+    checked(&log, (floor.chain_seq, &floor.chain_hash), &floor.code, key)
 }
 
-/// Where the ledger of a zone begins, with the tree of what was before, and its code; `None` when
-/// nothing was dropped.
+fn checked(
+    log: &LogId,
+    (seq, chain_hash): (u64, &str),
+    code: &str,
+    key: Option<&HmacKey>,
+) -> Result<Head, Finding> {
+    let broken = |why| Finding {
+        log: log.clone(),
+        seq,
+        flaw: Flaw::Chain(why),
+    };
+    let signed = signed(log.zone(), seq, chain_hash);
+    if key.is_some_and(|key| !key.verify_hex(&signed, code)) {
+        return Err(broken(Why::Author));
+    }
+    Head::stored(seq, chain_hash).ok_or_else(|| broken(Why::Link))
+}
+
+/// Where a log begins, with the tree of what was before; `None` when nothing was dropped.
 pub(crate) async fn of(
     store: &Store,
-    zone: &ZoneId,
+    log: &LogId,
     key: Option<&HmacKey>,
-) -> Result<Option<(Floor, String)>, VerifyError> {
-    let Some(stored) = store.zone(zone).audit().floor().await? else {
+) -> Result<Option<Floor>, VerifyError> {
+    // What administrators did is kept whole.
+    if log.kind() != LogKind::Events {
+        return Ok(None);
+    }
+    let Some(stored) = store.zone(log.zone()).audit().floor().await? else {
         return Ok(None);
     };
     let head = head(&stored, key)?;
     // Nothing is dropped that is not in the tree.
-    let tree = ZoneLog::of(store, zone).tree(stored.chain_seq).await?;
-    Ok(Some((Floor::new(&head, &tree), stored.code)))
+    let tree = ZoneLog::of(store, log).tree(stored.chain_seq).await?;
+    Ok(Some(Floor::new(&head, &tree)))
 }
 
-/// Whether an export may say that a zone begins there.
+/// Whether somebody may say that a log begins there.
 pub(crate) fn check(
-    zone: &ZoneId,
+    log: &LogId,
     floor: &Floor,
     code: &str,
     key: Option<&HmacKey>,
 ) -> Result<(), Finding> {
-    let said = AuditFloor {
-        zone: zone.clone(),
-        chain_seq: floor.size,
-        chain_hash: floor.chain_hash.clone(),
-        code: code.to_owned(),
-        dropped_at: Timestamp::from_unix_micros(0),
-    };
-    head(&said, key).map(drop)
+    checked(log, (floor.size, &floor.chain_hash), code, key).map(drop)
 }

@@ -1,31 +1,27 @@
-//! Does the ledger still say what was said? Verification of a zone in the store, naming the first
-//! event that cannot be trusted; [`crate::verify_export`] does the same without the store.
+//! Does a log still say what was said? Verification in the store, naming the first entry that cannot
+//! be trusted; [`crate::Auditor`] does the same without the store.
 
 use caracal_crypto::HmacKey;
-use caracal_ledger::chain::StoredLink;
-use caracal_ledger::merkle::Hash;
 use caracal_ledger::{
     Checkpoint, CheckpointError, Flaw, Floor, Head, History, Kept, Keys, Opened, Sound, Unsound,
 };
-use caracal_model::ZoneId;
-use caracal_store::audit_events::AuditEvent;
+use caracal_model::{LogId, ZoneId};
 use caracal_store::audit_trees::AuditCheckpoint;
 use caracal_store::{Store, StoreError};
 use caracal_tlog::{TlogError, ZoneLog};
 
-use crate::entry;
 use crate::floor;
-use crate::ingest::head_of;
+use crate::source::{self, Page};
 
 /// Events that are read at a time.
 pub(crate) const PAGE: u32 = 1_000;
 
 /// What does not hold, and where it starts.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("zone {zone}, event {seq}: {flaw}")]
+#[error("{log}, {} {seq}: {flaw}", log.entry())]
 pub struct Finding {
-    /// The zone.
-    pub zone: ZoneId,
+    /// The log.
+    pub log: LogId,
     /// The first place of its chain that cannot be trusted.
     pub seq: u64,
     /// What does not hold there.
@@ -33,9 +29,9 @@ pub struct Finding {
 }
 
 impl Finding {
-    pub(crate) fn at(zone: &ZoneId, unsound: Unsound) -> Self {
+    pub(crate) fn at(log: &LogId, unsound: Unsound) -> Self {
         Self {
-            zone: zone.clone(),
+            log: log.clone(),
             seq: unsound.seq,
             flaw: unsound.flaw,
         }
@@ -67,6 +63,16 @@ pub enum VerifyError {
     },
 }
 
+impl VerifyError {
+    /// With the line of an export that it is about.
+    pub(crate) fn at(self, line: u64) -> Self {
+        match self {
+            Self::Line { why, .. } => Self::Line { line, why },
+            other => other,
+        }
+    }
+}
+
 /// What whoever verifies knows from elsewhere.
 #[derive(Clone, Debug, Default)]
 pub struct Trust {
@@ -80,32 +86,47 @@ pub struct Trust {
 }
 
 impl Trust {
-    /// What was kept of a zone, for its history to agree with.
-    pub(crate) fn tell(&self, zone: &ZoneId, history: &mut History<'_>) -> Result<(), Finding> {
-        let found = |unsound| Finding::at(zone, unsound);
-        let of_zone = |kept: &&Checkpoint| kept.zone().as_ref() == Some(zone);
-        for kept in self.checkpoints.iter().filter(of_zone) {
-            history.expect(Kept::from(kept.clone())).map_err(found)?;
+    /// Every log of which something was kept: one that is not there any more must not pass for that.
+    pub fn logs(&self) -> impl Iterator<Item = LogId> {
+        let heads = self.heads.iter().map(|(zone, _)| zone.clone());
+        let checkpoints = self.checkpoints.iter().filter_map(Checkpoint::log);
+        heads.map(LogId::events).chain(checkpoints)
+    }
+
+    /// What is known of one log.
+    #[must_use]
+    pub fn of(&self, log: &LogId) -> Self {
+        let mut trust = self.clone();
+        trust
+            .checkpoints
+            .retain(|kept| kept.log().as_ref() == Some(log));
+        trust
+            .heads
+            .retain(|(zone, _)| LogId::events(zone.clone()) == *log);
+        trust
+    }
+
+    /// What was kept of a log, for its history to agree with.
+    pub(crate) fn tell(&self, log: &LogId, history: &mut History<'_>) -> Result<(), Finding> {
+        let found = |unsound| Finding::at(log, unsound);
+        let kept = self.of(log);
+        for checkpoint in kept.checkpoints {
+            history.expect(Kept::from(checkpoint)).map_err(found)?;
         }
-        for (_, head) in self.heads.iter().filter(|(of, _)| of == zone) {
-            history.lead_through(head.clone()).map_err(found)?;
+        for (_, head) in kept.heads {
+            history.lead_through(head).map_err(found)?;
         }
         Ok(())
     }
 }
 
-/// A checkpoint that the ledger of this zone brings along. A change of keys that it tells of is
-/// learned.
+/// A checkpoint that a log brings along. A change of keys that it tells of is learned.
 ///
 /// # Errors
 /// [`CheckpointError`] when it is of none of the keys.
-pub(crate) fn open_of(
-    keys: &mut Keys,
-    zone: &ZoneId,
-    note: &str,
-) -> Result<Opened, CheckpointError> {
+pub(crate) fn open_of(keys: &mut Keys, log: &LogId, note: &str) -> Result<Opened, CheckpointError> {
     let opened = keys.open(note)?;
-    if opened.checkpoint.zone().as_ref() != Some(zone) {
+    if opened.checkpoint.log().as_ref() != Some(log) {
         return Err(CheckpointError::OtherLog);
     }
     if opened.checkpoint.rotation.is_some() {
@@ -124,30 +145,30 @@ pub async fn verify_zone(
     zone: &ZoneId,
     key: Option<&HmacKey>,
 ) -> Result<Head, VerifyError> {
-    let sound = verify_ledger(store, zone, key, &Trust::default()).await?;
+    let log = LogId::events(zone.clone());
+    let sound = verify_ledger(store, &log, key, &Trust::default()).await?;
     Ok(sound.head)
 }
 
-/// As [`verify_zone`], and that every checkpoint that was ever signed of it, or was kept elsewhere,
-/// is a beginning of it.
+/// As [`verify_zone`], of any log, and that every checkpoint that was ever signed of it, or was kept
+/// elsewhere, is a beginning of it.
 ///
 /// # Errors
-/// [`VerifyError::Found`] names the first event that cannot be trusted.
+/// [`VerifyError::Found`] names the first entry that cannot be trusted.
 pub async fn verify_ledger(
     store: &Store,
-    zone: &ZoneId,
+    log: &LogId,
     key: Option<&HmacKey>,
     trust: &Trust,
 ) -> Result<Sound, VerifyError> {
-    let mut floor = floor::of(store, zone, key).await?;
+    let mut floor = floor::of(store, log, key).await?;
     loop {
-        let begin = floor.as_ref().map(|(floor, _)| floor);
-        let verified = Box::pin(verify_from(store, zone, key, trust, begin)).await;
+        let verified = Box::pin(verify_from(store, log, key, trust, floor.as_ref())).await;
         if verified.is_ok() {
             return verified;
         }
         // Retention may have dropped what was to be read next.
-        let now = floor::of(store, zone, key).await?;
+        let now = floor::of(store, log, key).await?;
         if now == floor {
             return verified;
         }
@@ -157,32 +178,32 @@ pub async fn verify_ledger(
 
 async fn verify_from(
     store: &Store,
-    zone: &ZoneId,
+    log: &LogId,
     key: Option<&HmacKey>,
     trust: &Trust,
     floor: Option<&Floor>,
 ) -> Result<Sound, VerifyError> {
-    let found = |unsound| Finding::at(zone, unsound);
-    let audit = store.zone(zone).audit();
+    let found = |unsound| Finding::at(log, unsound);
     let mut history = History::new(floor, key).map_err(found)?;
-    trust.tell(zone, &mut history)?;
-    expect_own(store, zone, trust, &mut history).await?;
+    trust.tell(log, &mut history)?;
+    expect_own(store, log, trust, &mut history).await?;
     loop {
-        let page = audit.chain(history.size(), PAGE).await?;
-        check_rows(&mut history, &page).map_err(found)?;
+        let page = Page::read(store, log, history.size(), PAGE)
+            .await?
+            .unpack()?;
+        source::check(&mut history, &page).map_err(found)?;
         if !page.is_empty() {
             // A long chain must not keep a worker of the runtime to itself.
             tokio::task::yield_now().await;
             continue;
         }
-        let head = audit
-            .head()
+        let head = source::head(store, log).await?;
+        // Entries and head move together, so what was appended since the page is there now.
+        let late = Page::read(store, log, history.size(), PAGE)
             .await?
-            .map_or(Ok(Head::default()), |head| head_of(&head))?;
-        // Events and head move together, so what was appended since the page is there now.
-        let late = audit.chain(history.size(), PAGE).await?;
+            .unpack()?;
         if head.seq() > history.size() && !late.is_empty() {
-            check_rows(&mut history, &late).map_err(found)?;
+            source::check(&mut history, &late).map_err(found)?;
             continue;
         }
         history.ends_at(&head).map_err(found)?;
@@ -193,24 +214,24 @@ async fn verify_from(
 /// Has the history agree with every checkpoint in the store.
 async fn expect_own(
     store: &Store,
-    zone: &ZoneId,
+    log: &LogId,
     trust: &Trust,
     history: &mut History<'_>,
 ) -> Result<(), VerifyError> {
-    let log = ZoneLog::of(store, zone);
+    let tree = ZoneLog::of(store, log);
     let floor = history.size();
     let mut keys = trust.keys.clone();
-    for change in log.rotations().await? {
+    for change in tree.rotations().await? {
         keys.learn(&change.note);
     }
-    for stored in log.checkpoints().await? {
-        let opened = open_stored(&mut keys, zone, &stored)?;
+    for stored in tree.checkpoints().await? {
+        let opened = open_stored(&mut keys, log, &stored)?;
         let proof = match stored.size < floor {
-            true => Some(log.consistency(stored.size, floor).await?),
+            true => Some(tree.consistency(stored.size, floor).await?),
             false => None,
         };
         let expected = history.expect(Kept::of(opened, proof));
-        expected.map_err(|unsound| Finding::at(zone, unsound))?;
+        expected.map_err(|unsound| Finding::at(log, unsound))?;
     }
     Ok(())
 }
@@ -218,46 +239,17 @@ async fn expect_own(
 /// A checkpoint of the store, which must say what its row says.
 pub(crate) fn open_stored(
     keys: &mut Keys,
-    zone: &ZoneId,
+    log: &LogId,
     stored: &AuditCheckpoint,
 ) -> Result<Opened, Finding> {
-    let opened = open_of(keys, zone, &stored.note);
+    let opened = open_of(keys, log, &stored.note);
     let fits = |opened: Opened| match opened.checkpoint.size == stored.size {
         true => Ok(opened),
         false => Err(CheckpointError::Text),
     };
     opened.and_then(fits).map_err(|error| Finding {
-        zone: zone.clone(),
+        log: log.clone(),
         seq: stored.size,
         flaw: Flaw::Checkpoint(error),
     })
-}
-
-/// Continues a history with rows, whose columns must say what their texts say; answers with their
-/// leaves.
-pub(crate) fn check_rows(
-    history: &mut History<'_>,
-    rows: &[AuditEvent],
-) -> Result<Vec<Hash>, Unsound> {
-    let mut leaves = Vec::with_capacity(rows.len());
-    for row in rows {
-        leaves.push(history.check(&link_of(row))?);
-        if !entry::says_what_it_says(row) {
-            return Err(Unsound {
-                seq: row.chain_seq,
-                flaw: Flaw::Columns,
-            });
-        }
-    }
-    Ok(leaves)
-}
-
-fn link_of(row: &AuditEvent) -> StoredLink<'_> {
-    StoredLink {
-        seq: row.chain_seq,
-        wire: &row.event,
-        content_sha256: &row.content_sha256,
-        chain_hash: &row.chain_hash,
-        chain_hmac: &row.chain_hmac,
-    }
 }

@@ -19,16 +19,17 @@ mod explain;
 mod export;
 mod key;
 mod keys;
+mod live;
 mod tail;
 mod trace;
 mod verify;
-mod verify_admin;
 
 /// Read, export and verify evidence.
 #[derive(Debug, Subcommand)]
 pub enum Audit {
-    /// Verify ledgers against their chain and their checkpoints, in the database or in an export
-    Verify(verify::Verify),
+    /// Verify ledgers against their chain and their checkpoints: through the API, in the database, or
+    /// in an export
+    Verify(Box<verify::Verify>),
     /// Print the public key of checkpoints, or the latest checkpoint of every zone to keep elsewhere
     Key(key::Key),
     /// List and replace the keys that checkpoints are signed with

@@ -1,7 +1,8 @@
 //! Checkpoints (C2SP tlog-checkpoint): what was signed of a zone's ledger at one size.
 //!
 //! ```text
-//! caracal/9f2c61d04b7a1e38/01980000-…     the log: one for each zone
+//! caracal/9f2c61d04b7a1e38/01980000-…     the log: one for each zone; /~admin behind it for what
+//!                                         administrators did, /~deployment/~admin outside of zones
 //! 1200                                    events
 //! <base64>                                root of the tree of these events
 //! chain <hex>                             chain hash of event 1200
@@ -18,7 +19,8 @@
 
 use caracal_crypto::digest::{base64_decode, base64_encode, hex_decode_array, hex_encode};
 use caracal_crypto::{CryptoError, NoteKey};
-use caracal_model::{Timestamp, ZoneId};
+use caracal_model::log::ADMIN;
+use caracal_model::{LogId, LogKind, Timestamp, ZoneId};
 
 use crate::chain::Head;
 use crate::merkle::Hash;
@@ -73,16 +75,31 @@ pub struct Checkpoint {
     pub rotation: Option<Rotation>,
 }
 
-/// The name of a zone's log.
-pub fn origin(deployment: &str, zone: &ZoneId) -> String {
-    format!("{deployment}/{zone}")
+/// In the name of a log, in the place of a zone.
+const DEPLOYMENT: &str = "~deployment";
+
+/// The name of a log.
+pub fn origin(deployment: &str, log: &LogId) -> String {
+    let zone = match log.zone().as_str() {
+        "" => DEPLOYMENT,
+        zone => zone,
+    };
+    match log.kind() {
+        LogKind::Events => format!("{deployment}/{zone}"),
+        LogKind::Admin => format!("{deployment}/{zone}{ADMIN}"),
+    }
 }
 
 impl Checkpoint {
-    /// The zone, which the name of the log ends with.
-    pub fn zone(&self) -> Option<ZoneId> {
-        let (_, zone) = self.origin.rsplit_once('/')?;
-        ZoneId::parse(zone).ok()
+    /// The log, as its name says.
+    pub fn log(&self) -> Option<LogId> {
+        let admin = self.origin.strip_suffix(ADMIN);
+        let (_, zone) = admin.unwrap_or(&self.origin).rsplit_once('/')?;
+        match admin {
+            Some(_) if zone == DEPLOYMENT => Some(LogId::admin(ZoneId::trusted(""))),
+            Some(_) => ZoneId::parse(zone).ok().map(LogId::admin),
+            None => ZoneId::parse(zone).ok().map(LogId::events),
+        }
     }
 
     /// Where the chain is at this size, when it says so.
@@ -197,7 +214,7 @@ mod tests {
 
     fn checkpoint() -> Checkpoint {
         Checkpoint {
-            origin: origin("caracal/a1", &ZoneId::trusted("z1")),
+            origin: origin("caracal/a1", &LogId::events(ZoneId::trusted("z1"))),
             size: 1200,
             root: [1; 32],
             chain_hash: Some([2; 32]),
@@ -226,8 +243,20 @@ mod tests {
             let vkey = Vkey::new(name, key().public()).unwrap();
             assert_eq!(open(&note, vkey), Ok(checkpoint()), "{name}");
         }
-        let zone = checkpoint().zone().unwrap();
-        assert_eq!(zone.as_str(), "z1");
+        let [z1, none] = ["z1", ""].map(ZoneId::trusted);
+        for (log, name) in [
+            (LogId::events(z1.clone()), "caracal/a1/z1"),
+            (LogId::admin(z1), "caracal/a1/z1/~admin"),
+            (LogId::admin(none), "caracal/a1/~deployment/~admin"),
+        ] {
+            let origin = origin("caracal/a1", &log);
+            assert_eq!(origin, name);
+            let named = Checkpoint {
+                origin,
+                ..checkpoint()
+            };
+            assert_eq!(named.log(), Some(log));
+        }
         assert_eq!(checkpoint().head().unwrap().seq(), 1200);
     }
 

@@ -406,18 +406,27 @@ impl<'k> History<'k> {
     }
 }
 
+impl Sound {
+    /// One line: how far it goes, and how much of that is signed. Its entries are events, or what
+    /// they are called in `entries`.
+    pub fn told(&self, entries: &str) -> String {
+        let (size, floor) = (self.head.seq(), self.floor);
+        let kept = match floor {
+            0 => String::new(),
+            floor => format!(", the first {floor} no longer kept"),
+        };
+        let signed = match &self.signed {
+            None => "none of them signed".to_owned(),
+            Some(signed) if signed.size == size => "all of them signed".to_owned(),
+            Some(signed) => format!("the first {} of them signed", signed.size),
+        };
+        format!("{size} {entries}{kept}, {signed}")
+    }
+}
+
 impl std::fmt::Display for Sound {
-    /// One line: how far it goes, and how much of that is signed.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} events", self.head.seq())?;
-        if self.floor > 0 {
-            write!(f, ", the first {} no longer kept", self.floor)?;
-        }
-        match &self.signed {
-            None => write!(f, ", none of them signed"),
-            Some(signed) if signed.size == self.head.seq() => write!(f, ", all of them signed"),
-            Some(signed) => write!(f, ", the first {} of them signed", signed.size),
-        }
+        f.write_str(&self.told("events"))
     }
 }
 

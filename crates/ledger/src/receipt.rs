@@ -2,8 +2,10 @@
 //! another. Each is one JSON object that verifies with the public key and nothing else.
 
 use caracal_crypto::digest::{base64_decode, base64_encode};
+use caracal_model::{LogId, LogKind};
 use serde::{Deserialize, Serialize};
 
+use crate::admin::AdminRecord;
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::event::Event;
 use crate::merkle::{Hash, ProofError, leaf_hash, verify_consistency, verify_inclusion};
@@ -43,10 +45,21 @@ pub fn decode<S: AsRef<str>>(proof: &[S]) -> Option<Vec<Hash>> {
         .collect()
 }
 
-/// Proof that an event is in the ledger.
+/// Whether a text is an entry of this log: an event of the zone, or a record of its administrators.
+pub fn is_of(log: &LogId, text: &str) -> bool {
+    match log.kind() {
+        LogKind::Events => Event::parse(text).is_ok_and(|event| event.zone_id == *log.zone()),
+        LogKind::Admin => AdminRecord::parse(text).is_some_and(|record| {
+            let zone = record.zone_id.as_ref();
+            zone.map_or("", |zone| zone.as_str()) == log.zone().as_str()
+        }),
+    }
+}
+
+/// Proof that an event is in the ledger, or a record in the admin audit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Receipt {
-    /// The exact text of the event.
+    /// The exact text of the event, or of the record.
     pub event: String,
     /// Its place in the tree: its `chain_seq` less one.
     pub leaf_index: u64,
@@ -68,8 +81,8 @@ impl Receipt {
         let leaf = leaf_hash(self.event.as_bytes());
         let (size, root) = (checkpoint.size, &checkpoint.root);
         verify_inclusion(&leaf, self.leaf_index, size, &proof, root)?;
-        let zone = Event::parse(&self.event).ok().map(|event| event.zone_id);
-        if zone.is_none() || zone != checkpoint.zone() {
+        let log = checkpoint.log();
+        if !log.is_some_and(|log| is_of(&log, &self.event)) {
             return Err(ReceiptError::Zone);
         }
         Ok(checkpoint)

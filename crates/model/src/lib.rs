@@ -6,6 +6,7 @@ pub mod claims;
 pub mod histogram;
 pub mod id;
 pub mod limits;
+pub mod log;
 pub mod policy;
 pub mod refusal;
 pub mod scope;
@@ -19,6 +20,7 @@ pub use id::{
     ApplicationId, ApprovalId, DelegationId, EventId, IdError, Ids, Jti, Kid, ProviderId, RecordId,
     RequestId, ResourceId, SessionId, WorkloadId, ZoneId,
 };
+pub use log::{LogId, LogKind};
 pub use refusal::{PendingApproval, Refusal, Refused};
 pub use scope::Scopes;
 pub use secret::Secret;

@@ -83,6 +83,8 @@ statements! { pub(crate) mod sql {
           AND (CAST($8 AS TEXT) IS NULL OR entity_id = $8)
           AND (CAST($9 AS TEXT) IS NULL OR method = $9)
         ORDER BY occurred_at DESC, id DESC LIMIT $10");
+    FIND = concat!("SELECT ", columns!(), " FROM admin_audit_events
+        WHERE zone_id = $1 AND id = $2");
     CHAIN = concat!("SELECT ", columns!(), " FROM admin_audit_events
         WHERE zone_id = $1 AND chain_seq > $2 ORDER BY chain_seq LIMIT $3");
 } }
@@ -419,6 +421,16 @@ impl AdminAudit<'_> {
             .query(&sql::CHAIN, &params![zone, after, limit])
             .await?;
         rows.iter().map(AdminEvent::read).collect()
+    }
+
+    /// The record of this id in the chain of a zone.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn find(&self, zone: &ZoneId, id: &str) -> Result<Option<AdminEvent>, StoreError> {
+        let params = params![zone, id];
+        let row = self.0.zone(zone).query_opt(&sql::FIND, &params).await?;
+        row.as_ref().map(AdminEvent::read).transpose()
     }
 
     /// A page of the records of a zone, newest first.

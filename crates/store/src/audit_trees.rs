@@ -4,10 +4,12 @@
 //! INVARIANT (one tree): a tree grows from the size and chain hash at which its writer saw it, with
 //! its tiles, in one transaction; a checkpoint is stored once and never changed. So of two processes
 //! that both believe to lead, one does nothing.
+//!
+//! The `zone_id` of these tables is the key of a log ([`LogId::key`]): the zone for its events.
 
 use std::collections::BTreeMap;
 
-use caracal_model::{Timestamp, ZoneId};
+use caracal_model::{LogId, LogKind, Timestamp, ZoneId};
 
 use crate::error::StoreError;
 use crate::row::Row;
@@ -20,6 +22,29 @@ macro_rules! tree {
     };
 }
 
+/// The heads of a kind of logs, and the key under which the rest is kept.
+macro_rules! due {
+    ($heads:literal, $key:literal) => {
+        concat!(
+            "SELECT head.zone_id AS zone_id FROM ",
+            $heads,
+            " head
+             LEFT JOIN audit_trees tree ON tree.zone_id = ",
+            $key,
+            "
+             LEFT JOIN audit_checkpoint_wishes wish ON wish.zone_id = ",
+            $key,
+            "
+             WHERE head.chain_seq < COALESCE(tree.size, 0)
+                OR head.chain_seq > COALESCE(tree.signed_size, 0)
+                   AND (COALESCE(tree.signed_at, 0) <= $1
+                        OR head.chain_seq - COALESCE(tree.signed_size, 0) >= $2
+                        OR wish.zone_id IS NOT NULL)
+             ORDER BY head.zone_id"
+        )
+    };
+}
+
 statements! { pub(crate) mod sql {
     /// Ids are numbers, so this is their order, whatever the clocks of who made them said.
     KEYS = "SELECT id, deployment, public_key, sealed_private, created_at FROM audit_keys
@@ -29,15 +54,8 @@ statements! { pub(crate) mod sql {
     TREE = concat!("SELECT ", tree!(), " FROM audit_trees WHERE zone_id = $1");
     /// Zones whose head is past what was signed, and where the period is over, enough has come, or
     /// somebody waits. Also those whose head was set back behind what was verified.
-    DUE = "SELECT head.zone_id AS zone_id FROM audit_heads head
-           LEFT JOIN audit_trees tree ON tree.zone_id = head.zone_id
-           LEFT JOIN audit_checkpoint_wishes wish ON wish.zone_id = head.zone_id
-           WHERE head.chain_seq < COALESCE(tree.size, 0)
-              OR head.chain_seq > COALESCE(tree.signed_size, 0)
-                 AND (COALESCE(tree.signed_at, 0) <= $1
-                      OR head.chain_seq - COALESCE(tree.signed_size, 0) >= $2
-                      OR wish.zone_id IS NOT NULL)
-           ORDER BY head.zone_id";
+    DUE = due!("audit_heads", "head.zone_id");
+    ADMIN_DUE = due!("admin_audit_heads", "head.zone_id || '/~admin'");
     SEED = "INSERT INTO audit_trees (zone_id, size, chain_hash, signed_size, signed_at, again_size,
                 again_hash)
             VALUES ($1, $2, $3, 0, 0, $2, $3) ON CONFLICT (zone_id) DO NOTHING";
@@ -219,17 +237,35 @@ impl Store {
         tx.commit().await
     }
 
-    /// Zones of which a checkpoint is due: the last one is not younger than `signed_before`, or this
-    /// many events have come since, or somebody wishes it.
+    /// Logs of which a checkpoint is due: the last one is not younger than `signed_before`, or this
+    /// many entries have come since, or somebody wishes it.
     pub async fn audit_trees_due(
         &self,
         signed_before: Timestamp,
-        events: u64,
-    ) -> Result<Vec<ZoneId>, StoreError> {
-        let params = [Param::from(signed_before), whole(events)];
-        let rows = self.query(&sql::DUE, &params).await?;
-        let zone = |row: &Row| Ok(ZoneId::trusted(row.text("zone_id")?));
-        rows.iter().map(zone).collect()
+        entries: u64,
+    ) -> Result<Vec<LogId>, StoreError> {
+        let params = [Param::from(signed_before), whole(entries)];
+        let mut due = Vec::new();
+        for (kind, sql) in [
+            (LogKind::Events, &sql::DUE),
+            (LogKind::Admin, &sql::ADMIN_DUE),
+        ] {
+            for row in self.query(sql, &params).await? {
+                let zone = ZoneId::trusted(row.text("zone_id")?);
+                due.push(match kind {
+                    LogKind::Events => LogId::events(zone),
+                    LogKind::Admin => LogId::admin(zone),
+                });
+            }
+        }
+        Ok(due)
+    }
+
+    /// Every log that has entries or ought to have them.
+    pub async fn audit_logs(&self) -> Result<Vec<LogId>, StoreError> {
+        let events = self.audit_zones().await?.into_iter().map(LogId::events);
+        let admin = self.admin_audit().zones().await?.into_iter();
+        Ok(events.chain(admin.map(LogId::admin)).collect())
     }
 
     /// How many events of each zone a checkpoint covers, or its tree when nothing is ever signed.

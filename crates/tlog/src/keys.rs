@@ -12,7 +12,7 @@ use caracal_crypto::envelope::Keyring;
 use caracal_crypto::{NoteKey, NoteVerifyKey};
 use caracal_ledger::checkpoint::{self, Checkpoint, Rotation};
 use caracal_ledger::note::{Vkey, is_name};
-use caracal_model::{Clock, Rng, ZoneId};
+use caracal_model::{Clock, LogId, Rng};
 use caracal_store::audit_trees::AuditKey;
 use caracal_store::reseal::CHECKPOINT_KEY_AAD;
 use caracal_store::{Store, StoreError};
@@ -89,9 +89,9 @@ impl Signer {
         self.keys.iter().map(|(vkey, _)| vkey.clone()).collect()
     }
 
-    /// The name of a zone's log.
-    pub fn origin(&self, zone: &ZoneId) -> String {
-        checkpoint::origin(&self.deployment, zone)
+    /// The name of a log.
+    pub fn origin(&self, log: &LogId) -> String {
+        checkpoint::origin(&self.deployment, log)
     }
 
     /// Signs, after the note of the log's last checkpoint if there is one: when that is of an older

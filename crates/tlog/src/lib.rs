@@ -1,5 +1,5 @@
-//! The tree of a zone's ledger as it is kept in the store: growing it, proving with it, and the key
-//! that its checkpoints are signed with.
+//! The tree of a log (the events of a zone, or what administrators did) as it is kept in the store:
+//! growing it, proving with it, handing it out, and the key that its checkpoints are signed with.
 //!
 //! **Forces.** Audit grows and signs, the API hands out proofs, the command line exports: services
 //! do not know each other, and neither the ledger (pure) nor the store (rows) knows the other.
@@ -7,6 +7,7 @@
 //! query, however large the ledger is.
 
 mod keys;
+pub mod pages;
 
 use std::ops::Range;
 
@@ -14,9 +15,9 @@ use caracal_crypto::CryptoError;
 use caracal_ledger::checkpoint::ROTATED;
 use caracal_ledger::merkle::{self, Hash, Tree};
 use caracal_ledger::tile::{Growth, MissingTile, TileId, Tiles};
-use caracal_model::ZoneId;
+use caracal_model::LogId;
 use caracal_store::audit_trees::{AuditCheckpoint, AuditTile, AuditTrees, Growing};
-use caracal_store::{Store, StoreError, ZoneScope};
+use caracal_store::{Store, StoreError};
 
 pub use keys::{Signer, list, rotate, vkeys};
 
@@ -37,20 +38,21 @@ pub enum TlogError {
     Key(#[from] CryptoError),
 }
 
-/// The tree of one zone.
+/// One log and its tree.
 #[derive(Clone, Copy, Debug)]
 pub struct ZoneLog<'s> {
-    scope: ZoneScope<'s>,
+    store: &'s Store,
+    log: &'s LogId,
     rows: AuditTrees<'s>,
 }
 
 impl<'s> ZoneLog<'s> {
-    /// Of this zone.
-    pub fn of(store: &'s Store, zone: &'s ZoneId) -> Self {
-        let scope = store.zone(zone);
+    /// Of this log.
+    pub fn of(store: &'s Store, log: &'s LogId) -> Self {
         Self {
-            scope,
-            rows: scope.audit_tree(),
+            store,
+            log,
+            rows: store.zone(log.key()).audit_tree(),
         }
     }
 
@@ -163,14 +165,14 @@ impl<'s> ZoneLog<'s> {
         self.hashes(&single).await
     }
 
-    /// The exact texts of the events after this many, as far as they are kept: none after a gap.
+    /// The exact texts of the entries after this many, as far as they are kept: none after a gap.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn entries(&self, after: u64, limit: u32) -> Result<Vec<String>, StoreError> {
-        let rows = self.scope.audit().chain(after, limit).await?;
+        let rows = pages::entries(self.store, self.log, after, limit).await?;
         let placed = (after + 1..).zip(rows);
-        let here = placed.take_while(|(place, row)| row.chain_seq == *place);
+        let here = placed.take_while(|(place, row)| row.seq == *place);
         Ok(here.map(|(_, row)| row.event).collect())
     }
 

@@ -4,6 +4,7 @@ use caracal_crypto::os::{OsRng, SystemClock};
 use caracal_ledger::history::checkpoint_of;
 use caracal_ledger::merkle::{leaf_hash, verify_consistency, verify_inclusion};
 use caracal_ledger::{Checkpoint, Head};
+use caracal_model::ZoneId;
 use caracal_store::on_each_engine;
 
 const KEK: &str = "8f3d9a712c45e6b0d18f2a4c6e9b3d57a1c4f8020e6a9c3d5b7f1a2c4e6d8b90";
@@ -33,7 +34,7 @@ async fn grow(log: &ZoneLog<'_>, by: u64) {
 
 on_each_engine! {
     async fn a_stored_tree_proves_at_every_size_that_it_had(store: Store) {
-        let zone = ZoneId::trusted("z1");
+        let zone = LogId::events(ZoneId::trusted("z1"));
         let log = ZoneLog::of(&store, &zone);
         let mut whole = Tree::default();
         let mut trees = vec![whole.clone()];
@@ -63,7 +64,7 @@ on_each_engine! {
     }
 
     async fn two_who_grow_a_tree_at_once_do_not_both_succeed(store: Store) {
-        let zone = ZoneId::trusted("z1");
+        let zone = LogId::events(ZoneId::trusted("z1"));
         let log = ZoneLog::of(&store, &zone);
         grow(&log, 3).await;
         let (mut one, mut two) = (log.growth(3).await.unwrap(), log.growth(3).await.unwrap());
@@ -81,7 +82,7 @@ on_each_engine! {
         let vkey = first.vkey().unwrap().clone();
         assert_eq!(again.vkey(), Some(&vkey));
         assert_eq!(vkeys(&store).await.unwrap(), std::slice::from_ref(&vkey));
-        let zone = ZoneId::trusted("z1");
+        let zone = LogId::events(ZoneId::trusted("z1"));
         assert_eq!(first.origin(&zone), "caracal.example/a/z1");
         let checkpoint = checkpoint_of(first.origin(&zone), &Head::GENESIS, &Tree::default());
         let (signed, note) = again.sign(checkpoint, None).unwrap();
@@ -102,7 +103,7 @@ on_each_engine! {
         let turn = async || rotate(&store, &keyring(), &OsRng, &clock).await.unwrap();
         assert!(turn().await.is_none(), "there is no key yet");
         let first = open().await;
-        let zone = ZoneId::trusted("z1");
+        let zone = LogId::events(ZoneId::trusted("z1"));
         let sized = |size: u64| {
             let mut tree = Tree::default();
             (0..size).for_each(|n| tree.append(leaf(n)));

@@ -71,6 +71,19 @@ on_both_stacks! {
         let told = fails(&stack.caracal(&format!("audit verify --head {forged}")).await);
         assert!(told.contains("BROKEN"), "{told}");
 
+        // The same through the API, by somebody who has a token and nothing else.
+        let live = format!("audit verify --api-url {}", stack.urls.api);
+        let told = succeeds(&stack.caracal(&live).await);
+        for log in [
+            world.zone.as_str(),
+            &format!("admin audit of zone {}", world.zone),
+        ] {
+            assert!(told.lines().any(|line| line.starts_with("holds") && line.contains(log)), "{told}");
+        }
+        succeeds(&stack.caracal(&format!("{live} --zone {} --head {head}", world.zone)).await);
+        let told = fails(&stack.caracal(&format!("{live} --head {forged}")).await);
+        assert!(told.contains("BROKEN"), "{told}");
+
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("events.ndjson");
         let file = file.display();

@@ -1,30 +1,38 @@
-//! What proves the ledger of a zone to others: receipts, checkpoints, consistency, and the tree itself
-//! as C2SP tlog-tiles has it, with `/v1/zones/{zone}/audit` as its prefix.
+//! What proves a log to others: receipts, checkpoints, consistency, the log itself in lines that verify
+//! on their own, and its tree as C2SP tlog-tiles has it. The prefixes are `/v1/zones/{zone}/audit` for
+//! the events of a zone, `/v1/zones/{zone}/admin-audit` for what administrators did in it, and
+//! `/v1/admin-audit` for what they did outside of zones.
 //!
-//! A receipt holds the exact text of its event, unredacted: with anything left out, nobody could
+//! A receipt, a bundle and a line hold the exact text of an entry, unredacted: with anything left out, nobody could
 //! recompute the hash. Everything is checked before it is handed out: a proof that does not verify
 //! would only make an auditor doubt the wrong thing.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{FromRequestParts, Path, RawQuery, State};
 use axum::response::IntoResponse;
 use caracal_ledger::checkpoint::origin;
+use caracal_ledger::line::named;
 use caracal_ledger::merkle::leaf_hash;
 use caracal_ledger::receipt::encode;
 use caracal_ledger::tile::{TileId, WIDTH};
 use caracal_ledger::{Consistency, Receipt, Vkey};
-use caracal_model::ZoneId;
 use caracal_model::id::is_id;
+use caracal_model::{LogId, LogKind, ZoneId};
+use caracal_store::admin_audit::deployment;
 use caracal_store::audit_trees::AuditCheckpoint;
+use caracal_tlog::pages::Cursor;
 use caracal_tlog::{TlogError, ZoneLog};
 use http::header;
+use http::request::Parts;
 use serde_json::json;
 
+use crate::admin_audit;
 use crate::failure::Failure;
 use crate::query::Query;
 use crate::service::Api;
-use crate::wire::{self, Answer, At};
+use crate::wire::{self, Answer, At, Caller};
 
 /// Seconds within which a checkpoint that was wished for is made, usually.
 const SOON: u32 = 2;
@@ -32,6 +40,7 @@ const SOON: u32 = 2;
 const ENTRIES: &str = "entries";
 /// Bytes of a hash.
 const HASH: usize = 32;
+const PARAMS: &str = "an id is 1 to 128 letters, digits, `_.-:`";
 const TEXT: &str = "text/plain; charset=utf-8";
 
 impl From<TlogError> for Failure {
@@ -61,26 +70,79 @@ async fn keys(api: &Api) -> Result<Vec<Vkey>, Failure> {
     Ok(keys)
 }
 
-/// `GET /v1/zones/{zone}/audit/{id}/receipt`
-pub async fn receipt(State(api): State<Arc<Api>>, at: At) -> Answer {
-    let event = api.store.zone(&at.zone).audit().find(&at.id).await?;
-    let event = event.ok_or_else(|| {
-        let why = format!("no event {} is on record in this zone", at.id);
-        Failure::absent("event_not_found", why)
-    })?;
-    let log = ZoneLog::of(&api.store, &at.zone);
+/// Whose log a request is about.
+#[derive(Debug)]
+pub struct Of {
+    log: LogId,
+    /// `{id}`, where there is one.
+    id: String,
+}
+
+impl FromRequestParts<Arc<Api>> for Of {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Failure> {
+        let At { zone, id, .. } = At::from_request_parts(parts, api).await?;
+        let log = log_of(parts, api, zone).await?;
+        Ok(Self { log, id })
+    }
+}
+
+/// What belongs to no zone is for the platform's own tokens.
+async fn log_of(parts: &mut Parts, api: &Arc<Api>, zone: ZoneId) -> Result<LogId, Failure> {
+    let segments: Vec<&str> = parts.uri.path().split('/').collect();
+    match segments.as_slice() {
+        ["", "v1", "zones", _, "audit", ..] => Ok(LogId::events(zone)),
+        ["", "v1", "zones", _, "admin-audit", ..] => Ok(LogId::admin(zone)),
+        _ => {
+            let caller = Caller::from_request_parts(parts, api).await?;
+            admin_audit::of_platform(&caller)?;
+            Ok(LogId::admin(deployment()))
+        }
+    }
+}
+
+/// The place and the exact text of an entry.
+async fn entry(api: &Api, of: &Of) -> Result<(u64, String), Failure> {
+    let (zone, id) = (of.log.zone(), &of.id);
+    let found = match of.log.kind() {
+        LogKind::Events => {
+            let event = api.store.zone(zone).audit().find(id).await?;
+            event.map(|event| (event.chain_seq, event.event))
+        }
+        LogKind::Admin => {
+            let record = api.store.admin_audit().find(zone, id).await?;
+            record.map(|record| (record.chain_seq, record.record))
+        }
+    };
+    found.ok_or_else(|| match of.log.kind() {
+        LogKind::Events => {
+            let why = format!("no event {id} is on record in this zone");
+            Failure::absent("event_not_found", why)
+        }
+        LogKind::Admin => {
+            let why = format!("no record {id} is in this admin audit");
+            Failure::absent("record_not_found", why)
+        }
+    })
+}
+
+/// `GET …/{id}/receipt`
+pub async fn receipt(State(api): State<Arc<Api>>, of: Of) -> Answer {
+    let (seq, event) = entry(&api, &of).await?;
+    let log = ZoneLog::of(&api.store, &of.log);
     let covering = log.rows().latest().await?;
     // After the checkpoint, so that its key is among them.
     let keys = keys(&api).await?;
-    let Some(checkpoint) = covering.filter(|latest| latest.size >= event.chain_seq) else {
+    let Some(checkpoint) = covering.filter(|latest| latest.size >= seq) else {
         log.rows().wish().await?;
-        let why = "no checkpoint covers the event yet; one is being made. Ask again shortly";
+        let why = "no checkpoint covers it yet; one is being made. Ask again shortly";
         return Err(Failure::conflict("checkpoint_pending", why).retry_after(SOON));
     };
-    let leaf_index = event.chain_seq.saturating_sub(1);
+    let leaf_index = seq.saturating_sub(1);
     let proof = log.inclusion(leaf_index, checkpoint.size).await?;
     let receipt = Receipt {
-        event: event.event,
+        event,
         leaf_index,
         inclusion_proof: encode(&proof),
         checkpoint: checkpoint.note,
@@ -102,8 +164,8 @@ fn size_of(text: &str) -> Option<u64> {
     fits.then(|| text.parse().ok()).flatten()
 }
 
-/// `GET /v1/zones/{zone}/audit/checkpoints`
-pub async fn list(State(api): State<Arc<Api>>, at: At, RawQuery(raw): RawQuery) -> Answer {
+/// `GET …/checkpoints`
+pub async fn list(State(api): State<Arc<Api>>, of: Of, RawQuery(raw): RawQuery) -> Answer {
     let query = Query::parse(raw.as_deref());
     let limit = query.limit(100, 1000)?;
     let below = match query.text("cursor", 512)? {
@@ -115,7 +177,7 @@ pub async fn list(State(api): State<Arc<Api>>, at: At, RawQuery(raw): RawQuery) 
             )
         })?,
     };
-    let rows = api.store.zone(&at.zone).audit_tree();
+    let rows = ZoneLog::of(&api.store, &of.log).rows();
     let page = rows.below(below, limit).await?;
     let full = u32::try_from(page.len()) == Ok(limit);
     let next = page
@@ -135,25 +197,25 @@ fn note(checkpoint: Option<AuditCheckpoint>, why: &str) -> Answer {
     Ok(([(header::CONTENT_TYPE, TEXT)], checkpoint.note).into_response())
 }
 
-/// `GET /v1/zones/{zone}/audit/checkpoint`
-pub async fn latest(State(api): State<Arc<Api>>, at: At) -> Answer {
-    let latest = api.store.zone(&at.zone).audit_tree().latest().await?;
+/// `GET …/checkpoint`
+pub async fn latest(State(api): State<Arc<Api>>, of: Of) -> Answer {
+    let latest = ZoneLog::of(&api.store, &of.log).rows().latest().await?;
     note(latest, "no checkpoint of this zone was signed yet")
 }
 
-/// `GET /v1/zones/{zone}/audit/checkpoints/{id}`: by its size
-pub async fn at_size(State(api): State<Arc<Api>>, at: At) -> Answer {
-    let rows = api.store.zone(&at.zone).audit_tree();
-    let found = match size_of(&at.id) {
+/// `GET …/checkpoints/{id}`: by its size
+pub async fn at_size(State(api): State<Arc<Api>>, of: Of) -> Answer {
+    let rows = ZoneLog::of(&api.store, &of.log).rows();
+    let found = match size_of(&of.id) {
         Some(size) => rows.checkpoint(size).await?,
         None => None,
     };
     note(found, "no checkpoint of this size was signed")
 }
 
-/// `GET /v1/zones/{zone}/audit/consistency?from=&to=`: between two checkpoints, by their sizes; `to`
+/// `GET …/consistency?from=&to=`: between two checkpoints, by their sizes; `to`
 /// is the latest unless it is given
-pub async fn consistency(State(api): State<Arc<Api>>, at: At, RawQuery(raw): RawQuery) -> Answer {
+pub async fn consistency(State(api): State<Arc<Api>>, of: Of, RawQuery(raw): RawQuery) -> Answer {
     let query = Query::parse(raw.as_deref());
     let size = |name: &str| {
         let text = query.text(name, 18)?;
@@ -163,7 +225,7 @@ pub async fn consistency(State(api): State<Arc<Api>>, at: At, RawQuery(raw): Raw
         });
         size.transpose()
     };
-    let rows = api.store.zone(&at.zone).audit_tree();
+    let rows = ZoneLog::of(&api.store, &of.log).rows();
     let from = size("from")?.ok_or_else(|| Failure::bad("invalid_query", "from is required"))?;
     let later = match size("to")? {
         Some(to) => rows.checkpoint(to).await?,
@@ -179,7 +241,7 @@ pub async fn consistency(State(api): State<Arc<Api>>, at: At, RawQuery(raw): Raw
             "from must not be larger than to",
         ));
     }
-    let log = ZoneLog::of(&api.store, &at.zone);
+    let log = ZoneLog::of(&api.store, &of.log);
     let proof = log.consistency(earlier.size, later.size).await?;
     let proven = Consistency {
         from: earlier.note,
@@ -191,40 +253,92 @@ pub async fn consistency(State(api): State<Arc<Api>>, at: At, RawQuery(raw): Raw
     wire::ok(json!(proven))
 }
 
-/// `GET /v1/zones/{zone}/audit/checkpoint-key`
-pub async fn key(State(api): State<Arc<Api>>, at: At) -> Answer {
+/// `GET …/ledger`: the log page by page, as an export has it; each item is a line.
+pub async fn ledger(State(api): State<Arc<Api>>, of: Of, RawQuery(raw): RawQuery) -> Answer {
+    let query = Query::parse(raw.as_deref());
+    let limit = query.limit(500, 1000)?;
+    let cursor = query.text("cursor", 20)?.map(str::parse::<Cursor>);
+    let cursor = cursor.transpose().map_err(|_| {
+        let why = "cursor is the next_cursor of the page before";
+        Failure::bad("invalid_cursor", why)
+    })?;
+    let page = caracal_tlog::pages::page(&api.store, &of.log, cursor, limit).await?;
+    wire::ok(json!({
+        "items": page.lines,
+        "next_cursor": page.next.map(|next| next.to_string()),
+    }))
+}
+
+/// `GET /v1/audit-logs`: every log of the deployment. For the platform's own tokens.
+pub async fn logs(State(api): State<Arc<Api>>, caller: Caller, RawQuery(raw): RawQuery) -> Answer {
+    admin_audit::of_platform(&caller)?;
+    let query = Query::parse(raw.as_deref());
+    let limit = query.limit(100, 1000)?;
+    let after = query.text("cursor", 160)?.unwrap_or_default();
+    let mut logs = api.store.audit_logs().await?;
+    logs.retain(|log| after.is_empty() || log.key().as_str() > after);
+    logs.sort_by(|one, other| one.key().cmp(other.key()));
+    let rest = logs.split_off(logs.len().min(usize::try_from(limit).unwrap_or(usize::MAX)));
+    let next = logs.last().filter(|_| !rest.is_empty()).map(LogId::key);
+    let items: Vec<_> = logs
+        .iter()
+        .map(|log| {
+            let (zone, kind) = named(log);
+            json!({"zone_id": zone, "log": kind})
+        })
+        .collect();
+    wire::ok(json!({"items": items, "next_cursor": next}))
+}
+
+/// `GET …/checkpoint-key`
+pub async fn key(State(api): State<Arc<Api>>, of: Of) -> Answer {
     let keys = keys(&api).await?;
     let of_zone = |key: &Vkey| {
-        let key = key.of_log(&origin(key.name(), &at.zone));
+        let key = key.of_log(&origin(key.name(), &of.log));
         key.map(|key| key.to_string())
     };
     let newest = keys.last().ok_or_else(Failure::internal)?;
     wire::ok(json!({
-        "origin": origin(newest.name(), &at.zone),
+        "origin": origin(newest.name(), &of.log),
         "key": of_zone(newest),
         "keys": keys.iter().filter_map(of_zone).collect::<Vec<_>>(),
         "deployment_key": newest.to_string(),
     }))
 }
 
-/// `GET /v1/zones/{zone}/audit/tile/{level}/{index}[.p/{width}]`; the level `entries` is the events of
-/// a tile of level 0.
-pub async fn tile(
-    State(api): State<Arc<Api>>,
-    Path((zone, level, path)): Path<(String, String, String)>,
-) -> Answer {
-    if !is_id(&zone) {
-        return Err(Failure::bad(
-            "invalid_params",
-            "an id is 1 to 128 letters, digits, `_.-:`",
-        ));
+/// Whose tile a request is about, and which.
+#[derive(Debug)]
+pub struct OfTile {
+    log: LogId,
+    level: String,
+    path: String,
+}
+
+impl FromRequestParts<Arc<Api>> for OfTile {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Failure> {
+        let names = Path::<HashMap<String, String>>::from_request_parts(parts, api).await;
+        let Path(mut names) = names.map_err(|_| Failure::bad("invalid_params", PARAMS))?;
+        let mut take = |name| names.remove(name).unwrap_or_default();
+        let (zone, level, path) = (take("zone"), take("level"), take("tile"));
+        if !(zone.is_empty() || is_id(&zone)) {
+            return Err(Failure::bad("invalid_params", PARAMS));
+        }
+        let log = log_of(parts, api, ZoneId::trusted(zone)).await?;
+        Ok(Self { log, level, path })
     }
-    let zone = ZoneId::trusted(zone);
+}
+
+/// `GET …/tile/{level}/{index}[.p/{width}]`; the level `entries` is the events of
+/// a tile of level 0.
+pub async fn tile(State(api): State<Arc<Api>>, of: OfTile) -> Answer {
+    let OfTile { log, level, path } = of;
     let absent = || Failure::absent("tile_not_found", "the tree has no such tile");
     let is_bundle = level == ENTRIES;
     let of_level = if is_bundle { "0" } else { level.as_str() };
     let (id, width) = tile_of(of_level, &path).ok_or_else(absent)?;
-    let log = ZoneLog::of(&api.store, &zone);
+    let log = ZoneLog::of(&api.store, &log);
     // Nothing is served that no checkpoint covers.
     let size = log.rows().latest().await?.map_or(0, |latest| latest.size);
     let hashes = log.tile(id, size).await?.ok_or_else(absent)?;

@@ -5,7 +5,7 @@ use caracal_crypto::os::{OsRng, SystemClock};
 use caracal_ledger::history::checkpoint_of;
 use caracal_ledger::merkle::{Tree, leaf_hash};
 use caracal_ledger::{Consistency, Head, Receipt, Vkey};
-use caracal_model::{Clock as _, Timestamp, ZoneId};
+use caracal_model::{Clock as _, LogId, Timestamp, ZoneId};
 use caracal_store::audit_trees::AuditCheckpoint;
 use caracal_tlog::{Signer, ZoneLog};
 use serde_json::json;
@@ -17,27 +17,26 @@ use crate::on_stack;
 
 /// Does what Audit does: grows the tree over the events so far and signs it.
 async fn checkpoint(stack: &Stack, zone: &ZoneId) -> u64 {
+    sign(stack, &LogId::events(zone.clone())).await
+}
+
+async fn sign(stack: &Stack, id: &LogId) -> u64 {
     let keyring = Keyring::new(Kek::from_hex(KEK).unwrap(), None);
     let clock = SystemClock::new();
     let signer = Signer::open(&stack.store, &keyring, &OsRng, &clock, None);
     let signer = signer.await.unwrap();
-    let log = ZoneLog::of(&stack.store, zone);
+    let log = ZoneLog::of(&stack.store, id);
     let state = log.rows().state().await.unwrap();
     let (size, hash) = state.map_or((0, "-".to_owned()), |state| (state.size, state.chain_hash));
-    let rows = stack
-        .store
-        .zone(zone)
-        .audit()
-        .chain(size, 1000)
-        .await
-        .unwrap();
     let mut growth = log.growth(size).await.unwrap();
-    rows.iter()
-        .for_each(|row| growth.append(leaf_hash(row.event.as_bytes())));
+    let texts = log.entries(size, 1000).await.unwrap();
+    texts
+        .iter()
+        .for_each(|text| growth.append(leaf_hash(text.as_bytes())));
     let size_now = growth.size();
     assert!(log.store((size, &hash), growth, "-").await.unwrap());
     let tree: Tree = log.tree(size_now).await.unwrap();
-    let mut made = checkpoint_of(signer.origin(zone), &Head::GENESIS, &tree);
+    let mut made = checkpoint_of(signer.origin(id), &Head::GENESIS, &tree);
     made.chain_hash = None;
     let last = log.rows().latest().await.unwrap();
     let (_, note) = signer
@@ -99,6 +98,88 @@ on_stack! {
         let proven: Consistency = serde_json::from_value(proven).unwrap();
         assert!(proven.verify(std::slice::from_ref(&new)).is_err(), "it begins under the old key");
         assert_eq!(proven.verify(&[old, new]).unwrap().1.size, 5);
+    }
+
+    async fn what_administrators_did_is_proven_as_events_are(stack: Stack) {
+        let zone = stack.zone("proven").await;
+        stack.token("read", None).await;
+        let z = format!("/v1/zones/{zone}/admin-audit");
+        for (prefix, of, log) in [
+            (z.as_str(), zone.clone(), "/~admin"),
+            ("/v1/admin-audit", ZoneId::trusted(""), "/~deployment/~admin"),
+        ] {
+            // Reading waits for what is on its way to the chain.
+            let listed = stack.get(&format!("{prefix}?limit=1")).await.is(200);
+            let size = sign(&stack, &LogId::admin(of)).await;
+            assert!(size > 0, "{prefix}");
+            let id = listed["items"][0]["id"].as_str().unwrap().to_owned();
+            let key = stack.get(&format!("{prefix}/checkpoint-key")).await.is(200);
+            assert!(key["origin"].as_str().unwrap().ends_with(log), "{key}");
+            let vkey: Vkey = key["key"].as_str().unwrap().parse().unwrap();
+            let receipt = stack.get(&format!("{prefix}/{id}/receipt")).await.is(200);
+            let receipt: Receipt = serde_json::from_value(receipt).unwrap();
+            assert_eq!(receipt.verify(&[vkey]).unwrap().size, size);
+            assert!(receipt.event.contains(&id));
+            let latest = stack.get(&format!("{prefix}/checkpoint")).await;
+            assert_eq!(latest.text.lines().nth(1), Some(size.to_string().as_str()));
+            assert_eq!(stack.get(&format!("{prefix}/tile/0/000.p/{size}")).await.bytes.len(), 32 * size as usize);
+            assert_eq!(stack.get(&format!("{prefix}/tile/entries/000.p/{size}")).await.status.as_u16(), 200);
+            let none = stack.get(&format!("{prefix}/nothing/receipt")).await;
+            assert_eq!((none.status.as_u16(), none.text("error")), (404, "record_not_found"));
+        }
+        // Another zone's record, and what belongs to no zone, are not for a token of the zone.
+        let other = stack.zone("other").await;
+        let listed = stack.get(&format!("{z}?limit=1")).await.is(200);
+        let id = listed["items"][0]["id"].as_str().unwrap().to_owned();
+        let elsewhere = stack.get(&format!("/v1/zones/{other}/admin-audit/{id}/receipt")).await;
+        assert_eq!(elsewhere.text("error"), "record_not_found");
+        let token = stack.token("read", Some(&zone)).await;
+        for (path, status) in [
+            (format!("{z}/ledger"), 200),
+            (format!("/v1/zones/{other}/admin-audit/ledger"), 403),
+            ("/v1/admin-audit/ledger".to_owned(), 403),
+            ("/v1/admin-audit/tile/0/000".to_owned(), 403),
+            ("/v1/audit-logs".to_owned(), 403),
+        ] {
+            let answer = stack.send_as(&token, "GET", &path, "").await;
+            assert_eq!(answer.status.as_u16(), status, "{path}: {answer}");
+        }
+    }
+
+    async fn a_log_is_read_page_by_page_to_its_end(stack: Stack) {
+        let zone = zone_with_events(&stack, 5).await;
+        checkpoint(&stack, &zone).await;
+        append_after(&stack, &zone, 5, vec![event(&zone, 5, "r", "allow", &json!({"session_id": "kept"}))]).await;
+        let mut lines = Vec::new();
+        let mut pages = 0;
+        let mut cursor = String::new();
+        loop {
+            let page = stack.get(&at(&zone, &format!("/ledger?limit=2{cursor}"))).await.is(200);
+            lines.extend(page["items"].as_array().unwrap().clone());
+            pages += 1;
+            match page["next_cursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => break,
+            }
+        }
+        assert_eq!(pages, 4);
+        let kinds: Vec<_> = lines.iter().map(|line| match (&line["key"], &line["checkpoint"]) {
+            (key, _) if key.is_string() => "key".to_owned(),
+            (_, note) if note.is_string() => "checkpoint".to_owned(),
+            _ => line["seq"].to_string(),
+        }).collect();
+        assert_eq!(kinds, ["key", "1", "2", "3", "4", "checkpoint", "5", "6"]);
+        assert!(lines.last().unwrap()["event"].as_str().unwrap().contains("kept"), "unredacted");
+        for (query, error) in [("cursor=x", "invalid_cursor"), ("cursor=a-1", "invalid_cursor"), ("limit=1001", "invalid_query"), ("limit=0", "invalid_query")] {
+            let refused = stack.get(&at(&zone, &format!("/ledger?{query}"))).await;
+            assert_eq!((refused.status.as_u16(), refused.text("error")), (400, error), "{query}");
+        }
+        let logs = stack.get("/v1/audit-logs?limit=1").await.is(200);
+        assert_eq!(logs["items"].as_array().unwrap().len(), 1);
+        let next = logs["next_cursor"].as_str().map(|next| format!("&cursor={}", next.replace('/', "%2F")));
+        let rest = stack.get(&format!("/v1/audit-logs?limit=1000{}", next.unwrap_or_default())).await.is(200);
+        let all: Vec<_> = [&logs, &rest].iter().flat_map(|page| page["items"].as_array().unwrap().clone()).collect();
+        assert!(all.contains(&json!({"zone_id": zone, "log": "events"})), "{all:?}");
     }
 
     async fn only_a_global_token_of_the_platform_replaces_a_key(stack: Stack) {

@@ -22,7 +22,7 @@ use caracal_audit::Ingest;
 use caracal_crypto::HmacKey;
 use caracal_crypto::os::SystemClock;
 use caracal_ledger::Event;
-use caracal_model::{Clock, EventId, ZoneId};
+use caracal_model::{Clock, EventId, LogId, ZoneId};
 use caracal_store::Store;
 use serde_json::json;
 
@@ -34,6 +34,11 @@ fn key() -> HmacKey {
 
 fn ingest(store: &Store) -> Ingest {
     Ingest::new(store.clone(), Some(key()), Arc::new(SystemClock::new()))
+}
+
+/// The events of a zone.
+fn log(id: &str) -> LogId {
+    LogId::events(zone(id))
 }
 
 fn zone(id: &str) -> ZoneId {

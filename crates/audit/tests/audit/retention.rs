@@ -19,7 +19,7 @@ use caracal_store::{Store, on_each_engine, params, statements};
 use tokio_util::sync::CancellationToken;
 
 use crate::verify::signing;
-use crate::{event_of, key, zone};
+use crate::{event_of, key, log, zone};
 
 const DAY: u64 = 24 * 3_600;
 
@@ -208,7 +208,7 @@ on_each_engine! {
         ledger.append("z1", 4).await;
         ledger.retain(5).await;
         let mut out = Vec::new();
-        assert_eq!(export_chain(&store, &zone("z1"), &mut out).await.unwrap(), 4);
+        assert_eq!(export_chain(&store, &log("z1"), &mut out).await.unwrap(), 4);
         let none = Trust::default();
         let sound = verify_export(Cursor::new(&out), Some(&key()), &none).unwrap();
         assert_eq!((sound[0].1.head.seq(), sound[0].1.floor), (7, 3));
@@ -239,13 +239,13 @@ on_each_engine! {
             Checkpoint::open(&stored.unwrap().note, &keys).unwrap()
         };
         let mut out = Vec::new();
-        export_chain(&store, &zone, &mut out).await.unwrap();
+        export_chain(&store, &log("z1"), &mut out).await.unwrap();
         for size in [3, 5, 9] {
             let checkpoints = vec![of_size(size).await];
             let trust = Trust { keys: keys.clone().into(), checkpoints, heads: Vec::new() };
             let sound = verify_export(Cursor::new(&out), None, &trust).unwrap();
             assert_eq!((sound[0].1.head.seq(), sound[0].1.floor), (9, 5), "{size}");
-            verify_ledger(&store, &zone, Some(&key()), &trust).await.unwrap();
+            verify_ledger(&store, &log("z1"), Some(&key()), &trust).await.unwrap();
         }
         let mut forged = of_size(3).await;
         forged.root = [7; 32];

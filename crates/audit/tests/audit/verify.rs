@@ -18,7 +18,7 @@ use caracal_store::reseal::CHECKPOINT_KEY_AAD;
 use caracal_store::{Sql, Store, on_each_engine, params, statements};
 use serde_json::json;
 
-use crate::{KEY, event_of, events, ingest, key, zone};
+use crate::{KEY, event_of, events, ingest, key, log, zone};
 
 /// `zone_no` of the zone that is tampered with.
 macro_rules! z1 {
@@ -242,13 +242,13 @@ on_each_engine! {
         ingest.commit(events(0..20)).await.unwrap();
         ingest.commit(vec![event_of("z2", "other-1"), event_of("z2", "other-2")]).await.unwrap();
         let mut export = Vec::new();
-        assert_eq!(export_chain(&store, &zone("z1"), &mut export).await.unwrap(), 20);
-        assert_eq!(export_chain(&store, &zone("z2"), &mut export).await.unwrap(), 2);
+        assert_eq!(export_chain(&store, &log("z1"), &mut export).await.unwrap(), 20);
+        assert_eq!(export_chain(&store, &log("z2"), &mut export).await.unwrap(), 2);
 
         let key = key();
         let none = Trust::default();
         let sound = verify_export(Cursor::new(&export), Some(&key), &none).unwrap();
-        let heads = sound.iter().map(|(zone, sound)| (zone.clone(), sound.head.clone()));
+        let heads = sound.iter().map(|(log, sound)| (log.zone().clone(), sound.head.clone()));
         let heads = Trust { heads: heads.collect(), ..Trust::default() };
         let goes: Vec<_> = heads.heads.iter().map(|(zone, head)| (zone.as_str(), head.seq())).collect();
         assert_eq!(goes, [("z1", 20), ("z2", 2)]);
@@ -259,7 +259,7 @@ on_each_engine! {
         let verify = |lines: &[&str], kept: &Trust| {
             let broken = verify_export(Cursor::new(lines.join("\n")), Some(&key), kept);
             match broken.unwrap_err() {
-                VerifyError::Found(found) => (found.zone.to_string(), found.seq, found.flaw),
+                VerifyError::Found(found) => (found.log.key().to_string(), found.seq, found.flaw),
                 other => panic!("{other}"),
             }
         };
@@ -424,7 +424,7 @@ on_each_engine! {
         let vkeys = caracal_tlog::vkeys(&store).await.unwrap();
         let trusting = |keys: &[Vkey]| Trust { keys: keys.to_vec().into(), ..Trust::default() };
         let mut export = Vec::new();
-        export_chain(&store, &z1, &mut export).await.unwrap();
+        export_chain(&store, &log("z1"), &mut export).await.unwrap();
         let export = String::from_utf8(export).unwrap();
         let names = |vkey: &Vkey, size, checkpoints| Named { key: vkey.clone(), size, checkpoints };
         let [one, two, three] = &vkeys[..] else { panic!("{vkeys:?}") };
@@ -435,7 +435,7 @@ on_each_engine! {
             (&vkeys[2..], 30, vec![names(two, 20, 2), names(one, 10, 1)]),
         ] {
             let trust = trusting(keys);
-            let ledger = verify_ledger(&store, &z1, None, &trust).await.unwrap();
+            let ledger = verify_ledger(&store, &log("z1"), None, &trust).await.unwrap();
             let file = verify_export(Cursor::new(&export), None, &trust).unwrap().remove(0).1;
             for sound in [ledger, file] {
                 assert_eq!(sound.signed.unwrap().size, signed);
@@ -459,7 +459,7 @@ on_each_engine! {
         checkpoints.sign_all().await;
         ingest.commit(events(20..30)).await.unwrap();
         let mut export = Vec::new();
-        export_chain(&store, &z1, &mut export).await.unwrap();
+        export_chain(&store, &log("z1"), &mut export).await.unwrap();
         let export = String::from_utf8(export).unwrap();
         // Whoever has stolen the old key signs what really happened, or something else.
         let stolen = store.audit_keys().await.unwrap().remove(0);
@@ -528,12 +528,12 @@ on_each_engine! {
             checkpoints: kept.to_vec(),
             heads: Vec::new(),
         };
-        let sound = verify_ledger(&store, &z1, Some(&key()), &trust(&kept)).await.unwrap();
+        let sound = verify_ledger(&store, &log("z1"), Some(&key()), &trust(&kept)).await.unwrap();
         assert_eq!((sound.head.seq(), sound.signed.unwrap().size, sound.checkpoints), (20, 20, 4));
 
         // Everything that the deployment holds is made anew, except what others kept.
         let mut export = Vec::new();
-        export_chain(&store, &z1, &mut export).await.unwrap();
+        export_chain(&store, &log("z1"), &mut export).await.unwrap();
         let honest = String::from_utf8(export).unwrap();
         verify_export(Cursor::new(&honest), None, &trust(&kept)).unwrap();
         let rewritten = rechained(&honest, |seq, event| match seq {

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail};
 use caracal_audit::export_chain;
 use caracal_audit_export::Table;
-use caracal_model::ZoneId;
+use caracal_model::LogId;
 use caracal_store::Store;
 use clap::Args;
 
@@ -32,7 +32,7 @@ EXAMPLES
   duckdb -c \"select decision, count(*) from 'exported/*.parquet' group by 1\"
 
 A line of JSON holds the exact text of an event and its link: anyone can recompute the hashes. Before
-the events stand all checkpoints that were signed of them. Parquet has the columns of the hourly
+the entries stand the checkpoints that were signed of them; what administrators did is there as well. Parquet has the columns of the hourly
 export, without the exact text.")]
 pub struct Export {
     #[command(flatten)]
@@ -56,13 +56,18 @@ impl Export {
         let (environment, home) = self.data.open()?;
         let events = crate::up::small_runtime()?.block_on(async {
             let store = database::open_existing(&environment, &home).await?;
-            let zones = store
-                .audit_zones()
+            let mut logs = store
+                .audit_logs()
                 .await
                 .context("the ledger cannot be read")?;
-            let mut zones: Vec<_> = zones.into_iter().collect();
-            zones.retain(|zone| self.zone.as_ref().is_none_or(|only| zone.as_str() == only));
-            let events = self.write(&store, &zones).await;
+            logs.retain(|log| {
+                self.zone
+                    .as_ref()
+                    .is_none_or(|only| log.zone().as_str() == only)
+            });
+            // Parquet has the columns of events.
+            logs.retain(|log| !self.parquet || log.kind().is_events());
+            let events = self.write(&store, &logs).await;
             store.shutdown().await;
             events
         })?;
@@ -70,30 +75,30 @@ impl Export {
         Ok(ExitCode::SUCCESS)
     }
 
-    async fn write(&self, store: &Store, zones: &[ZoneId]) -> anyhow::Result<u64> {
+    async fn write(&self, store: &Store, logs: &[LogId]) -> anyhow::Result<u64> {
         let Some(dir) = &self.dir else {
-            return self.write_all(store, zones, self.open()?).await;
+            return self.write_all(store, logs, self.open()?).await;
         };
         std::fs::create_dir_all(dir)
             .with_context(|| format!("{} cannot be made", dir.display()))?;
         let mut events = 0;
-        for zone in zones {
-            let file = dir.join(self.file_name(zone));
-            let zone = std::slice::from_ref(zone);
-            events += self.write_all(store, zone, create(&file)?).await?;
+        for log in logs {
+            let file = dir.join(self.file_name(log));
+            let log = std::slice::from_ref(log);
+            events += self.write_all(store, log, create(&file)?).await?;
         }
         Ok(events)
     }
 
-    async fn write_all(&self, store: &Store, zones: &[ZoneId], out: Out) -> anyhow::Result<u64> {
+    async fn write_all(&self, store: &Store, logs: &[LogId], out: Out) -> anyhow::Result<u64> {
         if self.parquet {
-            return parquet(store, zones, out).await;
+            return parquet(store, logs, out).await;
         }
         let mut out = out;
         let mut events = 0;
-        for zone in zones {
-            let what = format!("exporting the events of zone {zone}");
-            let export = export_chain(store, zone, &mut *out);
+        for log in logs {
+            let what = format!("exporting {log}");
+            let export = export_chain(store, log, &mut *out);
             events += term::patiently(&what, export)
                 .await
                 .context("the export failed")?;
@@ -112,9 +117,10 @@ impl Export {
     }
 
     /// Ids of zones come from whoever wrote evidence: only what is plain stays as it is.
-    fn file_name(&self, zone: &ZoneId) -> String {
+    fn file_name(&self, log: &LogId) -> String {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
-        let stem: String = zone
+        let stem: String = log
+            .zone()
             .as_str()
             .chars()
             .map(|c| {
@@ -126,14 +132,17 @@ impl Export {
             })
             .collect();
         let kind = if self.parquet { "parquet" } else { "ndjson" };
-        format!("{stem}.{kind}")
+        match log.kind().is_events() {
+            true => format!("{stem}.{kind}"),
+            false => format!("{stem}~admin.{kind}"),
+        }
     }
 }
 
-async fn parquet(store: &Store, zones: &[ZoneId], out: Out) -> anyhow::Result<u64> {
+async fn parquet(store: &Store, logs: &[LogId], out: Out) -> anyhow::Result<u64> {
     let mut table = Table::new(out)?;
     let mut events = 0;
-    for zone in zones {
+    for zone in logs.iter().map(LogId::zone) {
         let what = format!("exporting the events of zone {zone}");
         let table = &mut table;
         let export = async {
@@ -172,6 +181,7 @@ fn create(file: &Path) -> anyhow::Result<Out> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use caracal_model::ZoneId;
 
     #[test]
     fn no_zone_can_name_a_file_elsewhere() {
@@ -187,7 +197,12 @@ mod tests {
             ("a:b", "a%3Ab.parquet"),
             ("../up", "%2E%2E%2Fup.parquet"),
         ] {
-            assert_eq!(export.file_name(&ZoneId::trusted(zone)), file);
+            let log = LogId::events(ZoneId::trusted(zone));
+            assert_eq!(export.file_name(&log), file);
+        }
+        for (zone, file) in [("a", "a~admin.parquet"), ("", "~admin.parquet")] {
+            let log = LogId::admin(ZoneId::trusted(zone));
+            assert_eq!(export.file_name(&log), file);
         }
     }
 }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use caracal_store::Store;
+use caracal_tlog::ZoneLog;
 use clap::Args;
 
 use crate::cli::Data;
@@ -23,7 +24,7 @@ of the deployment cannot change.")]
 pub struct Key {
     #[command(flatten)]
     data: Data,
-    /// Directory to write the latest checkpoint of each zone to, as SIZE-ZONE.txt
+    /// Directory to write the latest checkpoint of each log to, as SIZE-ZONE.txt and SIZE-ZONE~admin.txt
     #[arg(long, value_name = "DIR")]
     checkpoints: Option<PathBuf>,
 }
@@ -57,14 +58,15 @@ impl Key {
         };
         let made = std::fs::create_dir_all(directory);
         made.with_context(|| format!("{} cannot be made", directory.display()))?;
-        let zones = store
-            .audit_zones()
+        let logs = store
+            .audit_logs()
             .await
             .context("the ledger cannot be read")?;
-        for zone in zones {
-            let latest = store.zone(&zone).audit_tree().latest().await;
+        for log in logs {
+            let latest = ZoneLog::of(store, &log).rows().latest().await;
             if let Some(latest) = latest.context("checkpoints cannot be read")? {
-                let file = directory.join(format!("{}-{zone}.txt", latest.size));
+                let of = log.key().as_str().replace('/', "");
+                let file = directory.join(format!("{}-{of}.txt", latest.size));
                 write(&file, &latest.note)?;
             }
         }

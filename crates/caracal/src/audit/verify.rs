@@ -1,6 +1,9 @@
 //! `caracal audit verify`: is every event still what was decided, in the order in which it was
 //! decided, with none missing, and is it what was signed?
 //!
+//! The database is read directly; the API (`--api-url`) and a file (`--export`) are read as lines that
+//! verify without either.
+//!
 //! A chain shows every change behind its head. That its end was cut off, or that all of it was made
 //! anew, shows only against something that was kept elsewhere: a checkpoint (`--checkpoint`), or a
 //! head that this command printed (`--head`).
@@ -14,12 +17,12 @@ use anyhow::{Context as _, bail, ensure};
 use caracal_audit::{Trust, VerifyError, verify_export, verify_ledger};
 use caracal_crypto::mac::HmacKey;
 use caracal_ledger::{Checkpoint, Consistency, Head, Receipt, ReceiptError, Sound, Vkey};
-use caracal_model::{Secret, ZoneId};
+use caracal_model::{LogId, Secret, ZoneId};
 use caracal_store::Store;
 use clap::Args;
 
-use super::verify_admin;
-use crate::cli::Data;
+use super::{Reader, live};
+use crate::cli::Api;
 use crate::config::Environment;
 use crate::database;
 use crate::exit::Outcome;
@@ -29,8 +32,9 @@ use crate::term;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 EXAMPLES
-  caracal audit verify                              every zone of this deployment
-  caracal audit verify --zone ZONE                  one of them
+  caracal audit verify                              every log of this deployment, in its database
+  caracal audit verify --zone ZONE                  those of one zone
+  caracal audit verify --api-url URL --key VKEY     every log of a deployment, through its API
   caracal audit verify --checkpoint kept.txt        that it continues a checkpoint that was kept
   caracal audit verify --key VKEY --export events.ndjson --checkpoint kept.txt
                                                     a file, with nothing but the public key
@@ -47,7 +51,7 @@ EXIT CODE
   0 when everything holds, else 1; the first place that does not hold is named")]
 pub struct Verify {
     #[command(flatten)]
-    data: Data,
+    api: Api,
     /// Only this zone
     #[arg(long, conflicts_with = "export")]
     zone: Option<String>,
@@ -96,7 +100,12 @@ impl Verify {
             let key = self.key_for_export()?;
             return verify_path(path, key.as_ref(), &trust);
         }
-        let (environment, home) = self.data.open()?;
+        if self.api.api_url.is_some() {
+            let key = self.key_if_any()?;
+            return crate::up::small_runtime()?
+                .block_on(Box::pin(self.verify_live(key.as_ref(), trust)));
+        }
+        let (environment, home) = self.api.data.open()?;
         let key = match self.without_key {
             true => None,
             false => Some(audit_key(&environment, &home)?),
@@ -116,12 +125,59 @@ impl Verify {
             return Ok(None);
         }
         let found = self
+            .api
             .data
             .open()
             .and_then(|(environment, home)| audit_key(&environment, &home));
         match found {
             Err(_) if !self.keys.is_empty() => Ok(None),
             found => found.map(Some),
+        }
+    }
+
+    /// Another deployment's links are not checked with the key of the one on this machine: it has to
+    /// be set.
+    fn key_if_any(&self) -> anyhow::Result<Option<HmacKey>> {
+        let (environment, home) = self.api.data.open()?;
+        let is_set = ["AUDIT_HMAC_KEY", "AUDIT_HMAC_KEY_FILE"]
+            .iter()
+            .any(|name| environment.get(name).is_some());
+        match is_set && !self.without_key {
+            true => audit_key(&environment, &home).map(Some),
+            false => Ok(None),
+        }
+    }
+
+    async fn verify_live(&self, key: Option<&HmacKey>, mut trust: Trust) -> anyhow::Result<bool> {
+        let reader = Reader::open(&self.api)?;
+        if trust.keys.trusted().is_empty() {
+            term::progress("the keys are taken from the deployment itself: give --key for more");
+            trust.keys = live::keys(&reader).await?.into();
+        }
+        let mut logs = live::logs(&reader, self.zone.as_deref()).await?;
+        self.add_kept(&mut logs, &trust);
+        let mut all = true;
+        for log in &logs {
+            let reading = Box::pin(live::verify(&reader, log, key, &trust));
+            let what = format!("reading {log}");
+            all &= outcome(log, term::patiently(&what, reading).await?)?;
+        }
+        Ok(all)
+    }
+
+    /// A log that was kept must not pass because it is not listed any more.
+    fn add_kept(&self, logs: &mut Vec<LogId>, trust: &Trust) {
+        logs.extend(trust.logs());
+        logs.retain(|log| {
+            self.zone
+                .as_ref()
+                .is_none_or(|only| log.zone().as_str() == only)
+        });
+        // Those whose heads can be kept stand last.
+        logs.sort_by_key(|log| (log.kind().is_events(), log.zone().clone()));
+        logs.dedup();
+        if logs.is_empty() {
+            println!("no events");
         }
     }
 
@@ -175,39 +231,37 @@ impl Verify {
         key: Option<&HmacKey>,
         mut trust: Trust,
     ) -> anyhow::Result<bool> {
-        let mut zones = store
-            .audit_zones()
-            .await
-            .context("the ledger cannot be read")?;
         if trust.keys.trusted().is_empty() {
             let keys = caracal_tlog::vkeys(store).await;
             let keys = keys.context("the keys of checkpoints cannot be read")?;
             trust.keys = keys.into();
         }
-        // A zone whose events are all gone must not pass because it is not listed any more.
-        zones.extend(trust.heads.iter().map(|(zone, _)| zone.clone()));
-        zones.extend(trust.checkpoints.iter().filter_map(Checkpoint::zone));
-        zones.sort();
-        zones.dedup();
-        zones.retain(|zone| self.zone.as_ref().is_none_or(|only| zone.as_str() == only));
-        if zones.is_empty() {
-            println!("no events");
-        }
-        let tell = |what: &str, head: &Head| {
-            println!("{}  {} records  {what}", term::green("holds "), head.seq());
-        };
-        let mut all = verify_admin::verify(store, key, self.zone.as_deref(), tell, broken).await?;
-        for zone in &zones {
-            match Box::pin(verify_ledger(store, zone, key, &trust)).await {
-                Ok(sound) => holds(zone, &sound),
-                Err(VerifyError::Found(finding)) => {
-                    broken(&finding.to_string());
-                    all = false;
-                }
-                Err(error) => return Err(error).context("the ledger cannot be read"),
-            }
+        let mut logs = store
+            .audit_logs()
+            .await
+            .context("the ledger cannot be read")?;
+        self.add_kept(&mut logs, &trust);
+        let mut all = true;
+        for log in &logs {
+            let verified = Box::pin(verify_ledger(store, log, key, &trust)).await;
+            all &= outcome(log, verified)?;
         }
         Ok(all)
+    }
+}
+
+/// Tells what was found; an error is none of the ledger.
+fn outcome(log: &LogId, verified: Result<Sound, VerifyError>) -> anyhow::Result<bool> {
+    match verified {
+        Ok(sound) => {
+            holds(log, &sound);
+            Ok(true)
+        }
+        Err(VerifyError::Found(finding)) => {
+            broken(&finding.to_string());
+            Ok(false)
+        }
+        Err(error) => Err(error).context("the ledger cannot be read"),
     }
 }
 
@@ -234,11 +288,11 @@ fn verify_path(path: &Path, key: Option<&HmacKey>, trust: &Trust) -> anyhow::Res
         export = Box::new(export.chain(opened));
     }
     match verify_export(BufReader::new(export), key, trust) {
-        Ok(zones) => {
+        Ok(logs) => {
             if trust.keys.trusted().is_empty() {
                 term::progress("signatures were not checked: give --key for that");
             }
-            zones.iter().for_each(|(zone, sound)| holds(zone, sound));
+            logs.iter().for_each(|(log, sound)| holds(log, sound));
             Ok(true)
         }
         Err(VerifyError::Found(finding)) => {
@@ -275,9 +329,14 @@ fn told<T>(
     verified.is_ok()
 }
 
-fn holds(zone: &ZoneId, sound: &Sound) {
+fn holds(log: &LogId, sound: &Sound) {
     let (events, hash) = (sound.head.seq(), sound.head.chain_hash());
-    println!("{}  {sound}  {zone}:{events}:{hash}", term::green("holds "));
+    let what = match log.kind().is_events() {
+        true => format!("{}:{events}:{hash}", log.zone()),
+        false => log.to_string(),
+    };
+    let told = sound.told(&format!("{}s", log.entry()));
+    println!("{}  {told}  {what}", term::green("holds "));
     for named in &sound.named {
         let (checkpoints, size) = (named.checkpoints, named.size);
         println!(
