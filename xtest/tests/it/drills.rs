@@ -14,6 +14,8 @@ use xtest::{Deployment, Options, Part, Stack, World, eventually};
 
 const BRIEF: Duration = Duration::from_secs(1);
 const WHILE: Duration = Duration::from_secs(4);
+/// An Audit that leads is believed to live for 30 seconds without a sign.
+const MOST_OF_A_LEASE: Duration = Duration::from_secs(25);
 /// More than any two clocks may differ by, and less than a Session lasts.
 const STEP: i64 = 300;
 const STREAM: &str = "caracal.audit.events";
@@ -78,6 +80,22 @@ fn distributed_processes_disks_and_clocks_fail() {
                 Box::pin(a_disk_is_full(&mut drill)).await;
                 Box::pin(clocks_step(&mut drill)).await;
             }
+            Box::pin(drill.ends()).await;
+        },
+    );
+}
+
+#[test]
+fn distributed_leaders_are_replaced() {
+    let options = Options::default()
+        .env("AUDIT_CLAIM_IDLE_SECS", "1")
+        .env("AUDIT_CHECKPOINT_SECS", "1");
+    xtest::on(
+        Deployment::Distributed,
+        options,
+        async |stack: Arc<Stack>| {
+            let mut drill = Drill::on(&stack).await;
+            Box::pin(the_leading_audit_is_killed(&mut drill)).await;
             Box::pin(drill.ends()).await;
         },
     );
@@ -291,6 +309,54 @@ async fn dead_letters_cannot_be_written(drill: &mut Drill) {
         stack.redis(&format!("XLEN {DEAD_LETTERS}")).await == redis::Value::Int(1)
     })
     .await;
+}
+
+/// The Audit that verifies and signs dies, and its lease has to run out before another one does.
+async fn the_leading_audit_is_killed(drill: &mut Drill) {
+    let first = drill.world.stack.urls.audit.clone();
+    let second = drill.world.stack.another(Part::Audit).await;
+    let signed = async |stack: &Stack, audit: &str| {
+        let bearer = stack.setting("METRICS_BEARER");
+        let metrics = stack
+            .http
+            .get(format!("{audit}/metrics"), Some(bearer))
+            .await;
+        let metrics = String::from_utf8_lossy(&metrics.body).into_owned();
+        let number = |line: &str| {
+            line.strip_prefix("caracal_audit_checkpoints_total ")?
+                .parse()
+                .ok()
+        };
+        metrics.lines().find_map(number).unwrap_or(0u64)
+    };
+    let row = drill.suffers(
+        "the Audit that signs checkpoints is killed",
+        MOST_OF_A_LEASE,
+        async |stack| {
+            eventually("the first Audit signs", async || {
+                signed(stack, &first).await > 0
+            })
+            .await;
+            assert_eq!(signed(stack, &second).await, 0, "one leads");
+            stack.kill9_replica(Part::Audit, 0);
+        },
+        async |stack| {
+            eventually("the other Audit signs", async || {
+                signed(stack, &second).await > 0
+            })
+            .await;
+            stack.starts_again();
+        },
+    );
+    let row = row.await;
+    assert_eq!(row.refused, 0, "nobody waits for it: {row:?}");
+    // Every checkpoint of both is of one history.
+    let verified = drill.world.stack.caracal("audit verify").await;
+    let said = String::from_utf8_lossy(&verified.stdout).into_owned();
+    assert!(
+        verified.status.success() && said.contains("signed"),
+        "{said}"
+    );
 }
 
 /// Somebody changes what policy says in the database, past everything that would refuse it. A version

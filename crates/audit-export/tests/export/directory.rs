@@ -100,6 +100,30 @@ on_each_engine! {
         assert_eq!(stage.exported(), [vec!["z:1", "z:2", "z:3"], vec!["z:4"]]);
     }
 
+    async fn when_who_exports_dies_another_goes_on_within_the_lease_and_writes_nothing_twice(store: Store) {
+        let mut stage = Stage::new(store);
+        let (mut first, mut second) = (stage.exporter_of("first"), stage.exporter_of("second"));
+        stage.events("z", 2).await;
+        stage.hours_pass(1);
+        assert_eq!(first.catch_up().await.unwrap(), 1);
+        assert_eq!(second.catch_up().await.unwrap(), 0, "one leads");
+        stage.events("z", 3).await;
+        stage.hours_pass(1);
+        // It dies between the plan of an object and the object.
+        let written = stage.dir.path().join("audit");
+        let aside = stage.dir.path().join("aside");
+        std::fs::rename(&written, &aside).unwrap();
+        std::fs::write(&written, "in the way").unwrap();
+        first.catch_up().await.unwrap_err();
+        drop(first);
+        std::fs::remove_file(&written).unwrap();
+        std::fs::rename(&aside, &written).unwrap();
+        assert_eq!(second.catch_up().await.unwrap(), 0, "its lease still stands");
+        stage.clock.advance(Duration::from_secs(121));
+        assert_eq!(second.catch_up().await.unwrap(), 1);
+        assert_eq!(stage.exported(), [vec!["z:1", "z:2"], vec!["z:3", "z:4", "z:5"]]);
+    }
+
     async fn a_chain_that_does_not_hold_is_exported_and_told(store: Store) {
         let mut stage = Stage::new(store);
         stage.events("z", 3).await;

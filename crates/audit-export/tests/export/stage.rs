@@ -19,6 +19,7 @@ use parquet::record::RowAccessor as _;
 pub struct Stage {
     pub store: Store,
     pub clock: Arc<TestClock>,
+    bus: Bus,
     ingest: Ingest,
     pub dir: tempfile::TempDir,
     made: usize,
@@ -37,6 +38,7 @@ impl Stage {
         let dir = tempfile::tempdir().unwrap();
         Self {
             store,
+            bus: Bus::memory(clock.clone()),
             clock,
             ingest,
             dir,
@@ -60,12 +62,21 @@ impl Stage {
 
     /// One into the directory.
     pub fn exporter(&self) -> Exporter {
+        self.exporter_of("me")
+    }
+
+    /// One of this process into the directory.
+    pub fn exporter_of(&self, holder: &str) -> Exporter {
         let dir = self.dir.path().display().to_string();
-        self.exporter_with(&[("AUDIT_EXPORT_DIR", &dir)])
+        self.made_with(&[("AUDIT_EXPORT_DIR", &dir)], holder)
     }
 
     /// One with these settings.
     pub fn exporter_with(&self, settings: &[(&str, &str)]) -> Exporter {
+        self.made_with(settings, "me")
+    }
+
+    fn made_with(&self, settings: &[(&str, &str)], holder: &str) -> Exporter {
         let from: BTreeMap<String, String> = settings
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
@@ -76,8 +87,8 @@ impl Stage {
         let bucket = Bucket::open(&config, None, self.clock.clone()).unwrap();
         let deps = Deps {
             store: self.store.clone(),
-            bus: Bus::memory(self.clock.clone()),
-            holder: "me".to_owned(),
+            bus: self.bus.clone(),
+            holder: holder.to_owned(),
             clock: self.clock.clone(),
             metrics: Metrics::default(),
         };
