@@ -2,13 +2,13 @@
 //! there, what a call injects of it, and a start that would not find it.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use serde_json::json;
 use xtest::{Deployment, Options, Stack, World, eventually};
+
+use crate::answering::{Asked, answering};
 
 const TOKEN: &str = "the-token-of-the-secret-service";
 
@@ -23,60 +23,20 @@ impl Far {
     /// Listens before there is a deployment that could be told where.
     fn start() -> (Self, String) {
         let far = Self::default();
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
         let serving = far.clone();
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let far = serving.clone();
-                std::thread::spawn(move || far.serve(stream));
-            }
-        });
+        let url = answering(move |asked| serving.answer(asked));
         (far, url)
     }
 
-    fn serve(&self, stream: TcpStream) -> Option<()> {
-        let mut answers = stream.try_clone().ok()?;
-        let mut requests = BufReader::new(stream);
-        loop {
-            let mut lines = Vec::new();
-            loop {
-                let mut line = String::new();
-                if requests.read_line(&mut line).ok()? == 0 {
-                    return None;
-                }
-                if line.trim().is_empty() {
-                    break;
-                }
-                lines.push(line.trim().to_owned());
+    fn answer(&self, asked: Asked) -> (u16, Vec<u8>) {
+        let bearer = format!("Bearer {TOKEN}");
+        match asked.path.strip_prefix("/secrets/") {
+            None => {
+                self.keys.lock().push(asked.header("x-key").to_owned());
+                (200, b"{\"ok\":true}".to_vec())
             }
-            let header = |name: &str| {
-                let found = lines.iter().skip(1).find_map(|line| {
-                    let (key, value) = line.split_once(':')?;
-                    key.eq_ignore_ascii_case(name).then(|| value.trim())
-                });
-                found.unwrap_or_default().to_owned()
-            };
-            let mut body = vec![0; header("content-length").parse().unwrap_or(0)];
-            requests.read_exact(&mut body).ok()?;
-            let mut line = lines.first()?.split(' ');
-            let (method, path) = (line.next()?, line.next()?);
-            let (status, body) = match path.strip_prefix("/secrets/") {
-                None => {
-                    self.keys.lock().push(header("x-key"));
-                    (200, b"{\"ok\":true}".to_vec())
-                }
-                Some(_) if header("authorization") != format!("Bearer {TOKEN}") => {
-                    (401, Vec::new())
-                }
-                Some(at) => self.keep(method, at, body),
-            };
-            let head = format!(
-                "HTTP/1.1 {status} X\r\ncontent-length: {}\r\n\r\n",
-                body.len()
-            );
-            answers.write_all(head.as_bytes()).ok()?;
-            answers.write_all(&body).ok()?;
+            Some(_) if asked.header("authorization") != bearer => (401, Vec::new()),
+            Some(at) => self.keep(&asked.method, at, asked.body),
         }
     }
 

@@ -91,6 +91,7 @@ impl Launch {
             .env("CARACAL_HOME", "/nonexistent")
             .env("CARACAL_WORKLOAD_ID", &self.workload)
             .env("CARACAL_WORKLOAD_SECRET", secret)
+            .env("LOG_LEVEL", "trace")
             .env("NO_COLOR", "1")
             .output()
             .await

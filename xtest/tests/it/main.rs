@@ -1,5 +1,6 @@
 //! End-to-end tests: the real binary, over the wire, in both deployments.
 
+mod answering;
 mod approvals;
 mod canary;
 mod capacity;

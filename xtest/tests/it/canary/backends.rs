@@ -1,7 +1,5 @@
 //! Credentials of secret backends, shown to a server that repeats in its errors whatever it is shown.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -9,75 +7,42 @@ use serde_json::json;
 use xtest::{Deployment, Options, Part, Stack};
 
 use super::Seen;
+use crate::answering::{Asked, answering};
 
 /// What the server issues to who logs in.
 const ISSUED: &str = "canary-issued-token-90c4e7";
 /// Nobody uses this key for anything.
 const PEM: &str = include_str!("../../../../crates/vaults/testdata/test-only-rsa.key");
 
-/// How many requests it has answered.
-type Asked = Arc<Mutex<Vec<String>>>;
+/// What it was asked for.
+type Known = Arc<Mutex<Vec<String>>>;
 
-fn parrot() -> (Asked, String) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    let asked = Asked::default();
-    let told = Arc::clone(&asked);
-    std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            let told = Arc::clone(&told);
-            std::thread::spawn(move || repeats(stream, &told));
-        }
+fn parrot() -> (Known, String) {
+    let known = Known::default();
+    let told = Arc::clone(&known);
+    let url = answering(move |asked| {
+        told.lock().push(asked.path.clone());
+        repeats(&asked)
     });
-    (asked, url)
+    (known, url)
 }
 
-fn repeats(stream: TcpStream, asked: &Asked) -> Option<()> {
-    let mut answers = stream.try_clone().ok()?;
-    let mut requests = BufReader::new(stream);
-    loop {
-        let mut lines = Vec::new();
-        loop {
-            let mut line = String::new();
-            if requests.read_line(&mut line).ok()? == 0 {
-                return None;
-            }
-            if line.trim().is_empty() {
-                break;
-            }
-            lines.push(line.trim().to_owned());
-        }
-        let header = |name: &str| {
-            let mut found = lines.iter().filter_map(|line| line.split_once(": "));
-            let found = found.find(|(key, _)| key.eq_ignore_ascii_case(name));
-            found.map_or("", |(_, value)| value).to_owned()
-        };
-        let mut body = vec![0; header("content-length").parse().unwrap_or(0)];
-        requests.read_exact(&mut body).ok()?;
-        let shown = ["authorization", "x-vault-token", "x-amz-security-token"].map(header);
-        let shown = format!("{} {}", shown.concat(), String::from_utf8_lossy(&body));
-        let logs_in = ["/login", "/oauth2/", "/token"]
-            .iter()
-            .any(|part| lines[0].contains(part));
-        let (status, answer) = if logs_in && !lines[0].contains("-self") {
-            let auth = json!({"client_token": ISSUED, "lease_duration": 3600, "renewable": true});
-            let token = json!({"auth": auth, "access_token": ISSUED, "expires_in": 3600, "token_type": "Bearer"});
-            (200, token)
-        } else {
-            let error = json!({"code": shown, "message": shown, "status": shown});
-            (
-                403,
-                json!({"errors": [shown], "error": error, "__type": shown, "message": shown}),
-            )
-        };
-        asked.lock().push(lines[0].clone());
-        let answer = answer.to_string();
-        let head = format!(
-            "HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{answer}",
-            answer.len()
-        );
-        answers.write_all(head.as_bytes()).ok()?;
-    }
+fn repeats(asked: &Asked) -> (u16, Vec<u8>) {
+    let shown = ["authorization", "x-vault-token", "x-amz-security-token"];
+    let shown = shown.map(|name| asked.header(name)).concat();
+    let shown = format!("{shown} {}", String::from_utf8_lossy(&asked.body));
+    let logs_in = ["/login", "/oauth2/", "/token"];
+    let logs_in = logs_in.iter().any(|part| asked.path.contains(part));
+    let (status, answer) = if logs_in && !asked.path.contains("-self") {
+        let auth = json!({"client_token": ISSUED, "lease_duration": 3600, "renewable": true});
+        let token = json!({"auth": auth, "access_token": ISSUED, "expires_in": 3600, "token_type": "Bearer"});
+        (200, token)
+    } else {
+        let error = json!({"code": shown, "message": shown, "status": shown});
+        let refused = json!({"errors": [shown], "error": error, "__type": shown, "message": shown});
+        (403, refused)
+    };
+    (status, answer.to_string().into_bytes())
 }
 
 /// A backend, its settings, and which of them are secret.
@@ -187,7 +152,7 @@ fn no_credential_of_a_backend_is_in_anything_that_leaves_a_process() {
         xtest::on(Deployment::Embedded, options, async |stack: Arc<Stack>| {
             refused(&stack, &backend).await;
         });
-        // Google's service has no other address than its own.
+        // Google's service has no other address than its own, but its tokens come from here.
         assert!(!asked.lock().is_empty(), "{} was not asked", backend.name);
     }
 }
