@@ -44,7 +44,7 @@ pub struct ViewConfig {
     pub table_size: usize,
     /// Keeps the secrets of providers, where our own database does not.
     pub backend: Option<Arc<dyn SecretBackend>>,
-    /// How long a call waits for it: less than the client of a token exchange waits for its answer.
+    /// How long a call waits for it: less than a Gateway waits for its STS (`STS_TIMEOUT`, 5 s).
     pub backend_patience: Duration,
 }
 
@@ -56,7 +56,7 @@ impl Default for ViewConfig {
             replica: "local".to_owned(),
             table_size: 100_000,
             backend: None,
-            backend_patience: Duration::from_secs(5),
+            backend_patience: Duration::from_secs(4),
         }
     }
 }

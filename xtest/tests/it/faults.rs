@@ -1,5 +1,12 @@
 //! Fail closed: whatever Postgres or Redis do, nobody gets more than they would with both in order,
 //! an outage is told as one, and it heals without hands.
+//!
+//! Here: the store and the bus, each down, silent, slow and lying, over the wire. What the STS asks
+//! besides is asked in its own tests, each down, slow and lying, with the code and a deadline:
+//! providers in `tests::rows::directive` (502), `run::tests::credentials` (502) and
+//! `credential::tests::faults` (refreshes: 403), issuers in `credential::tests::faults` and
+//! `tests::federation` (503), secret backends in `tests::outside` (403), and a real Vault that is sealed
+//! or gone in `vaults::tests::real`.
 
 use std::sync::Arc;
 use std::time::Duration;
