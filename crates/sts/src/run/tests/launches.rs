@@ -178,18 +178,19 @@ caracal_store::on_each_engine! {
         let mut tx = stage.store.begin("archiving").await.unwrap();
         tx.zones().archive(&stage.zone, &author).await.unwrap();
         stage.commit(tx).await;
-        assert_eq!(stage.at.send(manifest("w1", "ws_of_w1")).await.0, 401);
-        assert_eq!(stage.at.send(credential("MAIL", &[])).await.0, 401);
+        for request in [manifest("w1", "ws_of_w1"), credential("MAIL", &[])] {
+            let refused = stage.refusal("an archived zone", request, 0).await;
+            assert_eq!(refused, "an archived zone           | 401 access_denied: invalid workload credentials");
+        }
     }
 
     async fn without_evidence_nothing_is_released(store: Store) {
         let stage = Stage::set(store).await;
         stage.at.sts.evidence.close().await;
         for request in [manifest("w1", "ws_of_w1"), credential("MAIL", &[]), manifest("w1", "wrong")] {
-            let (status, headers, body) = stage.at.send(request).await;
-            assert_eq!((status.as_u16(), &body["error"]), (503, &json!("sts_unavailable")), "{body}");
-            assert!(headers.contains_key("retry-after"));
-            assert!(!body.to_string().contains(CANARY));
+            let told = stage.sent("no evidence", request, 0).await;
+            assert_eq!((told.status.as_u16(), &told.body["error"]), (503, &json!("sts_unavailable")), "{}", told.body);
+            assert!(!told.body.to_string().contains(CANARY));
         }
     }
 
@@ -197,8 +198,8 @@ caracal_store::on_each_engine! {
         let stage = Stage::set(store).await;
         stage.store.shutdown().await;
         for request in [manifest("w1", "ws_of_w1"), manifest("w9", "x"), credential("MAIL", &[])] {
-            let (status, _, body) = stage.at.send(request).await;
-            assert_eq!((status.as_u16(), &body["error"]), (503, &json!("sts_unavailable")), "{body}");
+            let told = stage.sent("no store", request, 0).await;
+            assert_eq!((told.status.as_u16(), &told.body["error"]), (503, &json!("sts_unavailable")), "{}", told.body);
         }
     }
 }
