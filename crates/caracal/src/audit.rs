@@ -1,8 +1,11 @@
 //! `caracal audit`: evidence as an operator reads, keeps and proves it.
 
+use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
+use caracal_crypto::os::SystemClock;
 use caracal_model::Secret;
 use clap::{Args, Subcommand};
 use serde_json::Value;
@@ -95,8 +98,16 @@ impl Reader {
             Some(url) => url.trim_end_matches('/').to_owned(),
             None => crate::status::urls(&environment, &home).api,
         };
+        let web = match url.starts_with("https:") {
+            true => {
+                let extra_ca = environment.get("CARACAL_TLS_EXTRA_CA_FILE");
+                let clock = Arc::new(SystemClock::new());
+                Web::with_tls(extra_ca.map(Path::new), clock)?
+            }
+            false => Web::new(),
+        };
         Ok(Self {
-            web: Web::new(),
+            web,
             api: url,
             token,
         })

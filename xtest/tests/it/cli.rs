@@ -6,7 +6,7 @@
 use std::process::{Output, Stdio};
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use xtest::{CALLED, DENIED, Deployment, Options, Part, Stack, World, eventually, on_both_stacks};
 
@@ -83,6 +83,15 @@ on_both_stacks! {
         succeeds(&stack.caracal(&format!("{live} --zone {} --head {head}", world.zone)).await);
         let told = fails(&stack.caracal(&format!("{live} --head {forged}")).await);
         assert!(told.contains("BROKEN"), "{told}");
+        let auditor = json!({"name": "auditor", "scope": "zone", "zone_id": world.zone, "capability": "read"});
+        let url = format!("{}/v1/admin-tokens", stack.urls.api);
+        let made = stack.http.json("POST", url, &stack.admin_token, &auditor).await.expect(201).json();
+        let directory = tempfile::tempdir().unwrap();
+        let token = directory.path().join("token");
+        std::fs::write(&token, made["token"].as_str().unwrap()).unwrap();
+        let live = format!("{live} --admin-token-file {}", token.display());
+        succeeds(&stack.caracal(&format!("{live} --zone {}", world.zone)).await);
+        fails(&stack.caracal(&live).await);
 
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("events.ndjson");

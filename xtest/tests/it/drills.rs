@@ -412,11 +412,29 @@ async fn a_row_is_changed(world: &World) {
     );
     let change = |to: &str| format!("UPDATE audit_events SET decision = {to} WHERE {of_the_zone}");
     let stack = &world.stack;
+    let is_named = async |line: &str, finding: &str| {
+        let verified = stack.caracal(line).await;
+        let said = String::from_utf8_lossy(&verified.stdout).into_owned()
+            + &String::from_utf8_lossy(&verified.stderr);
+        assert!(!verified.status.success(), "{said}");
+        assert!(said.contains(finding), "{said}");
+    };
     stack.sql(&change("decision || '!'")).await;
-    let verified = stack.caracal("audit verify").await;
-    let said = String::from_utf8_lossy(&verified.stdout).into_owned()
-        + &String::from_utf8_lossy(&verified.stderr);
-    assert!(!verified.status.success(), "{said}");
-    assert!(said.contains("event 3: its columns do not say"), "{said}");
+    is_named("audit verify", "event 3: its columns do not say").await;
     stack.sql(&change("rtrim(decision, '!')")).await;
+
+    // What an administrator did as well, and to whoever asks the API.
+    let change = |from: &str, to: &str| {
+        format!(
+            "UPDATE admin_audit_events SET record = replace(record, '{from}', '{to}')
+             WHERE chain_seq = 1 AND zone_id = '{}'",
+            world.zone
+        )
+    };
+    stack.sql(&change("POST", "GOST")).await;
+    let live = format!("audit verify --api-url {}", stack.urls.api);
+    is_named(&live, "record 1: the event was changed").await;
+    stack.sql(&change("GOST", "POST")).await;
+    let verified = stack.caracal(&live).await;
+    assert!(verified.status.success(), "{verified:?}");
 }
