@@ -244,6 +244,9 @@ async fn decided(
     issue(sts, caller, &trail, decision, price).await
 }
 
+/// `evaluation_status` of what was allowed, and then could not be given.
+pub const CAME_TO_NOTHING: &str = "exchange_denied";
+
 /// What is known, as the kernel takes it.
 pub fn facts<'a>(
     sts: &'a Sts,
@@ -280,7 +283,12 @@ async fn issue(
     if let Some((_, price)) = price {
         price.shape(&mut mandate)?;
     }
-    let token = sign::sign(sts, &caller.zone, &mandate)?;
+    let token = match sign::sign(sts, &caller.zone, &mandate) {
+        Ok(token) => token,
+        Err(why) => {
+            return Err(denied(sts, trail, &decision.withheld(CAME_TO_NOTHING, why)).await);
+        }
+    };
     if let Some((ask, price)) = price {
         let paid = price.pay(sts, ask, &mandate, trail.now).await;
         if let Err(Refusing { status, why }) = paid {
@@ -296,7 +304,7 @@ async fn issue(
 }
 
 /// The refusal of a decision, on record.
-async fn denied(sts: &Sts, trail: &Trail<'_>, decision: &Decision) -> Early {
+pub async fn denied(sts: &Sts, trail: &Trail<'_>, decision: &Decision) -> Early {
     if let Err(unavailable) = record(sts, trail.events(sts, decision, None)).await {
         return Early::Recorded(unavailable);
     }

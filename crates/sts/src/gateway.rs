@@ -10,9 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use caracal_authority::decide;
-use caracal_authority::decide::{
-    Class, Decision, ExchangeRequest, Grant, Outcome, RequestedResource,
-};
+use caracal_authority::decide::{Class, ExchangeRequest, Grant, Outcome, RequestedResource};
 use caracal_client::{Exchange, ExchangeRefused, GatewayExchange, GatewayGrant};
 use caracal_crypto::es256::Jws;
 use caracal_crypto::mac::GatewaySignature;
@@ -27,7 +25,7 @@ use crate::authenticate::{Caller, invalid, live_application, unavailable};
 use crate::credential::{self, AtHand, Obtained};
 use crate::directive::{directive, wants_mandate};
 use crate::events::{Trail, refused_early};
-use crate::exchange::{Early, facts, find, over_rate, record};
+use crate::exchange::{CAME_TO_NOTHING, Early, denied, facts, find, over_rate, record};
 use crate::known::{Gathered, Presented};
 use crate::sign;
 
@@ -331,27 +329,21 @@ async fn decided(
             match grant_call(sts, zone, grant, resource, at_hand, always_sign) {
                 Ok(granted) => granted,
                 // It was allowed, and comes to nothing: so says the evidence of the resource.
-                Err(refused) if refused.refusal == Refusal::ProviderCredential => {
-                    let decision = decision.withheld(NO_CREDENTIAL, refused.clone());
-                    return Err(denied(sts, &trail, &decision, refused).await);
+                Err(refused) => {
+                    let status = match refused.refusal {
+                        Refusal::ProviderCredential => NO_CREDENTIAL,
+                        _ => CAME_TO_NOTHING,
+                    };
+                    return Err(denied(sts, &trail, &decision.withheld(status, refused)).await);
                 }
-                Err(refused) => return Err(refused.into()),
             }
         }
         (Outcome::Grant(_) | Outcome::Hold(_), _) => return Err(bad_token().into()),
-        (Outcome::Deny(refused), _) => {
-            return Err(denied(sts, &trail, &decision, refused.clone()).await);
-        }
+        (Outcome::Deny(_), _) => return Err(denied(sts, &trail, &decision).await),
     };
     let events = trail.events(sts, &decision, granted.mandate.as_ref());
     record(sts, events).await.map_err(Early::Recorded)?;
     Ok(Passage::Granted(Box::new(granted)))
-}
-
-/// A refusal, its evidence written; another one when it cannot be.
-async fn denied(sts: &Sts, trail: &Trail<'_>, decision: &Decision, refused: Refused) -> Early {
-    let recorded = record(sts, trail.events(sts, decision, None)).await;
-    Early::Recorded(recorded.err().unwrap_or(refused))
 }
 
 /// Whose account at the provider a call uses (spec: sts §6.3, §20.10): that of the mandate's

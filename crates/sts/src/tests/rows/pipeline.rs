@@ -140,4 +140,18 @@ caracal_store::on_each_engine! {
         }
         gated.stop().await;
     }
+
+    async fn what_comes_to_nothing_after_policy_has_allowed_it_is_on_record_with_its_resource(store: Store) {
+        let gated = Gated::start(store).await;
+        let nothing: &'static [&str] = &["deny exchange_denied", "deny exchange_denied"];
+        let long = vec!["desk:read"; 1_000].join(" ");
+        let too_long = told(400, "invalid_token", "the mandate would be longer than 8 KiB").on_record(nothing);
+        check(&gated, "§20.13: a mandate that nobody takes", mint(&[("scope", &long)]), too_long).await;
+        let minted = granted(&gated, "a mint", mint(&[]), &["allow complete"]).await;
+        alter(&gated, "UPDATE resources SET upstream_url = NULL WHERE id = 'res-1'", &[]).await;
+        let nowhere = told(403, "access_denied", "resource upstream not configured").on_record(nothing);
+        let call = called(minted["access_token"].as_str().unwrap(), &[]);
+        check(&gated, "§6.1: no upstream", call, nowhere).await;
+        gated.stop().await;
+    }
 }
