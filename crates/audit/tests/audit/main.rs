@@ -13,6 +13,7 @@ mod dead_letters;
 mod http;
 mod ingest;
 mod retention;
+mod signing;
 mod verify;
 mod verify_admin;
 
