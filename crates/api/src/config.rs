@@ -26,6 +26,10 @@ caracal_net::settings! {
         pub ready_rate_limit: u32 = var("READY_RATE_LIMIT_PER_MIN").or("120").within("0", "1000000000"),
         /// Dead outbox entries past which this replica is not ready.
         pub ready_outbox_dead_max: u64 = var("API_READY_OUTBOX_DEAD_MAX").or("0").within("0", "1000000000"),
+        /// Stays ready while Redis is away: what is changed then is recorded, holds for whoever reads
+        /// the database meanwhile, and is announced once Redis is back. For where readiness decides
+        /// who is sent requests, so that authority can still be taken away.
+        pub ready_without_redis: bool = var("READY_WITHOUT_REDIS").or("false"),
         /// How often the last use of a token is noted.
         pub last_used_debounce: Duration =
             var("ADMIN_TOKEN_LAST_USED_DEBOUNCE_SEC").or("60").seconds().within("0", "86400"),

@@ -69,39 +69,41 @@ impl LockMode {
 impl Config {
     /// Reads all settings and checks what spans several of them; adds every mistake.
     pub fn read(from: &dyn Strings, mistakes: &mut Mistakes) -> Option<Self> {
-        let config = Self::load(from, mistakes)?;
-        if config.bucket.is_some() && config.dir.is_some() {
+        Self::load_by(from, mistakes, Self::check)
+    }
+
+    fn check(&self, mistakes: &mut Mistakes) {
+        if self.bucket.is_some() && self.dir.is_some() {
             mistakes.add(
                 "AUDIT_EXPORT_DIR",
                 "is set beside AUDIT_EXPORT_S3_BUCKET; choose one of them",
             );
         }
-        if config.lock_mode.is_some() && config.bucket.is_none() {
+        if self.lock_mode.is_some() && self.bucket.is_none() {
             mistakes.add(
                 "AUDIT_EXPORT_OBJECT_LOCK_MODE",
                 "is for buckets; set AUDIT_EXPORT_S3_BUCKET",
             );
         }
-        if config.from.is_some() && config.first().is_none() {
+        if self.from.is_some() && self.first().is_none() {
             mistakes.add(
                 "AUDIT_EXPORT_FROM",
                 "is a UTC time such as 2026-01-01T00:00:00Z",
             );
         }
-        if config.access_key_id.is_some() != config.secret_access_key.is_some() {
+        if self.access_key_id.is_some() != self.secret_access_key.is_some() {
             mistakes.add(
                 "AWS_SECRET_ACCESS_KEY",
                 "goes with AWS_ACCESS_KEY_ID; set both or neither",
             );
         }
         let plain = |url: &String| url.starts_with("http://") || url.starts_with("https://");
-        if !config.endpoint.iter().all(plain) {
+        if !self.endpoint.iter().all(plain) {
             mistakes.add(
                 "AUDIT_EXPORT_S3_ENDPOINT",
                 "is a URL such as https://minio.example:9000",
             );
         }
-        Some(config)
     }
 
     /// Whether anything is exported.

@@ -48,27 +48,19 @@ impl Config {
     /// Every mistake at once.
     pub fn read(from: &dyn Strings) -> Result<Self, Mistakes> {
         let mut mistakes = Mistakes::default();
-        let config = Self::load(from, &mut mistakes);
-        if config
-            .as_ref()
-            .is_some_and(|config| !config.is_dev() && config.key.is_none())
-        {
+        Self::load_by(from, &mut mistakes, Self::check).ok_or(mistakes)
+    }
+
+    fn check(&self, mistakes: &mut Mistakes) {
+        // Of a mode that was mistyped it is not known whether it needs a key.
+        if !self.is_dev() && self.key.is_none() && !mistakes.tell_of("CARACAL_MODE") {
             mistakes.add(
                 "AUDIT_HMAC_KEY",
                 "is required unless CARACAL_MODE is dev: 64 hex digits or more",
             );
         }
-        if let Some(config) = &config
-            && config
-                .log_name
-                .as_deref()
-                .is_some_and(|name| !is_name(name))
-        {
+        if !self.log_name.as_deref().is_none_or(is_name) {
             mistakes.add("AUDIT_LOG_NAME", "must not hold spaces or plus signs");
-        }
-        match config {
-            Some(config) if mistakes.is_empty() => Ok(config),
-            _ => Err(mistakes),
         }
     }
 

@@ -33,24 +33,24 @@ caracal_net::settings! {
 impl Addresses {
     /// Reads the settings, and checks what they say together.
     pub fn read(from: &dyn Strings, roles: &[Role], mistakes: &mut Mistakes) -> Option<Self> {
-        let addresses = Self::load(from, mistakes)?;
-        if let ([role], Some(port)) = (roles, addresses.port)
-            && !role.takes_any_port()
-            && port != role.port()
-        {
-            // A container of this service that listens elsewhere is one that nobody finds
-            // (operations specification §1).
-            let (name, own) = (role.name(), role.port());
-            mistakes.add(
-                "PORT",
-                format!(
-                    "{port} is not {own}, the port of {name}. Leave PORT out; {}_PORT moves it on \
-                     purpose",
-                    name.to_uppercase()
-                ),
-            );
-        }
-        Some(addresses)
+        Self::load_by(from, mistakes, |addresses, mistakes| {
+            if let ([role], Some(port)) = (roles, addresses.port)
+                && !role.takes_any_port()
+                && port != role.port()
+            {
+                // A container of this service that listens elsewhere is one that nobody finds
+                // (operations specification §1).
+                let (name, own) = (role.name(), role.port());
+                mistakes.add(
+                    "PORT",
+                    format!(
+                        "{port} is not {own}, the port of {name}. Leave PORT out; {}_PORT moves it \
+                         on purpose",
+                        name.to_uppercase()
+                    ),
+                );
+            }
+        })
     }
 
     /// Where one of `alone`, or of several, listens.
@@ -95,11 +95,9 @@ mod tests {
         } else {
             Role::ALL.to_vec()
         };
-        let addresses = Addresses::read(&from, &roles, &mut mistakes).unwrap();
-        if mistakes.is_empty() {
-            addresses.of(role, alone).to_string()
-        } else {
-            mistakes.to_string()
+        match Addresses::read(&from, &roles, &mut mistakes) {
+            Some(addresses) => addresses.of(role, alone).to_string(),
+            None => mistakes.to_string(),
         }
     }
 

@@ -33,12 +33,15 @@ caracal_net::settings! {
             .such_as("8"),
         /// So many connections are kept open though idle, as far as DB_MAX_CONNS allows.
         pub min_conns: usize = var("DB_MIN_CONNS").or("2").within("0", "10000"),
+        // Published are 5 s and 10 s under the two names. Of two defaults for one setting, the one
+        // that ends before a caller has given up.
         /// Longest wait for a connection, and longest time to make one.
         pub connect_timeout: Duration = var("DB_CONNECT_TIMEOUT").or("5s")
             .also_millis("DB_CONNECTION_TIMEOUT_MS").within("1ms", "10m"),
-        /// Longest run of one statement.
-        pub statement_timeout: Duration = var("DB_STATEMENT_TIMEOUT_MS").or("15000").millis()
-            .within("1", "600000"),
+        /// Longest run of one statement. Unset is 10 s for the Coordinator and 15 s for the others;
+        /// in one process with others, theirs.
+        pub statement_timeout: Option<Duration> = var("DB_STATEMENT_TIMEOUT_MS").millis()
+            .within("1", "600000").such_as("15000"),
         /// How long a transaction may do nothing before Postgres ends it.
         pub idle_in_tx: Duration = var("DB_IDLE_IN_TX_TIMEOUT_MS").or("30000").millis()
             .within("1", "600000"),
@@ -60,14 +63,13 @@ caracal_net::settings! {
 impl DatabaseConfig {
     /// Reads the settings, and checks that the URL can be used.
     pub fn read(from: &dyn Strings, mistakes: &mut Mistakes) -> Option<Self> {
-        let config = Self::load(from, mistakes)?;
-        if let Some(url) = &config.url
-            && let Err(error) = secured(url, config.extra_ca.as_deref())
-        {
-            mistakes.add("DATABASE_URL", format!("{error:#}"));
-            return None;
-        }
-        Some(config)
+        Self::load_by(from, mistakes, |config, mistakes| {
+            if let Some(url) = &config.url
+                && let Err(error) = secured(url, config.extra_ca.as_deref())
+            {
+                mistakes.add("DATABASE_URL", format!("{error:#}"));
+            }
+        })
     }
 
     /// Whether the deployment shares a Postgres.
@@ -95,7 +97,7 @@ impl DatabaseConfig {
                     // A command opens what it needs.
                     min: if roles.is_empty() { 0 } else { self.min_conns },
                     connect_timeout: self.connect_timeout,
-                    statement_timeout: self.statement_timeout,
+                    statement_timeout: self.statement_timeout.unwrap_or_else(|| longest(roles)),
                     idle_in_tx: self.idle_in_tx,
                     idle: self.idle,
                     lifetime: self.lifetime,
@@ -106,6 +108,12 @@ impl DatabaseConfig {
         };
         Ok(StoreConfig { url, durability })
     }
+}
+
+/// The longest statement of these services; of commands, that of most.
+fn longest(roles: &[Role]) -> Duration {
+    let each = roles.iter().map(|role| role.statement());
+    each.max().unwrap_or(Role::Api.statement())
 }
 
 /// The URL as the driver takes it, and how its connections are made secure. `sslmode` means what it

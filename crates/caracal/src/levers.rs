@@ -146,6 +146,7 @@ fn lever(role: Role, group: Group, mut of: Described) -> Lever {
     // What depends on the service has no default in its table.
     let default = match of.var.name {
         "DB_MAX_CONNS" => Some(role.connections().to_string()),
+        "DB_STATEMENT_TIMEOUT_MS" => Some(role.statement().as_millis().to_string()),
         "SHUTDOWN_GRACE_MS" => Some(role.drain().as_millis().to_string()),
         _ => default.map(str::to_owned),
     };

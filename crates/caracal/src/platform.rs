@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::anyhow;
+use anyhow::Context as _;
 use caracal_crypto::envelope::{Kek, Keyring};
 use caracal_crypto::mac::HmacKey;
 use caracal_evidence::Durability;
@@ -77,6 +77,9 @@ caracal_net::settings! {
     }
 }
 
+const KEK: &str = "SECRET_STORE_KEK";
+const KEK_PREVIOUS: &str = "SECRET_STORE_KEK_PREVIOUS";
+
 /// Whether any of these roles opens sealed secrets.
 pub fn holds_secrets(roles: &[Role]) -> bool {
     roles
@@ -87,7 +90,9 @@ pub fn holds_secrets(roles: &[Role]) -> bool {
 impl Settings {
     /// Reads the settings, and checks what these roles require of them.
     pub fn read(from: &dyn Strings, roles: &[Role], mistakes: &mut Mistakes) -> Option<Self> {
-        let settings = Self::load(from, mistakes);
+        let settings = Self::load_by(from, mistakes, |settings, mistakes| {
+            settings.check(roles, mistakes);
+        });
         // Used later: here it is only told what is wrong with them.
         DatabaseConfig::read(from, mistakes);
         StreamSettings::load(from, mistakes);
@@ -95,24 +100,24 @@ impl Settings {
         if holds_secrets(roles) {
             Chosen::load(from, mistakes);
         }
-        let settings = settings?;
-        settings.check(roles, mistakes);
-        Some(settings)
+        settings
     }
 
     fn check(&self, roles: &[Role], mistakes: &mut Mistakes) {
         let any = |of: &[Role]| roles.iter().any(|role| of.contains(role));
         let key = "is required: 64 hex digits or more, the same in every process";
         if holds_secrets(roles) && self.kek.is_none() {
-            mistakes.add(
-                "SECRET_STORE_KEK",
-                "is required: exactly 64 hex digits, kept safe",
-            );
+            mistakes.add(KEK, "is required: exactly 64 hex digits, kept safe");
         }
-        if let Err(why) = self.keys() {
-            mistakes.add(why.0, why.1);
+        for (name, text) in [KEK, KEK_PREVIOUS].into_iter().zip(self.keks()) {
+            if let Some(text) = text
+                && let Err(error) = Kek::from_hex(text.expose())
+            {
+                mistakes.add(name, error.to_string());
+            }
         }
-        if self.mode == Mode::Dev {
+        // What holds for a mode that was mistyped is not known.
+        if self.mode == Mode::Dev || mistakes.tell_of("CARACAL_MODE") {
             return;
         }
         for (name, set) in [
@@ -146,23 +151,19 @@ impl Settings {
 
     /// The keys that seal, for processes that hold secrets.
     pub fn keyring(&self) -> anyhow::Result<Option<Arc<Keyring>>> {
-        self.keys().map_err(|(name, why)| anyhow!("{name}: {why}"))
-    }
-
-    /// The same, or what is wrong with which setting.
-    fn keys(&self) -> Result<Option<Arc<Keyring>>, (&'static str, String)> {
-        let kek = |text: &Secret<String>, name: &'static str| {
-            Kek::from_hex(text.expose()).map_err(|error| (name, error.to_string()))
-        };
-        let Some(current) = &self.kek else {
+        let [current, previous] = self.keks();
+        let Some(current) = current else {
             return Ok(None);
         };
-        let current = kek(current, "SECRET_STORE_KEK")?;
-        let previous = self.kek_previous.as_ref();
-        let previous = previous
-            .map(|text| kek(text, "SECRET_STORE_KEK_PREVIOUS"))
-            .transpose()?;
+        let current = Kek::from_hex(current.expose()).context(KEK)?;
+        let previous = previous.map(|text| Kek::from_hex(text.expose()));
+        let previous = previous.transpose().context(KEK_PREVIOUS)?;
         Ok(Some(Arc::new(Keyring::new(current, previous))))
+    }
+
+    /// The text of the current key and of the one before.
+    fn keks(&self) -> [Option<&Secret<String>>; 2] {
+        [self.kek.as_ref(), self.kek_previous.as_ref()]
     }
 
     /// Of this process alone.
@@ -221,6 +222,45 @@ mod tests {
         assert_eq!(mistakes(&[Role::Sts], &backend), missing);
         assert_eq!(mistakes(&[Role::Api], &backend), missing);
         assert_eq!(mistakes(&[Role::Gateway], &backend), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_is_missing_is_told_beside_what_is_wrong() {
+        let wrong = [
+            ("FEED_MAX_LAG", "1h"),
+            ("INSECURE_HTTP", "1"),
+            ("SECRET_STORE_KEK", "short"),
+            ("SECRET_STORE_KEK_PREVIOUS", "short"),
+            ("DATABASE_URL", "postgres://pg/caracal?sslmode=perhaps"),
+            ("DB_MIN_CONNS", "some"),
+            ("LOG_LEVEL", "loud"),
+            ("CARACAL_LOG_QUEUE_SIZE", "0"),
+            ("CARACAL_SECRET_BACKEND", "vault"),
+            ("CARACAL_SECRET_BACKEND_LEAVE", "perhaps"),
+            ("CARACAL_VAULT_ADDR", "http://vault.example"),
+        ];
+        let mut told = mistakes(&[Role::Sts], &wrong);
+        told.sort();
+        let expected = [
+            "AUDIT_HMAC_KEY",
+            "CARACAL_LOG_QUEUE_SIZE",
+            "CARACAL_SECRET_BACKEND_LEAVE",
+            "CARACAL_VAULT_ADDR",
+            "CARACAL_VAULT_TOKEN",
+            "DATABASE_URL",
+            "DB_MIN_CONNS",
+            "FEED_MAX_LAG",
+            "GATEWAY_STS_HMAC_KEY",
+            "INSECURE_HTTP",
+            "LOG_LEVEL",
+            "SECRET_STORE_KEK",
+            "SECRET_STORE_KEK_PREVIOUS",
+            "STREAMS_HMAC_KEY",
+        ];
+        assert_eq!(told, expected);
+        // A mistyped `dev` is not told that it needs what a deployment needs.
+        let mode = mistakes(&[Role::Gateway], &[("CARACAL_MODE", "devel")]);
+        assert_eq!(mode, ["CARACAL_MODE"]);
     }
 
     #[test]

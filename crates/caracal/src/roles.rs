@@ -93,6 +93,14 @@ impl Role {
         })
     }
 
+    /// Longest run of one of its statements, unless the operator says.
+    pub const fn statement(self) -> Duration {
+        Duration::from_secs(match self {
+            Self::Coordinator => 10,
+            Self::Api | Self::Sts | Self::Gateway | Self::Audit => 15,
+        })
+    }
+
     /// Database connections that it needs: the hot path reads memory (operations specification
     /// §17.7).
     pub const fn connections(self) -> usize {
@@ -157,8 +165,10 @@ impl Role {
             Self::Api => caracal_api::Config::load(from, mistakes).map(Configured::Api),
             Self::Sts => caracal_sts::Config::load(from, mistakes).map(Configured::Sts),
             Self::Gateway => {
-                let settings = caracal_gateway::Settings::load(from, mistakes)?;
-                settings.check(remote_sts, mistakes);
+                let rules = |settings: &caracal_gateway::Settings, mistakes: &mut Mistakes| {
+                    settings.check(remote_sts, mistakes);
+                };
+                let settings = caracal_gateway::Settings::load_by(from, mistakes, rules)?;
                 Some(Configured::Gateway(Box::new(settings)))
             }
             Self::Coordinator => {

@@ -12,6 +12,9 @@ caracal_net::settings! {
     pub struct StreamSettings {
         /// Connections that calls are spread over; one carries two hundred thousand calls a second.
         pub connections: usize = var("REDIS_POOL_SIZE").or("1").within("1", "1000"),
+        // Published are 5 s to connect, 3 s to write, 3 s to read and 4 s to get a connection, one after
+        // the other: longer than STS_TIMEOUT, so that a call that waited for Redis was given up by the
+        // Gateway before its STS refused it. Here one limit holds for all of a call.
         /// Longest attempt to connect.
         pub dial_timeout: Duration = var("REDIS_DIAL_TIMEOUT").or("2s").within("10ms", "1m"),
         /// Longest call, connecting included.
@@ -22,10 +25,16 @@ caracal_net::settings! {
         /// How often the outbox is looked at without being told of news.
         pub outbox_poll: Duration = var("OUTBOX_POLL_MS").millis().also("OUTBOX_INTERVAL_MS")
             .or("250").within("10", "60000"),
+        // Published is 32 every 250 ms, which is 128 entries a second; here a full batch is followed by
+        // the next at once, and one of 500 is a single transaction.
         /// Entries that are taken out of the outbox at a time.
         pub outbox_batch: u32 = var("OUTBOX_BATCH_SIZE").or("500").within("1", "10000"),
+        // Published is 30 s, which is how long news waits when a process dies with its batch. A batch is
+        // sent within REDIS_READ_TIMEOUT or not at all, and sending twice is harmless.
         /// For how long entries that one process has taken are left alone by the others.
         pub outbox_claim: Duration = var("OUTBOX_LOCK_SEC").or("1").seconds().within("1", "3600"),
+        // Published are 100 for the API and 10 for the Coordinator, counting outages. Here both share one
+        // outbox and only a refusal by a server that answers is counted, which repeating seldom mends.
         /// Refusals after which an outbox entry is dead; an outage is no refusal.
         pub outbox_attempts: u32 = var("OUTBOX_MAX_ATTEMPTS").or("20").within("1", "10000"),
         /// Days that delivered outbox entries are kept.

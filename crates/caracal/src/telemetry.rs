@@ -48,13 +48,12 @@ caracal_net::settings! {
 impl LogSettings {
     /// Reads the settings, and checks the level.
     pub fn read(from: &dyn Strings, mistakes: &mut Mistakes) -> Option<Self> {
-        let settings = Self::load(from, mistakes)?;
-        if !settings.level.as_deref().is_none_or(is_level) {
-            let right = "is one of error, warn, info, debug and trace, for example info";
-            mistakes.add("LOG_LEVEL", right);
-            return None;
-        }
-        Some(settings)
+        Self::load_by(from, mistakes, |settings, mistakes| {
+            if !settings.level.as_deref().is_none_or(is_level) {
+                let right = "is one of error, warn, info, debug and trace, for example info";
+                mistakes.add("LOG_LEVEL", right);
+            }
+        })
     }
 
     /// What counts when the settings cannot be used: the mistakes are to be told, and logged.

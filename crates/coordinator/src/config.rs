@@ -74,6 +74,10 @@ caracal_net::settings! {
         pub epoch_on_session_end: bool = var("DELEGATION_EPOCH_ON_SESSION_END").or("false"),
         /// Dead outbox entries beyond which `/ready` fails; unset is never.
         pub ready_outbox_dead_max: Option<u64> = var("COORDINATOR_READY_OUTBOX_DEAD_MAX").within("0", "1000000000"),
+        /// Stays ready while Redis is away: what is changed then is recorded, holds for whoever reads
+        /// the database meanwhile, and is announced once Redis is back. For where readiness decides
+        /// who is sent requests, so that authority can still be taken away.
+        pub ready_without_redis: bool = var("READY_WITHOUT_REDIS").or("false"),
     }
 }
 
@@ -84,14 +88,7 @@ impl Config {
     /// Every mistake at once.
     pub fn read(from: &dyn Strings) -> Result<Self, Mistakes> {
         let mut mistakes = Mistakes::default();
-        let config = Self::load(from, &mut mistakes);
-        if let Some(config) = &config {
-            config.check(&mut mistakes);
-        }
-        match config {
-            Some(config) if mistakes.is_empty() => Ok(config),
-            _ => Err(mistakes),
-        }
+        Self::load_by(from, &mut mistakes, Self::check).ok_or(mistakes)
     }
 
     fn check(&self, mistakes: &mut Mistakes) {
@@ -147,7 +144,7 @@ mod tests {
             ("MAX_AGENTS_PER_ZONE", "many"),
         ])
         .unwrap_err();
-        assert_eq!(mistakes.iter().count(), 4, "{mistakes}");
+        assert_eq!(mistakes.count(), 4, "{mistakes}");
         let explicit = [
             ("ISSUER_URL", "https://sts.example"),
             ("CARACAL_MODE", "stable"),

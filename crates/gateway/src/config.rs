@@ -8,6 +8,7 @@ use std::time::Duration;
 use caracal_crypto::HmacKey;
 use caracal_model::Secret;
 use caracal_net::Limits;
+use caracal_net::egress::{client_config, server_config};
 use caracal_net::metrics::Access;
 use caracal_net::settings::{Mistakes, Mode, Strings};
 use url::Url;
@@ -69,7 +70,9 @@ caracal_net::settings! {
 impl Settings {
     /// The rules that span several settings. `remote_sts` says whether the STS is another process.
     pub fn check(&self, remote_sts: bool, mistakes: &mut Mistakes) {
-        if self.read_timeout <= self.sts_timeout + self.upstream_timeout {
+        let timeouts = ["READ_TIMEOUT", "STS_TIMEOUT", "UPSTREAM_TIMEOUT"];
+        let told = timeouts.iter().any(|name| mistakes.tell_of(name));
+        if !told && self.read_timeout <= self.sts_timeout + self.upstream_timeout {
             mistakes.add(
                 "READ_TIMEOUT",
                 "must be longer than STS_TIMEOUT and UPSTREAM_TIMEOUT together",
@@ -81,10 +84,21 @@ impl Settings {
                 "TLS_CERT_FILE and TLS_KEY_FILE go together",
             );
         }
+        if let Some(file) = &self.extra_ca
+            && let Err(error) = client_config(Some(file))
+        {
+            mistakes.add("CARACAL_TLS_EXTRA_CA_FILE", error.to_string());
+        }
+        if let (Some(chain), Some(key)) = (&self.tls_cert, &self.tls_key)
+            && let Err(error) = server_config(chain, key)
+        {
+            mistakes.add("TLS_CERT_FILE", format!("or TLS_KEY_FILE: {error}"));
+        }
         if remote_sts && self.sts_url.is_none() {
             mistakes.add("STS_URL", "is required, for example https://sts.example");
         }
-        if !self.mode.is_published() {
+        // What holds for a mode that was mistyped is not known.
+        if !self.mode.is_published() || mistakes.tell_of("CARACAL_MODE") {
             return;
         }
         for (name, on) in [
@@ -151,9 +165,10 @@ pub struct Config {
 impl Config {
     /// Reads and checks everything; every mistake is added to `mistakes`.
     pub fn load(from: &dyn Strings, remote_sts: bool, mistakes: &mut Mistakes) -> Option<Self> {
-        let settings = Settings::load(from, mistakes)?;
-        settings.check(remote_sts, mistakes);
-        mistakes.is_empty().then(|| Self::from(settings))
+        let settings = Settings::load_by(from, mistakes, |settings, mistakes| {
+            settings.check(remote_sts, mistakes);
+        });
+        settings.map(Self::from)
     }
 }
 

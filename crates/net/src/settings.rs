@@ -76,12 +76,23 @@ pub struct Mistake {
 pub struct Mistakes(Vec<Mistake>);
 
 impl Mistakes {
-    /// Adds one, for rules that span several settings.
+    /// Adds one, for rules that span several settings. Each setting is told of once, with what was
+    /// found first: the rules after it looked at what stood in for it.
     pub fn add(&mut self, name: impl Into<String>, why: impl Into<String>) {
-        self.0.push(Mistake {
-            name: name.into(),
-            why: why.into(),
-        });
+        let (name, why) = (name.into(), why.into());
+        if !self.tell_of(&name) {
+            self.0.push(Mistake { name, why });
+        }
+    }
+
+    /// Whether there is one in this setting.
+    pub fn tell_of(&self, name: &str) -> bool {
+        self.0.iter().any(|mistake| mistake.name == name)
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.0.len()
     }
 
     /// Whether there are none.
@@ -111,6 +122,10 @@ impl std::error::Error for Mistakes {}
 pub trait Setting: Sized {
     /// Reads and checks one setting; adds to `mistakes` and answers `None` when it cannot.
     fn read(var: &Var, from: &dyn Strings, mistakes: &mut Mistakes) -> Option<Self>;
+
+    /// Stands for a value that is wrong, so that rules over several settings are looked at all the
+    /// same; nothing runs on it.
+    fn stand_in(var: &Var) -> Option<Self>;
 }
 
 impl<T: Value> Setting for T {
@@ -128,6 +143,11 @@ impl<T: Value> Setting for T {
             }
         }
     }
+
+    fn stand_in(var: &Var) -> Option<Self> {
+        let text = var.default.unwrap_or_else(|| var.right(T::EXAMPLE));
+        T::parse(text.trim(), var.unit).ok()
+    }
 }
 
 impl<T: Value> Setting for Option<T> {
@@ -140,6 +160,10 @@ impl<T: Value> Setting for Option<T> {
                 None
             }
         }
+    }
+
+    fn stand_in(_: &Var) -> Option<Self> {
+        Some(None)
     }
 }
 
@@ -322,16 +346,34 @@ macro_rules! settings {
 
         impl $name {
             /// Reads every setting, and adds every mistake to `mistakes`.
+            #[allow(dead_code, reason = "a table with rules of its own is read with them")]
             pub fn load(
                 from: &dyn $crate::settings::Strings,
                 mistakes: &mut $crate::settings::Mistakes,
             ) -> Option<Self> {
+                Self::load_by(from, mistakes, |_, _| ())
+            }
+
+            /// Reads every setting, looks at `rules` that span several of them, also when single
+            /// ones are wrong, and adds every mistake to `mistakes`; `None` when there is any.
+            pub fn load_by(
+                from: &dyn $crate::settings::Strings,
+                mistakes: &mut $crate::settings::Mistakes,
+                rules: impl FnOnce(&Self, &mut $crate::settings::Mistakes),
+            ) -> Option<Self> {
                 #[allow(unused_imports, reason = "a struct may declare with other helpers")]
                 use $crate::settings::var;
+                let mut right = true;
                 $(let $field = <$type as $crate::settings::Setting>::read(
                     &$declared, from, mistakes,
-                );)+
-                Some(Self { $($field: $field?,)+ })
+                ).or_else(|| {
+                    right = false;
+                    <$type as $crate::settings::Setting>::stand_in(&$declared)
+                });)+
+                let read = Self { $($field: $field?,)+ };
+                let before = mistakes.count();
+                rules(&read, mistakes);
+                (right && mistakes.count() == before).then_some(read)
             }
 
             /// Every setting, for the reference page and for `doctor`.

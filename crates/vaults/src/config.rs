@@ -127,39 +127,50 @@ enum Kind {
     Custom(Url, Given),
 }
 
-impl Chosen {
-    /// Reads `CARACAL_SECRET_BACKEND` and what the backend needs.
-    pub fn load(from: &dyn Strings, mistakes: &mut Mistakes) -> Option<Self> {
-        let chosen = ChosenSettings::load(from, mistakes)?;
-        let kind = match chosen.backend.as_str() {
-            "builtin" => Some(Kind::Builtin),
-            "vault" => vault::read(from, mistakes).map(Kind::Vault),
+impl Kind {
+    /// Reads what the backend of this name needs.
+    fn read(backend: &str, from: &dyn Strings, mistakes: &mut Mistakes) -> Option<Self> {
+        match backend {
+            "builtin" => Some(Self::Builtin),
+            "vault" => vault::read(from, mistakes).map(Self::Vault),
             "infisical" => {
-                let settings = InfisicalSettings::load(from, mistakes)?;
+                let settings = InfisicalSettings::load_by(from, mistakes, |set, mistakes| {
+                    secure("CARACAL_INFISICAL_URL", &set.url, mistakes);
+                })?;
                 let given = given("CARACAL_INFISICAL_TOKEN", from, &settings.token);
-                secure("CARACAL_INFISICAL_URL", &settings.url, mistakes)
-                    .then_some(Kind::Infisical(settings, given))
+                Some(Self::Infisical(settings, given))
             }
-            "azurekeyvault" => azure(AzureSettings::load(from, mistakes)?, mistakes),
+            "azurekeyvault" => azure(from, mistakes),
             "awssecretsmanager" => aws::read(from, mistakes),
             "gcpsecretmanager" => gcp(GcpSettings::load(from, mistakes)?, from, mistakes),
             "custom" => {
-                let settings = CustomSettings::load(from, mistakes)?;
+                let settings = CustomSettings::load_by(from, mistakes, |set, mistakes| {
+                    secure("CARACAL_CUSTOM_SECRETS_URL", &set.url, mistakes);
+                })?;
                 let given = given("CARACAL_CUSTOM_SECRETS_TOKEN", from, &settings.token);
-                secure("CARACAL_CUSTOM_SECRETS_URL", &settings.url, mistakes)
-                    .then_some(Kind::Custom(settings.url, given))
+                Some(Self::Custom(settings.url, given))
             }
             // No other name gets past its declaration.
             _ => None,
-        };
-        let (kind, leaving) = (kind?, chosen.leaving);
-        if leaving && matches!(kind, Kind::Builtin) {
-            mistakes.add(
-                "CARACAL_SECRET_BACKEND_LEAVE",
-                "needs CARACAL_SECRET_BACKEND to name the backend that is left",
-            );
-            return None;
         }
+    }
+}
+
+impl Chosen {
+    /// Reads `CARACAL_SECRET_BACKEND` and what the backend needs.
+    pub fn load(from: &dyn Strings, mistakes: &mut Mistakes) -> Option<Self> {
+        let mut kind = None;
+        let chosen = ChosenSettings::load_by(from, mistakes, |chosen, mistakes| {
+            kind = Kind::read(&chosen.backend, from, mistakes);
+            let none_named = chosen.backend == "builtin";
+            if chosen.leaving && none_named && !mistakes.tell_of("CARACAL_SECRET_BACKEND") {
+                mistakes.add(
+                    "CARACAL_SECRET_BACKEND_LEAVE",
+                    "needs CARACAL_SECRET_BACKEND to name the backend that is left",
+                );
+            }
+        });
+        let (kind, leaving) = (kind?, chosen?.leaving);
         Some(Self { kind, leaving })
     }
 
@@ -261,9 +272,11 @@ fn secure(name: &str, url: &Url, mistakes: &mut Mistakes) -> bool {
     secure
 }
 
-fn azure(settings: AzureSettings, mistakes: &mut Mistakes) -> Option<Kind> {
-    let secure = secure("CARACAL_AZURE_VAULT_URL", &settings.url, mistakes)
-        & secure("AZURE_AUTHORITY_HOST", &settings.authority, mistakes);
+fn azure(from: &dyn Strings, mistakes: &mut Mistakes) -> Option<Kind> {
+    let settings = AzureSettings::load_by(from, mistakes, |set, mistakes| {
+        secure("CARACAL_AZURE_VAULT_URL", &set.url, mistakes);
+        secure("AZURE_AUTHORITY_HOST", &set.authority, mistakes);
+    })?;
     let audience = azure::audience(&settings.url);
     let identity = match (settings.tenant, settings.client, settings.secret) {
         (Some(tenant), Some(client), Some(secret)) => azure::Identity::Client {
@@ -292,7 +305,7 @@ fn azure(settings: AzureSettings, mistakes: &mut Mistakes) -> Option<Kind> {
             return None;
         }
     };
-    secure.then_some(Kind::Azure(settings.url, identity))
+    Some(Kind::Azure(settings.url, identity))
 }
 
 fn gcp(settings: GcpSettings, from: &dyn Strings, mistakes: &mut Mistakes) -> Option<Kind> {

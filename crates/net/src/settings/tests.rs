@@ -63,6 +63,34 @@ fn every_mistake_is_told_at_once_and_no_secret_with_it() {
     ");
 }
 
+#[test]
+fn rules_over_several_settings_are_looked_at_though_one_is_wrong() {
+    let from = BTreeMap::from([("LAG".into(), "9s".into()), ("RATE".into(), "lots".into())]);
+    let mut mistakes = Mistakes::default();
+    let loaded = Example::load_by(&from, &mut mistakes, |example, mistakes| {
+        assert_eq!((example.rate, example.lag.as_secs()), (1000, 9));
+        mistakes.add("LAG", "is longer than a request lasts");
+        mistakes.add("RATE", "is told already");
+        assert!(mistakes.tell_of("STS_URL") && !mistakes.tell_of("TOKEN"));
+    });
+    assert!(loaded.is_none());
+    insta::assert_snapshot!(mistakes, @r"
+    RATE: lots is not a whole number in range (within 1 and 5000), for example 1000
+    STS_URL: is required, for example https://sts.example
+    LAG: is longer than a request lasts
+    ");
+}
+
+#[test]
+fn whoever_breaks_a_rule_gets_no_settings() {
+    let from = BTreeMap::from([("STS_URL".into(), "https://sts.example".into())]);
+    let mut mistakes = Mistakes::default();
+    let loaded = Example::load_by(&from, &mut mistakes, |_, mistakes| {
+        mistakes.add("LAG", "is not allowed here");
+    });
+    assert!(loaded.is_none() && mistakes.count() == 1);
+}
+
 crate::settings! {
     /// One setting, two names; and few values.
     struct Named {

@@ -85,7 +85,9 @@ pub fn describe() -> Vec<Described> {
 
 /// Reads all that the chosen way needs, so that every mistake is told at once.
 pub fn read(from: &dyn Strings, mistakes: &mut Mistakes) -> Option<Reached> {
-    let settings = VaultSettings::load(from, mistakes);
+    let settings = VaultSettings::load_by(from, mistakes, |set, mistakes| {
+        secure("CARACAL_VAULT_ADDR", &set.address, mistakes);
+    });
     let by = match AuthSettings::load(from, mistakes)?.auth.as_str() {
         "token" => TokenSettings::load(from, mistakes)
             .map(|set| By::Token(given("CARACAL_VAULT_TOKEN", from, &set.token))),
@@ -103,7 +105,7 @@ pub fn read(from: &dyn Strings, mistakes: &mut Mistakes) -> Option<Reached> {
         _ => None,
     };
     let settings = settings?;
-    secure("CARACAL_VAULT_ADDR", &settings.address, mistakes).then_some(Reached {
+    Some(Reached {
         address: settings.address,
         mount: settings.mount,
         namespace: settings.namespace,
