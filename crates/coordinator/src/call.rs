@@ -90,7 +90,9 @@ impl FromRequest<Coordinator> for Call {
             return Err(Code::InvalidParams.into());
         }
         let limit = state.config.body_limit;
-        let body = caracal_net::body::read(body, limit, state.config.request_timeout)
+        // Within half the time of the request, so that a slow body is told that it is one.
+        let within = state.config.request_timeout / 2;
+        let body = caracal_net::body::read(body, limit, within)
             .await
             .map_err(|problem| framing(problem.status()))?;
         if let (Some(draft), Ok(said)) = (draft, serde_json::from_slice(&body)) {

@@ -106,6 +106,33 @@ on_stack! {
         assert_eq!(stack.raw(request).await.text("error"), "invalid_admin_token");
     }
 
+    async fn a_request_that_takes_too_long_is_given_up_and_its_caller_told(stack: Stack)
+        [("REQUEST_TIMEOUT_MS", "1500")]
+    {
+        let zone = stack.zone("before").await;
+        let path = format!("/v1/zones/{zone}");
+        let rename = json!({"name": "after"});
+        // Somebody else is at the row, and does not end.
+        let mut held = stack.store.begin("holding a zone").await.unwrap();
+        let touch = caracal_store::testing::raw("UPDATE zones SET name = name WHERE id = $1");
+        held.execute(&touch, &[caracal_store::Param::Text(zone.as_str())]).await.unwrap();
+        let reply = stack.send("PATCH", &path, rename.clone()).await;
+        assert_eq!(reply.headers["retry-after"], "1");
+        assert_eq!(
+            reply.to_string(),
+            "503 request_timeout: the request took too long; see whether it was done before you try again"
+        );
+        held.rollback().await;
+        assert_eq!(stack.get(&path).await.is(200)["name"], "before", "given up is not done");
+        stack.send("PATCH", &path, rename).await.is(200);
+        // A caller that is slow itself is told that it is.
+        let endless = futures_util::stream::pending::<Result<&str, std::io::Error>>();
+        let request = Request::post("/v1/zones").header("authorization", format!("Bearer {BOOTSTRAP}"));
+        let request = request.header("content-type", "application/json");
+        let reply = stack.raw(request.body(Body::from_stream(endless)).unwrap()).await;
+        assert_eq!(reply.to_string(), "408 request_timeout: the request body did not arrive in time");
+    }
+
     async fn the_console_acts_for_the_account_that_it_vouches_for(stack: Stack) {
         let secret = caracal_model::Secret::new(BOOTSTRAP.to_owned());
         let send = async |token: String, account: Option<&str>, method: &str, path: &str, body: &str| {

@@ -7,7 +7,7 @@ use caracal_model::TokenUse;
 use http::{HeaderValue, Request};
 use serde_json::{Value, json};
 
-use crate::support::{OPERATOR, World, on_each, on_each_with};
+use crate::support::{OPERATOR, World, on_each, on_each_with, raw};
 
 struct Case {
     name: &'static str,
@@ -364,6 +364,43 @@ async fn bodies_that_are_not_needed_may_be_there_or_not() {
             .header("x-request-id", "mine-1");
         let answer = world.send(mine.body(Body::empty()).unwrap()).await;
         assert_eq!(answer.headers["x-request-id"], "mine-1");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_takes_too_long_is_given_up_and_its_caller_told() {
+    let settings = [("REQUEST_TIMEOUT_MS", "1500")];
+    on_each_with("request timeout", &settings, |world| async move {
+        // Somebody else is at the zone's counters, and does not end.
+        world
+            .post("/agents", json!({"application_id": "app-1"}))
+            .await
+            .created();
+        let mut held = world.store.begin("holding counters").await.unwrap();
+        let touch = raw("UPDATE session_counts SET live = live");
+        held.execute(&touch, &[]).await.unwrap();
+        let before = world.dump().await;
+        let answer = world
+            .post("/agents", json!({"application_id": "app-1"}))
+            .await;
+        assert_eq!(
+            answer.line(),
+            "503 sts_unavailable: the request took too long"
+        );
+        held.rollback().await;
+        assert_eq!(world.dump().await, before, "given up is not done");
+        world
+            .post("/agents", json!({"application_id": "app-1"}))
+            .await
+            .created();
+        // A caller that is slow itself is told that it is.
+        let endless = futures_util::stream::pending::<Result<&str, std::io::Error>>();
+        let request = Request::post("/zones/zone-a/agents")
+            .header("authorization", format!("Bearer {}", world.token))
+            .header("content-type", "application/json");
+        let request = request.body(Body::from_stream(endless)).unwrap();
+        world.send(request).await.is(408, "internal_error");
     })
     .await;
 }
