@@ -15,7 +15,7 @@ use http::{HeaderMap, StatusCode};
 use crate::metrics::{Histograms, Registry};
 use crate::problem::{Problem, X_REQUEST_ID, set_request_id};
 use crate::tasks::panic_text;
-use crate::trace::{self, Begun, Current};
+use crate::trace::{self, Begun, Current, Route};
 
 /// The route of what no route matches: unknown paths, and at the Gateway what is proxied.
 const UNMATCHED: &str = "*";
@@ -141,6 +141,7 @@ async fn attend(State(ids): State<RequestIds>, mut request: Request, next: Next)
         measured.count(route.as_ref(), response.status(), since);
         if let Some(span) = span {
             let (service, clock) = (measured.service, measured.clock.as_ref());
+            let route = route.map(Route::Matched);
             span.end(service, route, response.status(), &id, clock);
         }
     }

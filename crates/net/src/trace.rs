@@ -6,8 +6,10 @@
 //!
 //! **Choice.** Each request is handled within a context of its task, which log lines read. While
 //! nobody takes spans ([`export_to`]) there is no trace in it and no header is read. Else each request
-//! is one server span: a child of the caller's, and the parent of what we call. Whether it is kept
-//! was decided by whoever began the trace; for what begins here, it is.
+//! is one server span: a child of the caller's, and the parent of what we call. A request that one
+//! service makes of another in this process is a span as well ([`called`]), so that a trace reads the
+//! same in both deployments. Whether it is kept was decided by whoever began the trace; for what
+//! begins here, it is.
 //!
 //! **Rejected.** Spans of a library around everything: the published service has server spans only,
 //! and those are known at one place.
@@ -149,6 +151,25 @@ pub fn current_trace() -> Option<TraceContext> {
     current(|current| current.trace).flatten()
 }
 
+/// The template of a route.
+#[derive(Clone, Debug)]
+pub enum Route {
+    /// Of a request over the wire.
+    Matched(MatchedPath),
+    /// Of a function call in place of one.
+    Called(&'static str),
+}
+
+impl Route {
+    /// As it is written.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Matched(path) => path.as_str(),
+            Self::Called(path) => path,
+        }
+    }
+}
+
 /// A request that was answered.
 #[derive(Clone, Debug)]
 pub struct ServerSpan {
@@ -165,7 +186,7 @@ pub struct ServerSpan {
     /// How it asked.
     pub method: Method,
     /// The template of its route; none where no route matched.
-    pub route: Option<MatchedPath>,
+    pub route: Option<Route>,
     /// How it was answered.
     pub status: StatusCode,
     /// Its id.
@@ -199,8 +220,16 @@ pub(crate) struct Begun {
 impl Begun {
     /// None while nobody takes spans.
     pub fn new(ids: &Ids, clock: &dyn Clock, method: &Method, headers: &HeaderMap) -> Option<Self> {
+        Self::below(TraceContext::of(headers), ids, clock, method)
+    }
+
+    fn below(
+        caller: Option<TraceContext>,
+        ids: &Ids,
+        clock: &dyn Clock,
+        method: &Method,
+    ) -> Option<Self> {
         let sink = SINK.get()?.as_ref();
-        let caller = TraceContext::of(headers);
         Some(Self {
             context: caller.map_or_else(|| TraceContext::fresh(ids), |caller| caller.child(ids)),
             parent: caller.map(|caller| caller.span),
@@ -215,7 +244,7 @@ impl Begun {
     pub fn end(
         self,
         service: &'static str,
-        route: Option<MatchedPath>,
+        route: Option<Route>,
         status: StatusCode,
         request_id: &RequestId,
         clock: &dyn Clock,
@@ -235,6 +264,47 @@ impl Begun {
             request_id: request_id.clone(),
         });
     }
+}
+
+/// A service that is asked by a function call in place of a request over the wire.
+#[derive(Clone, Copy)]
+pub struct Callee<'c> {
+    /// Which.
+    pub service: &'static str,
+    /// The route that the request would have taken, with `POST`.
+    pub route: &'static str,
+    /// Names its span.
+    pub ids: &'c Ids,
+    /// Measures it.
+    pub clock: &'c dyn Clock,
+}
+
+impl std::fmt::Debug for Callee<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Callee({} {})", self.service, self.route)
+    }
+}
+
+/// Has `callee` do `work` for the request that this task handles: a span of its own below that of
+/// the request, while spans are taken. `status` is what the answer would be over the wire.
+pub async fn called<T>(
+    callee: Callee<'_>,
+    work: impl Future<Output = T>,
+    status: impl FnOnce(&T) -> StatusCode,
+) -> T {
+    let Callee { ids, clock, .. } = callee;
+    let Some((mut current, caller)) = current(|at| Some((at.clone(), at.trace?))).flatten() else {
+        return work.await;
+    };
+    let Some(span) = Begun::below(Some(caller), ids, clock, &Method::POST) else {
+        return work.await;
+    };
+    let request_id = current.request_id.clone();
+    current.trace = Some(span.context);
+    let answer = within(current, work).await;
+    let route = Some(Route::Called(callee.route));
+    span.end(callee.service, route, status(&answer), &request_id, clock);
+    answer
 }
 
 #[cfg(test)]

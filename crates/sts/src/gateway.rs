@@ -16,11 +16,11 @@ use caracal_crypto::es256::Jws;
 use caracal_crypto::mac::GatewaySignature;
 use caracal_model::limits::LEEWAY;
 use caracal_model::{Mandate, Refusal, Refused, RequestId, Timestamp, TokenUse};
+use caracal_net::trace::{Callee, called};
 use caracal_view::{Provider, Resource, ViewError, ZoneView};
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use serde_json::Value;
 
-use crate::Sts;
 use crate::authenticate::{Caller, invalid, live_application, unavailable};
 use crate::credential::{self, AtHand, Obtained};
 use crate::directive::{directive, wants_mandate};
@@ -28,6 +28,7 @@ use crate::events::{Trail, refused_early};
 use crate::exchange::{CAME_TO_NOTHING, Early, denied, facts, find, over_rate, record};
 use crate::known::{Gathered, Presented};
 use crate::sign;
+use crate::{EXCHANGE, Sts};
 
 /// Unix seconds of the signature.
 pub const TIMESTAMP: &str = "x-caracal-gateway-timestamp";
@@ -166,13 +167,26 @@ pub struct Granted {
 impl Exchange for Sts {
     async fn exchange(&self, call: GatewayExchange<'_>) -> Result<GatewayGrant, ExchangeRefused> {
         let _exchanging = self.metrics.exchanging();
-        match Box::pin(exchange(self, call, false)).await {
+        let callee = Callee {
+            service: "sts",
+            route: EXCHANGE,
+            ids: &self.ids,
+            clock: self.clock.as_ref(),
+        };
+        let exchanged = async {
+            let exchanged = Box::pin(exchange(self, call, false)).await;
+            exchanged.map_err(ExchangeRefused::from)
+        };
+        let status = |exchanged: &Result<_, ExchangeRefused>| {
+            let refused = exchanged.as_ref().err();
+            refused.map_or(StatusCode::OK, ExchangeRefused::status)
+        };
+        match called(callee, exchanged, status).await {
             Ok(granted) => {
                 self.metrics.minted();
                 Ok(granted.grant)
             }
             Err(refused) => {
-                let refused = ExchangeRefused::from(refused);
                 self.metrics.refused(refused.error(), refused.status());
                 Err(refused)
             }

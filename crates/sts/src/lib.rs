@@ -62,6 +62,8 @@ mod tests;
 
 /// Keys the verifiers of generated client secrets (README decision 22).
 pub const CLIENT_SECRETS: &str = "caracal/client-secrets";
+/// Where tokens are asked for.
+const EXCHANGE: &str = "/oauth/2/token";
 /// What all checks of `/ready` may take together.
 const READY_WITHIN: Duration = Duration::from_secs(2);
 
@@ -221,7 +223,7 @@ pub fn router(sts: Arc<Sts>, metrics_open: bool) -> Router {
     let metrics = sts.registry.routes(access);
     let ids = RequestIds::new(Pattern::VisibleAscii, Arc::clone(&sts.ids)).measured(&sts.registry);
     let router = Router::new()
-        .route("/oauth/2/token", any(http::token))
+        .route(EXCHANGE, any(http::token))
         .route("/v1/run/manifest", any(run::manifest))
         .route("/v1/run/credential", any(run::credential))
         .route("/.well-known/jwks.json", get(jwks::jwks))

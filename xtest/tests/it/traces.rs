@@ -156,10 +156,19 @@ async fn scenario(collected: &Collected, stack: Arc<Stack>) {
     );
 }
 
-#[test]
-fn a_call_is_one_trace_from_the_agent_to_the_upstream() {
+fn on(deployment: Deployment) {
     let (collected, url) = collector();
     let options = Options::default().env("OTEL_EXPORTER_OTLP_ENDPOINT", &url);
     let scenario = async |stack: Arc<Stack>| scenario(&collected, stack).await;
-    xtest::on(Deployment::Distributed, options, scenario);
+    xtest::on(deployment, options, scenario);
+}
+
+#[test]
+fn a_call_is_one_trace_from_the_agent_to_the_upstream() {
+    on(Deployment::Distributed);
+}
+
+#[test]
+fn a_call_within_one_process_is_the_same_trace() {
+    on(Deployment::Embedded);
 }
