@@ -122,9 +122,12 @@ Coordinator `GET /stats`. All need `Authorization: Bearer` with `METRICS_BEARER`
 variable they are open in `CARACAL_MODE=dev` and closed otherwise. The Coordinator also takes its own
 token.
 
-Histograms have classic buckets, from 25 µs to 30 s in steps of two to three: the library that we
-expose metrics with has native buckets in the protobuf format only, and text is what every scraper
-reads. Labels are of small sets: routes are templates (`*` is what no route matches, at the Gateway
+Histograms have classic buckets, from 25 µs to 30 s in steps of two to three; what an objective or a
+threshold here is stated in (1, 5, 10, 50, 100 and 250 ms, 1 s) is a bound, so a share below it is exact.
+There are no native buckets: Prometheus takes those as protobuf only, and the library can write that
+with a feature that needs a protobuf compiler in every build, and histograms behind a lock where ours
+are counted without one on the path of every call.
+Labels are of small sets: routes are templates (`*` is what no route matches, at the Gateway
 what is proxied), codes are statuses. What would be more than 1,024 combinations is counted as
 `other`.
 

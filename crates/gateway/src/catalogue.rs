@@ -35,6 +35,8 @@ pub static CATALOGUE: Catalogue = Catalogue {
         gauge("caracal_gateway_audit_queue_capacity", "Events that may wait for the local log"),
         counter("caracal_gateway_audit_persisted_total", "Evidence written to the local log"),
         counter("caracal_gateway_audit_drained_total", "Evidence that was delivered"),
+        gauge("caracal_gateway_audit_on_the_way", "Evidence that was sent and is kept until it is known to be in the ledger"),
+        counter("caracal_gateway_audit_resent_total", "Evidence that was sent again, because Redis may have lost it"),
         gauge("caracal_gateway_revocations_active", "Revoked anchors in memory"),
         gauge("caracal_gateway_revocation_snapshot_age_seconds", "Since the feed of revocations was last confirmed").of("seconds"),
         gauge("caracal_gateway_revocation_snapshot_fresh", "Whether memory may answer who is revoked"),

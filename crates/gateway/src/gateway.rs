@@ -7,7 +7,7 @@ use axum::Router;
 use axum::routing::{any, post};
 use caracal_bus::Bus;
 use caracal_client::Exchange;
-use caracal_evidence::EvidenceLog;
+use caracal_evidence::{EvidenceLog, Stats};
 use caracal_model::{Clock, Ids};
 use caracal_net::egress::{
     AddressGuard, Egress, Forwarder, PoolSettings, SystemResolver, TlsError, client_config,
@@ -139,9 +139,15 @@ fn settle_floods(scribe: &Arc<Scribe>, tasks: &Tasks) {
 fn observe(registry: &Registry, metrics: &Metrics, deps: &Deps) {
     let (shown_to, views) = (metrics.clone(), deps.views.clone());
     let (evidence, exchange) = (deps.evidence.clone(), deps.exchange.clone());
+    // The published JSON does not know these.
+    let on_the_way = registry.gauge("audit_on_the_way");
+    let resent = registry.counter("audit_resent");
     registry.on_scrape(move || {
         circuit(&shown_to, exchange.as_ref());
-        backlog(&shown_to, &evidence);
+        let stats = evidence.stats();
+        backlog(&shown_to, &stats);
+        on_the_way.set(shown(stats.on_the_way));
+        show(&resent, stats.resent);
         freshness(&shown_to, &views);
         async {}
     });
@@ -170,8 +176,7 @@ fn circuit(metrics: &Metrics, exchange: &dyn Exchange) {
     show(&metrics.sts_circuit_fast_fail, circuit.fast_failed);
 }
 
-fn backlog(metrics: &Metrics, evidence: &EvidenceLog) {
-    let stats = evidence.stats();
+fn backlog(metrics: &Metrics, stats: &Stats) {
     show(&metrics.audit_dropped, stats.dropped);
     show(&metrics.audit_sink_errors, stats.sink_errors);
     show(&metrics.audit_persisted, stats.persisted);

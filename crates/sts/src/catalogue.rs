@@ -22,6 +22,8 @@ pub static CATALOGUE: Catalogue = Catalogue {
         gauge("caracal_sts_audit_replay_oldest_age_seconds", "Age of the oldest undelivered evidence").of("seconds"),
         counter("caracal_sts_audit_replay_replayed_total", "Evidence of before the start that was delivered since"),
         counter("caracal_sts_audit_sink_errors_total", "Deliveries of evidence that failed"),
+        gauge("caracal_sts_audit_on_the_way", "Evidence that was sent and is kept until it is known to be in the ledger"),
+        counter("caracal_sts_audit_resent_total", "Evidence that was sent again, because Redis may have lost it"),
         counter("caracal_sts_jwks_invalid_keys_total", "Keys left out of a key set because they cannot be used"),
         counter("caracal_sts_secret_backend_reads_total", "Secrets asked of the secret backend"),
         counter("caracal_sts_secret_backend_errors_total", "Those that it did not answer"),

@@ -290,12 +290,19 @@ fn policy_json(age: Duration, poll: Duration) -> Value {
 
 /// Evidence on its way.
 fn backlog(registry: &Registry, evidence: &EvidenceLog) {
-    let gauges = ["pending", "files", "bytes", "oldest_age_seconds"];
-    let gauges = gauges.map(|name| registry.gauge(&format!("audit_replay_{name}")));
+    let gauges = [
+        "audit_replay_pending",
+        "audit_replay_files",
+        "audit_replay_bytes",
+        "audit_replay_oldest_age_seconds",
+        "audit_on_the_way",
+    ];
+    let gauges = gauges.map(|name| registry.gauge(name));
     let counts = [
         "audit_dropped",
         "audit_sink_errors",
         "audit_replay_replayed",
+        "audit_resent",
     ];
     let counts = counts.map(|name| registry.counter(name));
     let log = evidence.clone();
@@ -306,11 +313,17 @@ fn backlog(registry: &Registry, evidence: &EvidenceLog) {
             stats.files,
             stats.bytes,
             stats.oldest_age.as_secs(),
+            stats.on_the_way,
         ];
         for (gauge, value) in gauges.iter().zip(now) {
             gauge.set(whole(value));
         }
-        let seen = [stats.dropped, stats.sink_errors, stats.replayed];
+        let seen = [
+            stats.dropped,
+            stats.sink_errors,
+            stats.replayed,
+            stats.resent,
+        ];
         for (counter, count) in counts.iter().zip(seen) {
             show(counter, count);
         }
