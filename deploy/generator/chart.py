@@ -202,6 +202,7 @@ class Schema:
                         "sslMode": {
                             "enum": ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
                         },
+                        "roles": BOOL,
                         "maxConnections": COUNT,
                         "otherConnections": COUNT,
                     }

@@ -1,6 +1,7 @@
 """The chart: what it renders, what it refuses, and whether Kubernetes would take it."""
 
 import collections
+import hashlib
 import os
 import pathlib
 import re
@@ -237,6 +238,28 @@ class Pods(unittest.TestCase):
         self.assertEqual(urls, {name: url for name in ["databaseUrl", *(f"{role}DatabaseUrl" for role in ROLES)]})
         self.assertEqual(secret["stringData"]["redisUrl"], "redis://:x@redis.default.svc.cluster.local:6379/0")
         self.assertEqual(secret["metadata"]["annotations"]["helm.sh/hook-weight"], "-20")
+
+    def test_roles_of_the_services_are_made_where_they_are_asked_for(self):
+        objects = rendered(sets=["secrets.database.roles=true"])
+        (job,) = of_kind(objects, "Job").values()
+        pod = job["spec"]["template"]["spec"]
+        self.assertEqual(pod["containers"][0]["args"], ["migrate", "--wait", "60", "--roles"])
+        told = {one["name"]: one.get("value") for one in pod["containers"][0]["env"]}
+        (volume,) = [one for one in pod["volumes"] if one["name"] == "secrets"]
+        files = {item["path"] for source in volume["projected"]["sources"] for item in source["secret"]["items"]}
+        self.assertEqual(files, {"databaseUrl", *(f"{role}DbPassword" for role in ROLES)})
+        for role in ROLES:
+            self.assertEqual(told[f"CARACAL_{role.upper()}_DB_PASSWORD_FILE"], f"/run/secrets/{role}DbPassword")
+        (secret,) = of_kind(rendered(["dev"], [*EVALUATION, "secrets.database.roles=true"]), "Secret").values()
+        texts = secret["stringData"]
+        for role in ROLES:
+            own = hashlib.sha256(f"x:caracal{role}".encode()).hexdigest()
+            self.assertEqual(texts[f"{role}DbPassword"], own)
+            self.assertTrue(texts[f"{role}DatabaseUrl"].startswith(f"postgres://caracal{role}:{own}@postgres."))
+
+    def test_who_takes_authority_away_stays_ready_without_redis(self):
+        ready = {role: env(rendered(), role).get("READY_WITHOUT_REDIS") for role in ROLES}
+        self.assertEqual(ready, {"api": "true", "coordinator": "true", "sts": None, "gateway": None, "audit": None})
 
     def test_the_migration_runs_before_the_services(self):
         (job,) = of_kind(rendered(), "Job").values()

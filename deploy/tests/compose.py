@@ -91,3 +91,6 @@ class Compose(unittest.TestCase):
             self.assertEqual(made.stat().st_mode & 0o777, 0o700)
             self.assertRegex(found["secretStoreKek"], "^[0-9a-f]{64}$")
             self.assertIn(found["caracalDbPassword"], found["databaseUrl"])
+            for role in ROLES:
+                url = f"postgres://caracal{role}:{found[f'{role}DbPassword']}@postgres:5432/caracal"
+                self.assertEqual(found[f"{role}DatabaseUrl"], url)

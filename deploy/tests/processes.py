@@ -110,20 +110,22 @@ class Processes(unittest.TestCase):
         until("Redis", answers)
 
     def postgres(self):
-        """The role and database of postgres-role.sh, under a name of this test's own."""
-        name = f"compose_{os.getpid()}"
+        """The role and database of postgres-role.sh, and the roles of the services, under names of this test's own."""
+        self.prefix = name = f"compose_{os.getpid()}"
         script = (DEPLOY / "compose/postgres-role.sh").read_text()
         script = self.moved(script).replace("role caracal", f"role {name}").replace("database caracal owner caracal", f"database {name} owner {name}")
         at = urllib.parse.urlsplit(POSTGRES)
         environment = os.environ | {"PGHOST": at.hostname, "PGPORT": str(at.port), "PGDATABASE": at.path.strip("/") or "postgres"}
         environment |= {"POSTGRES_USER": at.username, "PGPASSWORD": at.password or ""}
-        drop = ["psql", "-q", "-U", at.username, "-c", f"drop database if exists {name} with (force)", "-c", f"drop role if exists {name}"]
+        drop = ["psql", "-q", "-U", at.username, "-c", f"drop database if exists {name} with (force)"]
+        for role in [*(f"{name}{role}" for role in ROLES), name]:
+            drop += ["-c", f"drop role if exists {role}"]
         self.cleanups.callback(lambda: subprocess.run(drop, env=environment, check=True))
         done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=False)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
-        password = (self.secrets / "caracalDbPassword").read_text()
         for file in self.secrets.glob("*[dD]atabaseUrl"):
-            self.put(file.name, f"postgres://{name}:{password}@{at.hostname}:{at.port}/{name}")
+            url = file.read_text().replace("postgres://caracal", f"postgres://{name}")
+            self.put(file.name, url.replace("@postgres:5432/caracal", f"@{at.hostname}:{at.port}/{name}"))
 
     def environment(self, service):
         """Of a container, and nothing of this process's."""
@@ -162,7 +164,7 @@ class Processes(unittest.TestCase):
             return error.code
 
     def test_they_become_ready_answer_and_stop_in_order(self):
-        migrate = self.confined(*self.services["dbMigrate"]["command"])
+        migrate = self.confined(*self.services["dbMigrate"]["command"], "--role-prefix", self.prefix)
         done = subprocess.run(migrate, env=self.environment("dbMigrate"), capture_output=True, text=True, check=False)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
         running = {}

@@ -1,8 +1,30 @@
 //! What a deployment is made to suffer: killed, cut off, without its data, without room, at another
 //! time.
 
+use serde_json::json;
+
 use crate::stack::{Deployment, Part, Stack};
 use crate::{FaultProxy, Process, clock};
+
+/// Where evidence waits until it is in the ledger.
+pub const EVIDENCE: &str = "caracal.audit.events";
+/// Where evidence is put aside that cannot be.
+pub const DEAD_LETTERS: &str = "caracal.audit.events.dlq";
+
+/// A transaction of somebody else that stays open.
+#[derive(Debug)]
+pub struct Held {
+    client: tokio_postgres::Client,
+    driver: tokio::task::JoinHandle<Result<(), tokio_postgres::Error>>,
+}
+
+impl Held {
+    /// Ends it.
+    pub async fn lets_go(self) {
+        drop(self.client);
+        drop(self.driver.await);
+    }
+}
 
 impl Stack {
     /// `kill -9` of these services at once; embedded, any of them takes all with it.
@@ -107,15 +129,78 @@ impl Stack {
     /// # Panics
     /// When they fail.
     pub async fn sql(&self, text: &str) -> Vec<tokio_postgres::SimpleQueryMessage> {
+        let session = self.session_of_postgres().await;
+        let answer = session.client.simple_query(text).await;
+        session.lets_go().await;
+        answer.unwrap_or_else(|error| panic!("{text}: {error}"))
+    }
+
+    /// Leaves a transaction open that did this, as a person with a console does.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub async fn holds(&self, text: &str) -> Held {
+        let held = self.session_of_postgres().await;
+        let begun = held.client.batch_execute(&format!("BEGIN; {text}")).await;
+        begun.unwrap_or_else(|error| panic!("{text}: {error}"));
+        held
+    }
+
+    async fn session_of_postgres(&self) -> Held {
         let url = self.setting("DATABASE_URL");
         let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls)
             .await
             .expect("the database");
         let driver = tokio::spawn(connection);
-        let answer = client.simple_query(text).await;
-        drop(client);
-        drop(driver.await);
-        answer.unwrap_or_else(|error| panic!("{text}: {error}"))
+        Held { client, driver }
+    }
+
+    /// Redis refuses every new entry of a stream, or takes them again; all else it answers.
+    ///
+    /// # Panics
+    /// When it cannot be told.
+    pub async fn streams_take_entries(&self, take: bool) {
+        let sign = if take { '+' } else { '-' };
+        drop(self.redis(&format!("ACL SETUSER default {sign}xadd")).await);
+    }
+
+    /// Puts an entry among the evidence that is none.
+    ///
+    /// # Panics
+    /// When it cannot.
+    pub async fn poisons_evidence(&self) {
+        let entry = r#"* id poison data {"no":"event"}"#;
+        drop(self.redis(&format!("XADD {EVIDENCE} {entry}")).await);
+    }
+
+    /// Somebody changes what policy says in the database, past everything that would refuse it, so
+    /// that it does not compile; or back. A version that was compiled is not read again, so it is the
+    /// next process that finds out.
+    ///
+    /// # Panics
+    /// When it cannot be changed.
+    pub async fn breaks_policy(&self, zone: &str, broken: bool) {
+        let content = if broken {
+            "content || ' p := ('"
+        } else {
+            "replace(content, ' p := (', '')"
+        };
+        self.sql(&format!(
+            "SET session_replication_role = replica;
+             UPDATE policy_versions SET content = {content} WHERE zone_id = '{zone}'"
+        ))
+        .await;
+    }
+
+    /// Has every replica read a zone again.
+    ///
+    /// # Panics
+    /// When the deployment refuses.
+    pub async fn renames_zone(&self, zone: &str) {
+        let name = json!({"name": self.unique("zone")});
+        let url = format!("{}/v1/zones/{zone}", self.urls.api);
+        let answer = self.http.json("PATCH", url, &self.admin_token, &name).await;
+        answer.expect(200);
     }
 
     /// The disk of these services is full, or has room again; embedded there is one disk for all.

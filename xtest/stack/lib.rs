@@ -23,6 +23,7 @@ mod stack;
 pub mod world;
 
 pub use fault::{Fault, FaultProxy};
+pub use harm::{DEAD_LETTERS, Held};
 pub use options::Options;
 pub use process::Process;
 pub use servers::Redis;
@@ -58,8 +59,10 @@ pub fn on(deployment: Deployment, options: Options, scenario: impl AsyncFnOnce(A
     runtime.block_on(async {
         let stack = Arc::new(Stack::start(place, options).await);
         scenario(Arc::clone(&stack)).await;
-        // What ends a process by itself is a defect even when every answer was right.
+        // What ends a process by itself is a defect even when every answer was right, and so is a
+        // statement that the role of a service may not run.
         stack.none_has_ended();
+        stack.none_was_refused();
     });
 }
 

@@ -241,7 +241,7 @@ impl Stack {
         let mut processes = match deployment {
             Deployment::Embedded => vec![stack.all_in_one()],
             Deployment::Distributed => {
-                let migrated = stack.caracal("migrate").await;
+                let migrated = stack.caracal("migrate --roles").await;
                 assert!(migrated.status.success(), "{migrated:?}");
                 let seats = stack.seats.iter();
                 let all = seats.flat_map(|seat| {
@@ -308,6 +308,9 @@ impl Stack {
         environment.push((own_port, port.to_string()));
         environment.push(("AUDIT_REPLAY_DIR".into(), replay.display().to_string()));
         environment.push(("HOSTNAME".into(), format!("{name}-{nth}")));
+        // And may do with the database what its service needs, and no more.
+        let url = as_role(self.setting("DATABASE_URL"), name);
+        environment.push(("DATABASE_URL".into(), url));
         let log = self.directory.path().join(format!("{name}-{nth}.log"));
         Process::new(
             name,
@@ -480,6 +483,19 @@ impl Stack {
     }
 }
 
+impl Stack {
+    /// # Panics
+    /// When the database refused a statement of a service.
+    pub fn none_was_refused(&self) {
+        let logs = self.logs();
+        let refused: Vec<&str> = logs
+            .lines()
+            .filter(|line| line.contains("statement refused"))
+            .collect();
+        assert!(refused.is_empty(), "{}", refused.join("\n"));
+    }
+}
+
 impl Drop for Stack {
     fn drop(&mut self) {
         if std::thread::panicking() {
@@ -488,4 +504,10 @@ impl Drop for Stack {
             }
         }
     }
+}
+
+/// The URL of a database, for the role of a service.
+fn as_role(url: &str, service: &str) -> String {
+    let and = if url.contains('?') { '&' } else { '?' };
+    format!("{url}{and}options=-c%20role%3Dcaracal{service}")
 }

@@ -125,11 +125,11 @@ impl Adapters {
         roles: &[Role],
     ) -> anyhow::Result<Self> {
         let (store, clock) = open(environment, home, roles).await?;
-        // Any read of a table tells whether the schema is there.
-        store
-            .audit_zones()
-            .await
-            .context("the schema is not there, or may not be read: run `caracal migrate` first")?;
+        let schema = store.schema().await;
+        let schema = schema.context("the schema may not be read: run `caracal migrate` first")?;
+        if schema.version == 0 {
+            bail!("the schema is not there: run `caracal migrate` first");
+        }
         let streams = config::load(environment, StreamSettings::load)?;
         let bus = redis(settings, &streams).await?;
         let soon = bus
@@ -226,7 +226,10 @@ impl Base<'_> {
             None => ingest,
         });
         let evidence = self.evidence(&ingest, &rng, &flush)?;
-        let (views, announce) = self.feed(keyring.clone(), floor.is_some(), &evidence, &loops);
+        // Audit decides about nothing, and may read nothing that decisions are made by.
+        let warm = roles != [Role::Audit];
+        let (views, announce) =
+            self.feed(keyring.clone(), floor.is_some(), warm, &evidence, &loops);
         views
             .start()
             .await
@@ -291,6 +294,7 @@ impl Base<'_> {
         &self,
         keyring: Option<Arc<Keyring>>,
         alone: bool,
+        warm: bool,
         evidence: &EvidenceLog,
         loops: &Tasks,
     ) -> (Views, Arc<dyn Announce>) {
@@ -300,6 +304,7 @@ impl Base<'_> {
             streams_key: settings.streams_key.clone(),
             replica: settings.replica(),
             backend: self.backend.clone(),
+            warm,
             ..ViewConfig::default()
         };
         let (store, bus, clock) = (self.store.clone(), self.bus.clone(), self.clock.clone());

@@ -33,6 +33,7 @@ pub mod authority_records;
 pub mod checkup;
 pub mod connections;
 pub mod custody;
+pub mod db_roles;
 pub mod delegations;
 pub mod idempotency;
 pub mod live;

@@ -141,7 +141,7 @@ BEGIN
 END $$";
 
 /// Serialises migrations of every process that shares a Postgres.
-const ADVISORY_LOCK: &str = "SELECT pg_advisory_xact_lock(4732518903281471)";
+pub(crate) const ADVISORY_LOCK: &str = "SELECT pg_advisory_xact_lock(4732518903281471)";
 
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (
     version BIGINT PRIMARY KEY,

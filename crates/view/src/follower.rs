@@ -56,11 +56,13 @@ impl Follower {
     /// Follows the feed until told to stop.
     pub async fn run(mut self, stop: CancellationToken) {
         let views = self.views.clone();
-        self.beside.spawn(async move {
-            if let Err(error) = views.warm().await {
-                tracing::warn!(%error, "zones not loaded beforehand");
-            }
-        });
+        if views.0.config.warm {
+            self.beside.spawn(async move {
+                if let Err(error) = views.warm().await {
+                    tracing::warn!(%error, "zones not loaded beforehand");
+                }
+            });
+        }
         if let Some(cells) = self.views.0.cells.clone() {
             self.beside.spawn(cells.run(stop.clone()));
         }

@@ -46,6 +46,8 @@ pub struct ViewConfig {
     pub backend: Option<Arc<dyn SecretBackend>>,
     /// How long a call waits for it: less than a Gateway waits for its STS (`STS_TIMEOUT`, 5 s).
     pub backend_patience: Duration,
+    /// Whether zones are loaded before anybody asks for them.
+    pub warm: bool,
 }
 
 impl Default for ViewConfig {
@@ -57,6 +59,7 @@ impl Default for ViewConfig {
             table_size: 100_000,
             backend: None,
             backend_patience: Duration::from_secs(4),
+            warm: true,
         }
     }
 }

@@ -9,6 +9,7 @@ use super::{UNUSED, near, of};
 use crate::config::Environment;
 use crate::embedded::offer_defaults;
 use crate::home::{Home, SECRETS};
+use crate::migrate::Passwords;
 use crate::platform::Settings;
 use crate::roles::{self, Role};
 use crate::serve::Distributed;
@@ -90,6 +91,10 @@ pub fn warnings(environment: &Environment) -> Vec<Mistake> {
 fn known() -> BTreeSet<String> {
     let mut known: BTreeSet<String> = OF_COMMANDS.map(str::to_owned).into();
     known.extend(UNUSED.iter().map(|unused| unused.name.to_owned()));
+    for password in Passwords::describe() {
+        known.insert(format!("{}_FILE", password.var.name));
+        known.insert(password.var.name.to_owned());
+    }
     for lever in Role::ALL.into_iter().flat_map(of) {
         let var = lever.of.var;
         known.extend(var.also.map(|(name, _)| name.to_owned()));

@@ -27,7 +27,11 @@ Secrets are files below /run/secrets, and a pod gets only those of its own role.
   "AUDIT_REPLAY_DIR" "/var/lib/caracal/audit-replay" }}
 {{- with $values.global.otelExporterOtlpEndpoint }}{{ $_ := set $all "OTEL_EXPORTER_OTLP_ENDPOINT" . }}{{ end }}
 {{- if not (kindIs "invalid" $service.dbPoolMax) }}{{ $_ := set $all "DB_POOL_MAX" $service.dbPoolMax }}{{ end }}
-{{- if has .name (list "api" "coordinator") }}{{ $_ := set $all "PORT" $service.port }}{{ end }}
+{{- if has .name (list "api" "coordinator") }}
+{{- $_ := set $all "PORT" $service.port }}
+{{- /* Readiness decides here who is sent requests, and authority must be taken away all the same. */}}
+{{- $_ := set $all "READY_WITHOUT_REDIS" true }}
+{{- end }}
 {{- if has .name (list "sts" "gateway" "coordinator") }}{{ $_ := set $all "ISSUER_URL" (include "caracal.issuer" .root) }}{{ end }}
 {{- if eq .name "gateway" }}
 {{- $_ := set $all "STS_URL" (include "caracal.url" (dict "root" .root "name" "sts")) }}
