@@ -8,9 +8,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::json;
 use xtest::drill::{Drill, long, rounds};
-use xtest::{Deployment, Options, Part, Stack, World, eventually};
+use xtest::{DEAD_LETTERS, Deployment, Options, Part, Stack, World, eventually};
 
 const BRIEF: Duration = Duration::from_secs(1);
 const WHILE: Duration = Duration::from_secs(4);
@@ -18,8 +17,6 @@ const WHILE: Duration = Duration::from_secs(4);
 const MOST_OF_A_LEASE: Duration = Duration::from_secs(25);
 /// More than any two clocks may differ by, and less than a Session lasts.
 const STEP: i64 = 300;
-const STREAM: &str = "caracal.audit.events";
-const DEAD_LETTERS: &str = "caracal.audit.events.dlq";
 
 fn options() -> Options {
     Options::default()
@@ -270,13 +267,13 @@ async fn neither_stream_nor_disk(drill: &mut Drill) {
         "the STS can write evidence neither to its disk nor to the stream",
         WHILE,
         async |stack| {
-            drop(stack.redis("ACL SETUSER default -xadd").await);
+            stack.streams_take_entries(false).await;
             stack.fill_disks(&[Part::Sts], true);
             eventually("a denial is lost", async || is_lost(stack).await).await;
         },
         async |stack| {
             stack.fill_disks(&[Part::Sts], false);
-            drop(stack.redis("ACL SETUSER default +xadd").await);
+            stack.streams_take_entries(true).await;
             tokio::time::sleep(BRIEF).await;
             assert!(is_lost(stack).await, "said until it is replaced");
             let bearer = stack.setting("METRICS_BEARER");
@@ -298,8 +295,7 @@ async fn dead_letters_cannot_be_written(drill: &mut Drill) {
         async |stack| {
             drop(stack.redis(&format!("DEL {DEAD_LETTERS}")).await);
             drop(stack.redis(&format!("SET {DEAD_LETTERS} taken")).await);
-            let poison = format!("XADD {STREAM} * id poison data {{\"no\":\"event\"}}");
-            drop(stack.redis(&poison).await);
+            stack.poisons_evidence().await;
         },
         async |stack| drop(stack.redis(&format!("DEL {DEAD_LETTERS}")).await),
     );
@@ -359,33 +355,14 @@ async fn the_leading_audit_is_killed(drill: &mut Drill) {
     );
 }
 
-/// Somebody changes what policy says in the database, past everything that would refuse it. A version
-/// that was compiled is not read again, so it is the next process that finds out.
 async fn a_policy_is_broken(drill: &mut Drill) {
     let zone = drill.world.zone.clone();
-    let told = async |stack: &Stack| {
-        let name = json!({"name": stack.unique("zone")});
-        let url = format!("{}/v1/zones/{zone}", stack.urls.api);
-        stack
-            .http
-            .json("PATCH", url, &stack.admin_token, &name)
-            .await
-            .expect(200);
-    };
-    let change = |to: &str| {
-        format!(
-            "SET session_replication_role = replica;
-             UPDATE policy_versions SET content = {to} WHERE zone_id = '{zone}'"
-        )
-    };
-    let broken = change("content || ' p := ('");
-    let mended = change("replace(content, ' p := (', '')");
     drill
         .suffers(
             "the policy in force does not compile",
             WHILE,
             async |stack| {
-                stack.sql(&broken).await;
+                stack.breaks_policy(&zone, true).await;
                 stack.kill9(&[Part::Sts]);
                 stack.restart().await;
             },
@@ -397,8 +374,8 @@ async fn a_policy_is_broken(drill: &mut Drill) {
                     metrics["opa"]["compile_errors"].as_u64() > Some(0),
                     "{metrics}"
                 );
-                stack.sql(&mended).await;
-                told(stack).await;
+                stack.breaks_policy(&zone, false).await;
+                stack.renames_zone(&zone).await;
             },
         )
         .await;

@@ -106,7 +106,7 @@ pub fn healthy() -> Scene {
 
 const EXCHANGE: &str = "service=\"sts\",route=\"/oauth/2/token\",code=\"200\"";
 
-/// What a replica at rest answers, as recorded.
+/// What a replica at rest answered, as recorded; without histograms, of which tests bring their own.
 fn recorded(service: Service) -> Series {
     let text = match service {
         Service::Api => include_str!("../recorded/api.prom"),

@@ -29,29 +29,32 @@ fn what_ends_first_changes_as_the_load_grows() {
         max_connections: 1e6,
         ..Fleet::default()
     };
-    let plan = Plan::of(load(500.0), fleet, Costs::default());
+    let plan = Plan::of(load(500.0), fleet.clone(), Costs::default());
     assert!(plan.fits, "{}", plan.text());
-    let first = |n: usize| plan.growth[n].first.as_ref().unwrap().part;
-    assert_eq!(
-        (first(1), first(2)),
-        ("redis processor", "redis processor"),
-        "{}",
-        plan.text()
-    );
-    assert!(plan.growth[1].fits() && !plan.growth[2].fits());
-    // With deployments of their own for groups of zones, the next one.
-    let costs = serde_json::json!({"costs": {
-        "redis_us_per_call": 1, "redis_commands_per_call": 0.1, "postgres_us_per_call": 1,
-    }});
-    let mut cheap = Costs::default();
-    cheap.learn(&costs, "a guess").unwrap();
-    let plan = Plan::of(load(500.0), plan.fleet.clone(), cheap);
-    assert_eq!(
-        plan.growth[2].first.as_ref().unwrap().part,
-        "audit replicas",
-        "{}",
-        plan.text()
-    );
+    assert!(!plan.growth[2].fits());
+    // What ends first at a hundred times the load, and then without what ended.
+    for (cheap, ends) in [
+        (serde_json::json!({}), "postgres processors"),
+        (
+            serde_json::json!({"postgres_us_per_call": 1}),
+            "redis processor",
+        ),
+        (
+            serde_json::json!({
+                "postgres_us_per_call": 1, "redis_us_per_call": 1, "redis_commands_per_call": 0.1,
+            }),
+            "sts replicas",
+        ),
+    ] {
+        let mut costs = Costs::default();
+        if cheap != serde_json::json!({}) {
+            let told = serde_json::json!({ "costs": cheap });
+            costs.learn(&told, "a guess").unwrap();
+        }
+        let plan = Plan::of(load(500.0), fleet.clone(), costs);
+        let first = plan.growth[2].first.as_ref().unwrap().part;
+        assert_eq!(first, ends, "{}", plan.text());
+    }
 }
 
 #[test]

@@ -1,13 +1,18 @@
-//! `caracal capacity` on deployments that are short of something for a real cause.
+//! `caracal capacity` on deployments that are short of something for a real cause: the rows of the
+//! page's three tables. Most share one deployment ([`rows`]); here are those that need one of their
+//! own, and the deployment that is short of nothing.
+
+mod prometheus;
+mod rows;
 
 use std::future::Future;
+use std::path::Path;
 use std::process::Output;
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use xtest::http::Request;
-use xtest::{Deployment, Fault, Options, Part, Stack, World, eventually, on_both_stacks};
+use xtest::{Deployment, Options, Part, Stack, World, eventually, on_both_stacks};
 
 /// Signals of time: the machine that runs the tests is short of processors itself.
 const PATIENT: &str = "--threshold redis_latency=60 --threshold sts_latency=60 \
@@ -43,6 +48,25 @@ fn names((verdict, code): &(Value, i32), bottleneck: &str) {
     assert!(verdict["first_action"].is_string() && verdict["expected_outcome"].is_string());
 }
 
+/// What is said of something that is short besides; null when it is not.
+fn finding(verdict: &Value, bottleneck: &str) -> Value {
+    let findings = verdict["findings"].as_array().into_iter().flatten();
+    let mut found = findings.filter(|finding| finding["bottleneck"] == bottleneck);
+    found.next().cloned().unwrap_or_default()
+}
+
+/// No replicas, then storage or the pool: and whether it is Postgres or Redis themselves.
+#[track_caller]
+fn names_storage_first((verdict, _): &(Value, i32), is_storage: bool) {
+    let step = |nth: usize| &verdict["steps"][nth]["verdict"];
+    assert_eq!(
+        (step(1), step(2)),
+        (&json!("no"), &json!("now")),
+        "{verdict:#}"
+    );
+    assert_eq!(verdict["storage_healthy"], !is_storage, "{verdict:#}");
+}
+
 /// Asks for a verdict while callers do something over and over.
 async fn meanwhile<F: Future<Output = ()>>(
     stack: &Stack,
@@ -60,12 +84,50 @@ async fn meanwhile<F: Future<Output = ()>>(
     }
 }
 
+/// Writes what each service says, but its histograms: tests of the tables bring their own.
+///
+/// `XTEST_RECORD_METRICS` names the directory for it in crate `capacity`.
+async fn record(stack: &Stack) {
+    let Some(directory) = std::env::var_os("XTEST_RECORD_METRICS") else {
+        return;
+    };
+    for part in Part::ALL {
+        let answer = stack
+            .http
+            .send(Request {
+                method: "GET",
+                url: format!("{}/metrics", stack.urls.of(part)),
+                bearer: Some(stack.setting("METRICS_BEARER")),
+                headers: vec![],
+                body: bytes::Bytes::new(),
+            })
+            .await;
+        let text = String::from_utf8(answer.expect(200).body.to_vec()).unwrap();
+        let histograms: Vec<&str> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" histogram"))
+            .collect();
+        let of_one = |line: &&str| {
+            let named = line
+                .trim_start_matches("# HELP ")
+                .trim_start_matches("# TYPE ");
+            histograms.iter().any(|name| named.starts_with(name))
+        };
+        let kept: Vec<&str> = text.lines().filter(|line| !of_one(line)).collect();
+        let file = Path::new(&directory).join(format!("{}.prom", part.name()));
+        std::fs::write(&file, kept.join("\n") + "\n").unwrap();
+    }
+}
+
 on_both_stacks! {
     async fn a_deployment_that_is_short_of_nothing_says_so(stack: Arc<Stack>) {
         let world = World::new(Arc::clone(&stack)).await;
         let agent = world.agent().await;
         for _ in 0..4 {
             world.call(&world.mandate(&agent).await).await.unwrap().expect(200);
+        }
+        if stack.deployment == Deployment::Distributed {
+            record(&stack).await;
         }
         let (verdict, code) = capacity(&stack, &format!("--over 1s {PATIENT}")).await;
         assert_eq!((verdict["healthy"].as_bool(), code), (Some(true), 0), "{verdict:#}");
@@ -111,11 +173,19 @@ fn a_pool_of_two_is_named() {
                 "{:#}",
                 verdict.0
             );
-            let steps = &verdict.0["steps"];
-            assert_eq!(
-                (&steps[1]["verdict"], &steps[2]["verdict"]),
-                (&json!("no"), &json!("now"))
-            );
+            names_storage_first(&verdict, false);
+            // Somebody holds a lock: the pool is full all the same, but that is why.
+            let held = stack.holds("LOCK TABLE session_counts").await;
+            let line = format!("--over 1s --threshold postgres_io_wait=60 {PATIENT}");
+            let verdict = meanwhile(&stack, &line, async || {
+                drop(world.session(&lifecycle, json!({})).await);
+            })
+            .await;
+            names(&verdict, "postgres_locks");
+            names_storage_first(&verdict, true);
+            let pool = finding(&verdict.0, "postgres_pool");
+            assert_eq!(pool["because_of"], "postgres_locks", "{:#}", verdict.0);
+            held.lets_go().await;
         },
     );
 }
@@ -224,179 +294,4 @@ fn a_stopped_sts_is_named() {
             assert_eq!(verdict["watch"]["settled"], true, "{verdict:#}");
         },
     );
-}
-
-#[test]
-fn a_delayed_redis_is_named() {
-    let options = Options::default().faulty();
-    xtest::on(
-        Deployment::Distributed,
-        options,
-        async |stack: Arc<Stack>| {
-            let world = World::new(Arc::clone(&stack)).await;
-            let agent = world.agent().await;
-            stack
-                .redis_proxy()
-                .does(Fault::Slow(Duration::from_millis(150)));
-            let verdict = meanwhile(&stack, "--over 3s", async || {
-                // Some are refused while the feed is late; that is not what is asked here.
-                if let Ok(minted) = world.mint(&agent).await
-                    && minted.status == 200
-                {
-                    drop(world.call(&minted.text("access_token")).await);
-                }
-            })
-            .await;
-            names(&verdict, "redis_latency");
-            let steps = &verdict.0["steps"];
-            assert_eq!(
-                (&steps[1]["verdict"], &steps[2]["verdict"]),
-                (&json!("no"), &json!("now"))
-            );
-            assert_eq!(verdict.0["storage_healthy"], false);
-        },
-    );
-}
-
-/// The same through a Prometheus server: one that answers queries with what the services say now.
-#[test]
-fn a_prometheus_server_is_as_good_as_the_services() {
-    let options = Options::default();
-    xtest::on(
-        Deployment::Distributed,
-        options,
-        async |stack: Arc<Stack>| {
-            let url = prometheus(Arc::clone(&stack)).await;
-            let line = format!("--prometheus {url} --over 1s {PATIENT}");
-            let (verdict, code) = capacity(&stack, &line).await;
-            assert_eq!(
-                (verdict["healthy"].as_bool(), code),
-                (Some(true), 0),
-                "{verdict:#}"
-            );
-            assert_eq!(
-                verdict["summary"]["replicas"]["coordinator"], 1,
-                "{verdict:#}"
-            );
-            stack.kill9(&[Part::Audit]);
-            let verdict = capacity(&stack, &line).await;
-            names(&verdict, "audit_ingest");
-            assert!(
-                evidence(&verdict.0).contains("cannot scrape"),
-                "{:#}",
-                verdict.0
-            );
-            let gone = stack
-                .caracal("capacity --prometheus http://127.0.0.1:9 --over 1s")
-                .await;
-            assert_eq!(gone.status.code(), Some(3), "{}", said(&gone));
-        },
-    );
-}
-
-/// Answers `/api/v1/query`: the series of ours, `up`, and an empty vector to everything else.
-async fn prometheus(stack: Arc<Stack>) -> String {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let stack = Arc::clone(&stack);
-            tokio::spawn(async move { answer(stream, &stack).await });
-        }
-    });
-    url
-}
-
-async fn answer(stream: tokio::net::TcpStream, stack: &Stack) {
-    use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _};
-    let mut stream = tokio::io::BufReader::new(stream);
-    let mut query = String::new();
-    let mut line = String::new();
-    while stream
-        .read_line(&mut line)
-        .await
-        .is_ok_and(|length| length > 2)
-    {
-        if let Some(path) = line.strip_prefix("GET ") {
-            let pairs = path.split_once('?').map_or("", |(_, pairs)| pairs);
-            let pairs = pairs.split(' ').next().unwrap_or_default().as_bytes();
-            let found = form_urlencoded::parse(pairs).find(|(name, _)| name == "query");
-            query = found.expect("a query").1.into_owned();
-        }
-        line.clear();
-    }
-    let mut result = Vec::new();
-    for part in Part::ALL {
-        let instance = stack.urls.of(part).trim_start_matches("http://");
-        let of = json!({"instance": instance, "job": format!("caracal-{}", part.name())});
-        let scraped = stack
-            .http
-            .try_send(Request {
-                method: "GET",
-                url: format!("{}/metrics", stack.urls.of(part)),
-                bearer: Some(stack.setting("METRICS_BEARER")),
-                headers: vec![],
-                body: bytes::Bytes::new(),
-            })
-            .await;
-        if query.starts_with("{__name__=~\"caracal_") {
-            let text = scraped.map(|answer| String::from_utf8(answer.body.to_vec()).unwrap());
-            result.extend(
-                text.unwrap_or_default()
-                    .lines()
-                    .filter_map(|line| series(line, &of)),
-            );
-            // It was there at the first look.
-            result.push(
-                json!({"metric": merged(&of, &[("__name__", first_of(part))]), "value": [0, "0"]}),
-            );
-        } else if query.starts_with("up{") && scraped.is_err() {
-            result.push(json!({"metric": merged(&of, &[("__name__", "up")]), "value": [0, "0"]}));
-        }
-    }
-    let body = json!({"status": "success", "data": {"resultType": "vector", "result": result}});
-    let body = body.to_string();
-    let head = format!(
-        "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
-        body.len()
-    );
-    drop(stream.write_all(format!("{head}{body}").as_bytes()).await);
-}
-
-/// A metric that only this service has.
-fn first_of(part: Part) -> &'static str {
-    match part {
-        Part::Api => "caracal_api_outbox_dead_total",
-        Part::Sts => "caracal_sts_opa_compile_errors_total",
-        Part::Gateway => "caracal_gateway_requests_total",
-        Part::Coordinator => "caracal_ttl_sweeper_runs_total",
-        Part::Audit => "caracal_audit_dlq_size",
-    }
-}
-
-fn merged(labels: &Value, more: &[(&str, &str)]) -> Value {
-    let mut labels = labels.clone();
-    for (name, value) in more {
-        labels[*name] = json!(value);
-    }
-    labels
-}
-
-/// A line of an exposition as an element of a vector.
-fn series(line: &str, of: &Value) -> Option<Value> {
-    if line.starts_with('#') {
-        return None;
-    }
-    let (series, value) = line.rsplit_once(' ')?;
-    let (name, labels) = series.split_once('{').unwrap_or((series, ""));
-    let mut metric = merged(of, &[("__name__", name)]);
-    for label in labels
-        .trim_end_matches('}')
-        .split("\",")
-        .filter(|label| !label.is_empty())
-    {
-        let (name, value) = label.split_once("=\"")?;
-        metric[name] = json!(value.trim_end_matches('"'));
-    }
-    Some(json!({"metric": metric, "value": [0, value]}))
 }
