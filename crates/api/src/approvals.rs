@@ -225,7 +225,7 @@ fn evidence(api: &Api, caller: &Caller, approval: &Approval, approved: bool) -> 
 /// Records what was committed. What is not recorded now, the STS records later.
 async fn record(api: &Api, event: Event) {
     let id = event.id.clone();
-    if let Err(error) = api.evidence.record(vec![event]).await {
+    if let Err(error) = api.evidence.record(&[event]).await {
         tracing::warn!(%error, "evidence of an approval waits in the store");
         return;
     }

@@ -85,7 +85,7 @@ pub async fn record_reveal(
         api.clock.now(),
     )
     .metadata(metadata);
-    api.evidence.record(vec![event]).await.map_err(|error| {
+    api.evidence.record(&[event]).await.map_err(|error| {
         tracing::error!(%error, "reveal of a secret not recorded");
         Failure::unavailable(
             "audit_unavailable",

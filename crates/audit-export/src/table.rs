@@ -83,6 +83,7 @@ struct Group {
 /// its chain is broken, which whoever reads the chain tells.
 #[derive(Default, Deserialize)]
 struct Text<'t> {
+    evaluation_status: Option<String>,
     policy_set_id: Option<String>,
     policy_set_version_id: Option<String>,
     manifest_sha: Option<String>,
@@ -192,7 +193,7 @@ impl Group {
             event.event_type.clone(),
             text.policy_set_id.unwrap_or_default(),
             text.manifest_sha.unwrap_or_default(),
-            event.evaluation_status.clone(),
+            text.evaluation_status.unwrap_or_default(),
             json(text.determining_policies_json),
             json(text.diagnostics_json),
             json(text.metadata_json),
@@ -246,7 +247,6 @@ mod tests {
             event_type: "token_exchange".into(),
             request_id: "r1".into(),
             decision: decision.into(),
-            evaluation_status: "complete".into(),
             application_id: None,
             agent_session_id: None,
             authority_record_id: None,
@@ -270,8 +270,7 @@ mod tests {
 
     #[test]
     fn an_event_has_the_published_columns() {
-        let text =
-            r#"{"policy_set_version_id":"psv","metadata_json":{"a": 1},"diagnostics_json":null}"#;
+        let text = r#"{"policy_set_version_id":"psv","evaluation_status":"complete","metadata_json":{"a": 1},"diagnostics_json":null}"#;
         let bytes = file(&[event(7, "DENY", text)]);
         let reader = SerializedFileReader::new(bytes).unwrap();
         let row = reader.get_row_iter(None).unwrap().next().unwrap().unwrap();

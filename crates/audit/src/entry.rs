@@ -6,7 +6,7 @@ use caracal_crypto::digest::{hex_encode, sha256};
 use caracal_ledger::chain::{self, Link};
 use caracal_ledger::{Head, LedgerError, Outline};
 use caracal_model::{Timestamp, ZoneId};
-use caracal_store::audit_events::{AuditEvent, Packed};
+use caracal_store::audit_events::{AuditEvent, Packed, Place, Placed};
 
 /// Longest request id that is searchable; a database index holds no longer ones.
 const MAX_INDEXED: usize = 512;
@@ -54,10 +54,19 @@ impl Incoming {
         chain::append_digest(before, &self.content, key)
     }
 
-    /// The row at its place, whose text is the packed one.
-    pub fn row(&self, link: Link, ingested_at: Timestamp) -> (AuditEvent, Packed) {
-        let row = self.row.without_text();
-        (linked(row, link, ingested_at), self.packed.clone())
+    /// It at its place.
+    pub fn placed(&self, link: Link, ingested_at: Timestamp) -> Placed<'_> {
+        Placed {
+            event: &self.row,
+            place: Place {
+                chain_seq: link.seq,
+                ingested_at,
+                content_sha256: link.content_sha256,
+                chain_hash: link.chain_hash,
+                chain_hmac: link.chain_hmac,
+            },
+            packed: self.packed.clone(),
+        }
     }
 }
 
@@ -66,26 +75,35 @@ pub(crate) fn says_what_it_says(stored: &AuditEvent) -> bool {
     let Ok(event) = Outline::parse(&stored.event) else {
         return false;
     };
-    let mut expected = columns(event, stored.event.clone());
-    expected.chain_seq = stored.chain_seq;
-    expected.ingested_at = stored.ingested_at;
-    for (expected, stored) in [
-        (&mut expected.content_sha256, &stored.content_sha256),
-        (&mut expected.chain_hash, &stored.chain_hash),
-        (&mut expected.chain_hmac, &stored.chain_hmac),
-    ] {
-        expected.clone_from(stored);
-    }
-    expected == *stored
-}
-
-fn linked(mut row: AuditEvent, link: Link, ingested_at: Timestamp) -> AuditEvent {
-    row.chain_seq = link.seq;
-    row.content_sha256 = link.content_sha256;
-    row.chain_hash = link.chain_hash;
-    row.chain_hmac = link.chain_hmac;
-    row.ingested_at = ingested_at;
-    row
+    let AuditEvent {
+        zone,
+        id,
+        event_type,
+        request_id,
+        decision,
+        application_id,
+        agent_session_id,
+        authority_record_id,
+        labels,
+        occurred_at,
+        // Where it stands and what it weighs: its links tell.
+        chain_seq: _,
+        ingested_at: _,
+        event: _,
+        content_sha256: _,
+        chain_hash: _,
+        chain_hmac: _,
+    } = columns(event, String::new());
+    zone == stored.zone
+        && id == stored.id
+        && event_type == stored.event_type
+        && request_id == stored.request_id
+        && decision == stored.decision
+        && application_id == stored.application_id
+        && agent_session_id == stored.agent_session_id
+        && authority_record_id == stored.authority_record_id
+        && labels == stored.labels
+        && occurred_at == stored.occurred_at
 }
 
 fn columns(event: Outline, text: String) -> AuditEvent {
@@ -96,7 +114,6 @@ fn columns(event: Outline, text: String) -> AuditEvent {
         event_type: indexed(event.event_type),
         request_id: indexed(event.request_id),
         decision: indexed(event.decision),
-        evaluation_status: event.evaluation_status,
         application_id: event.application_id.map(indexed),
         agent_session_id: event.agent_session_id.map(indexed),
         authority_record_id: event.authority_record_id.map(indexed),

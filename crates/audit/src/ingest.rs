@@ -20,7 +20,7 @@ use caracal_crypto::HmacKey;
 use caracal_ledger::Head;
 use caracal_model::change::Fields;
 use caracal_model::{Clock, Timestamp, ZoneId};
-use caracal_store::audit_events::{Appended, AuditAlert, AuditEvent, AuditHead, HeadMove, Packed};
+use caracal_store::audit_events::{Appended, AuditAlert, AuditHead, HeadMove, Placed};
 use caracal_store::{Store, StoreError};
 use tokio::sync::Mutex;
 
@@ -285,15 +285,10 @@ impl Ingest {
             let sorted = self.sort_out(batch).await?;
             self.learn(heads, &sorted.fresh).await?;
             let mut appending = self.link(heads, &sorted.fresh);
-            let packed = std::mem::take(&mut appending.packed);
+            let events = std::mem::take(&mut appending.events);
             let appended = self
                 .store
-                .append_packed_audit_events(
-                    &appending.moves,
-                    &appending.rows,
-                    packed,
-                    &sorted.alerts,
-                )
+                .append_placed_audit_events(&appending.moves, events, &sorted.alerts)
                 .await;
             match appended {
                 Ok(Appended::Done) => {
@@ -366,11 +361,10 @@ impl Ingest {
         Ok(())
     }
 
-    fn link(&self, heads: &Tips, fresh: &[&Incoming]) -> Appending {
+    fn link<'b>(&self, heads: &Tips, fresh: &[&'b Incoming]) -> Appending<'b> {
         let now = self.clock.now();
         let mut moved = Tips::new();
-        let mut rows = Vec::with_capacity(fresh.len());
-        let mut packed = Vec::with_capacity(fresh.len());
+        let mut events = Vec::with_capacity(fresh.len());
         for event in fresh {
             let zone = event.zone();
             let before = moved.get(zone).or_else(|| heads.get(zone));
@@ -380,9 +374,7 @@ impl Ingest {
             let link = event.link(before.map(|tip| &tip.head), self.key());
             let head = link.head().clone();
             moved.insert(zone.clone(), Tip { head, at });
-            let (row, text) = event.row(link, at);
-            rows.push(row);
-            packed.push(text);
+            events.push(event.placed(link, at));
         }
         let mut moves: Vec<HeadMove> = moved
             .iter()
@@ -396,8 +388,7 @@ impl Ingest {
         moves.sort_by(|a, b| a.from.zone.cmp(&b.from.zone));
         Appending {
             moves,
-            rows,
-            packed,
+            events,
             heads: moved,
         }
     }
@@ -409,10 +400,9 @@ struct Sorted<'b> {
     outcome: IngestOutcome,
 }
 
-struct Appending {
+struct Appending<'b> {
     moves: Vec<HeadMove>,
-    rows: Vec<AuditEvent>,
-    packed: Vec<Packed>,
+    events: Vec<Placed<'b>>,
     heads: Tips,
 }
 

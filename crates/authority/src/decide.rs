@@ -84,7 +84,7 @@ impl<'a> Standing<'a> {
             let why = Refusal::BadRequest.because("at least one resource is required");
             return Decision::refused(resources, why);
         }
-        let mut question = input::question(self);
+        let mut question = Arc::new(input::question(self));
         let mut tally = Tally::default();
         for (at, resource) in resources.iter().enumerate() {
             let (verdict, abort) = match self.judge(resource, &mut question, policy) {
@@ -116,7 +116,7 @@ impl<'a> Standing<'a> {
     fn judge(
         &self,
         resource: &RequestedResource<'a>,
-        question: &mut PolicyInput,
+        question: &mut Arc<PolicyInput>,
         policy: &ActivePolicy,
     ) -> Judgement<'a> {
         let drop = |status: &'static str| {
@@ -160,7 +160,7 @@ impl<'a> Standing<'a> {
         {
             return drop(fault.as_str());
         }
-        question.resource = input::about(found);
+        Arc::make_mut(question).resource = input::about(found);
         self.ask(resource, found, question, policy)
     }
 
@@ -191,13 +191,13 @@ impl<'a> Standing<'a> {
         &self,
         resource: &RequestedResource<'_>,
         found: &'a ResourceFacts,
-        question: &PolicyInput,
+        question: &Arc<PolicyInput>,
         policy: &ActivePolicy,
     ) -> Judgement<'a> {
         let mut verdict = ResourceVerdict::denied(resource, status::COMPLETE, "");
         verdict.policy_ran = true;
         let answered = policy.contract.evaluate(question);
-        verdict.asked = Some(Box::new(Asked::answered(question.clone(), &answered)));
+        verdict.asked = Some(Box::new(Asked::answered(Arc::clone(question), &answered)));
         let answer = match answered {
             Ok(answer) => answer,
             Err(fault) => {

@@ -30,6 +30,6 @@ impl Witness for IntoEvidence {
                 entry.created_at,
             )
         });
-        Ok(self.0.record(events.collect()).await?)
+        Ok(self.0.record(&events.collect::<Vec<_>>()).await?)
     }
 }

@@ -184,8 +184,8 @@ impl EvidenceLog {
     ///
     /// # Errors
     /// [`EvidenceError`]: the decision must be refused.
-    pub async fn record(&self, events: Vec<Event>) -> Result<(), EvidenceError> {
-        let Some((command, done)) = append(&events, Certainty::Conditional) else {
+    pub async fn record(&self, events: &[Event]) -> Result<(), EvidenceError> {
+        let Some((command, done)) = append(events, Certainty::Conditional) else {
             return Ok(());
         };
         self.writer.try_send(command).map_err(|error| match error {
@@ -200,8 +200,8 @@ impl EvidenceLog {
     ///
     /// # Errors
     /// [`EvidenceError::Unwritable`], [`EvidenceError::Closed`]. The latter counts as a loss.
-    pub async fn record_after_the_fact(&self, events: Vec<Event>) -> Result<(), EvidenceError> {
-        let Some((command, done)) = append(&events, Certainty::Happened) else {
+    pub async fn record_after_the_fact(&self, events: &[Event]) -> Result<(), EvidenceError> {
+        let Some((command, done)) = append(events, Certainty::Happened) else {
             return Ok(());
         };
         let recorded = match self.writer.send(command).await {

@@ -48,7 +48,7 @@ pub fn open_as(dir: &Path, durability: Durability) -> (EvidenceLog, Drain) {
 
 pub async fn record(log: &EvidenceLog, numbers: std::ops::Range<usize>) {
     for number in numbers {
-        log.record(vec![event(number)]).await.unwrap();
+        log.record(&[event(number)]).await.unwrap();
     }
 }
 
@@ -219,7 +219,7 @@ async fn concurrent_callers_each_get_their_events_on_record() {
         let log = log.clone();
         async move {
             for number in 0..20 {
-                log.record(vec![event(caller * 20 + number)]).await.unwrap();
+                log.record(&[event(caller * 20 + number)]).await.unwrap();
             }
         }
     });

@@ -1,7 +1,9 @@
 //! The writer thread: whatever has gathered is committed once, then everyone is answered.
 //!
 //! While one commit runs, the next callers gather; the busier it is, the larger the groups and the
-//! cheaper each event. There is no timer, so a caller alone waits for one commit and no more.
+//! cheaper each event. While events come one by one there is no timer: a caller alone waits for one
+//! commit and no more. When they come so fast that several of them fall into a short wait, the writer
+//! takes that wait before a commit ([`Pace`]), because a commit costs more than an event.
 //!
 //! INVARIANT (no allow without its decision): what the disk refuses is offered to the sink once,
 //! except an allow that its caller has to take back for want of evidence: nothing was allowed.
@@ -9,8 +11,9 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
+use std::time::Duration;
 
-use caracal_model::Clock;
+use caracal_model::{Clock, Ticks};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::backlog::{Backlog, Entry};
@@ -24,6 +27,15 @@ const GROUP: usize = 1_024;
 /// How many acknowledged entries may stay before a commit deletes them in passing. When it is
 /// quiet, the keeper has them deleted at once.
 const FORGET_AFTER: u64 = 256;
+
+/// How long a commit waits for company when events come fast. A sleep of the system adds some 50 us.
+const GATHER: Duration = Duration::from_micros(250);
+/// They come fast when more than so many fall into [`GATHER`].
+const MANY_IN_A_WAIT: u32 = 2;
+/// A group of so many does not wait for more.
+const ENOUGH: usize = 8;
+/// Over which time their number is averaged.
+const MEASURED: Duration = Duration::from_millis(5);
 
 /// Events of one caller, and where to answer.
 #[derive(Debug)]
@@ -61,11 +73,19 @@ impl Writer {
     /// The body of the thread; ends when the log is closed and everything queued is written.
     pub fn run(mut self) {
         let mut group = Vec::with_capacity(GROUP);
+        let mut pace = Pace::default();
         loop {
             // Returns as soon as there is one; takes all that are there, up to the bound.
             if self.commands.blocking_recv_many(&mut group, GROUP) == 0 {
                 break;
             }
+            if pace.is_worth_a_wait(group.len()) {
+                std::thread::sleep(GATHER);
+                while let Some(more) = self.next_at_once(group.len()) {
+                    group.push(more);
+                }
+            }
+            pace.count(group.len(), self.clock.ticks());
             self.serve(&mut group);
         }
         self.settle();
@@ -73,6 +93,10 @@ impl Writer {
             tracing::warn!(%error, "evidence log not folded into its file; the next start does it");
         }
         self.alarm.end();
+    }
+
+    fn next_at_once(&mut self, gathered: usize) -> Option<Command> {
+        (gathered < GROUP).then(|| self.commands.try_recv().ok())?
     }
 
     fn serve(&mut self, group: &mut Vec<Command>) {
@@ -173,6 +197,36 @@ impl Writer {
     }
 }
 
+/// How fast commands come.
+#[derive(Debug, Default)]
+struct Pace {
+    since: Option<Ticks>,
+    count: u32,
+    fast: bool,
+}
+
+impl Pace {
+    /// Whether so small a group should wait for others.
+    fn is_worth_a_wait(&self, gathered: usize) -> bool {
+        self.fast && gathered < ENOUGH
+    }
+
+    /// These have come.
+    fn count(&mut self, commands: usize, now: Ticks) {
+        let since = *self.since.get_or_insert(now);
+        self.count = self
+            .count
+            .saturating_add(u32::try_from(commands).unwrap_or(u32::MAX));
+        let took = now.since(since);
+        if took < MEASURED {
+            return;
+        }
+        // A pause ends a fast time by itself: its average is low.
+        self.fast = MANY_IN_A_WAIT * took < self.count * GATHER;
+        (self.since, self.count) = (Some(now), 0);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -197,6 +251,23 @@ mod tests {
             },
             waiting,
         )
+    }
+
+    #[test]
+    fn only_what_comes_fast_waits_for_company() {
+        let at = |micros: u64| Ticks::from_micros(micros);
+        let mut pace = Pace::default();
+        for millisecond in 0..20 {
+            assert!(!pace.is_worth_a_wait(1), "one a millisecond");
+            pace.count(1, at(millisecond * 1_000));
+        }
+        for step in 200..300 {
+            pace.count(2, at(step * 100));
+        }
+        assert!(pace.is_worth_a_wait(1), "twenty a millisecond");
+        assert!(!pace.is_worth_a_wait(ENOUGH));
+        pace.count(1, at(40_000));
+        assert!(!pace.is_worth_a_wait(1), "after a pause");
     }
 
     #[test]

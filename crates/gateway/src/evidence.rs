@@ -12,11 +12,11 @@ use std::time::Duration;
 
 use caracal_crypto::digest::{hex_encode, sha256};
 use caracal_evidence::{EvidenceError, EvidenceLog, Flood};
-use caracal_ledger::Event;
+use caracal_ledger::{Event, Metadata};
 use caracal_model::{Clock, EventId, Ids, Mandate, RequestId, SubjectType, ZoneId};
 use caracal_net::Tasks;
 use http::StatusCode;
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use crate::denial::{Cause, Denied, Whose};
 
@@ -127,48 +127,46 @@ pub struct CallRecord {
 }
 
 impl CallRecord {
-    fn metadata(&self, error_kind: Option<&str>) -> Map<String, Value> {
+    fn metadata(&self, error_kind: Option<&str>) -> Metadata {
         let kind = match self.mandate.sub_type {
             SubjectType::Application => "application",
             SubjectType::User => "user",
         };
-        let mut members = Map::new();
-        let mut put = |name: &str, value: Value| members.insert(name.to_owned(), value);
-        put("application_id", self.mandate.client_id.as_str().into());
-        put("resource", self.resource.as_str().into());
-        put("subject_fingerprint", self.fingerprint.as_str().into());
-        put("subject_kind", kind.into());
-        put("method", self.method.as_str().into());
-        put("gateway_status", self.gateway_status.into());
-        put("latency_ms", self.latency_ms.into());
-        put("response_bytes", self.response_bytes.into());
-        if let Some(trace) = &self.trace_id {
-            put("trace_id", trace.as_str().into());
-        }
-        if let Some(host) = &self.upstream_host {
-            put("upstream_host", host.as_str().into());
-        }
-        put("auth_mode", self.auth_mode.into());
-        for (name, text) in [
-            ("provider_id", &self.provider_id),
-            ("connection_id", &self.connection_id),
+        let mut metadata = Metadata::new();
+        let mut text = |name: &'static str, value: &str| metadata.put(name, value);
+        text("application_id", self.mandate.client_id.as_str());
+        text("resource", &self.resource);
+        text("subject_fingerprint", &self.fingerprint);
+        text("subject_kind", kind);
+        text("method", &self.method);
+        text("auth_mode", self.auth_mode);
+        for (name, known) in [
+            ("trace_id", self.trace_id.as_deref()),
+            ("upstream_host", self.upstream_host.as_deref()),
+            ("provider_id", not_empty(&self.provider_id)),
+            ("connection_id", not_empty(&self.connection_id)),
+            ("error_kind", error_kind),
         ] {
-            if !text.is_empty() {
-                put(name, text.as_str().into());
+            if let Some(known) = known {
+                text(name, known);
             }
         }
+        metadata.put("gateway_status", &self.gateway_status);
+        metadata.put("latency_ms", &self.latency_ms);
+        metadata.put("response_bytes", &self.response_bytes);
         if let Some(status) = self.upstream_status {
-            put("upstream_status", status.into());
-            put("result_class", result_class(status).into());
+            metadata.put("upstream_status", &status);
+            metadata.put("result_class", result_class(status));
         }
         if self.revoked {
-            put("revocation_interrupted", true.into());
+            metadata.put("revocation_interrupted", &true);
         }
-        if let Some(kind) = error_kind {
-            put("error_kind", kind.into());
-        }
-        members
+        metadata
     }
+}
+
+fn not_empty(text: &str) -> Option<&str> {
+    (!text.is_empty()).then_some(text)
 }
 
 fn result_class(status: u16) -> &'static str {
@@ -227,7 +225,7 @@ impl Scribe {
     fn record_later(&self, event: Event) {
         let log = self.log.clone();
         self.tasks.spawn("gateway-evidence", async move {
-            if let Err(error) = log.record_after_the_fact(vec![event]).await {
+            if let Err(error) = log.record_after_the_fact(&[event]).await {
                 tracing::error!(%error, "evidence of a call was not recorded");
             }
         });
@@ -258,21 +256,18 @@ impl Scribe {
                 .metadata(replay)
         } else {
             let reason = denied.refused().refusal.row().reason;
-            let mut members = Map::new();
-            members.insert(
-                "application_id".to_owned(),
-                whose.application.as_str().into(),
-            );
-            members.insert("resource".to_owned(), resource.into());
-            members.insert("reason".to_owned(), reason.into());
-            members.insert("subject_fingerprint".to_owned(), fingerprint(bearer).into());
+            let mut members = Metadata::new();
+            members.put("application_id", whose.application.as_str());
+            members.put("resource", resource);
+            members.put("reason", reason);
+            members.put("subject_fingerprint", &fingerprint(bearer));
             self.event(&whose.zone, "gateway_request_denied", id, "deny", reason)
                 .metadata(members)
         };
-        if let (true, Some(members)) = (before > 0, event.metadata_json.as_object_mut()) {
-            members.insert("suppressed".to_owned(), before.into());
+        if before > 0 {
+            event.metadata_json.put("suppressed", &before);
         }
-        self.log.record(vec![event]).await
+        self.log.record(&[event]).await
     }
 
     /// Records a denial of who has proven nothing, with how many there were like it; most are only
@@ -284,11 +279,11 @@ impl Scribe {
         let Some(before) = self.unproven.admit(&denied.cause(), self.clock.ticks()) else {
             return;
         };
-        let mut members = Map::new();
-        members.insert("reason".to_owned(), denied.cause().name().into());
-        members.insert("authenticated".to_owned(), false.into());
+        let mut members = Metadata::new();
+        members.put("reason", denied.cause().name());
+        members.put("authenticated", &false);
         if before > 0 {
-            members.insert("suppressed".to_owned(), before.into());
+            members.put("suppressed", &before);
         }
         let reason = denied.refused().refusal.row().reason;
         let (zone, id) = (ZoneId::trusted(NO_ZONE), request_id.as_str());
@@ -309,32 +304,25 @@ impl Scribe {
             };
             let reason = cause.name();
             let summary = json!({"aggregated": true, "suppressed": count, "reason": reason});
-            let Value::Object(summary) = summary else {
-                continue;
-            };
             let id = self.ids.uuid();
             let event = self
                 .event(&zone, event_type, &id, "deny", "aggregated")
                 .metadata(summary);
-            if let Err(error) = self.log.record_after_the_fact(vec![event]).await {
+            if let Err(error) = self.log.record_after_the_fact(&[event]).await {
                 tracing::error!(%error, "a summary of denials was not recorded");
             }
         }
     }
 }
 
-fn replay(whose: &Whose, request_id: &str, resource: &str, bearer: &str) -> Map<String, Value> {
-    let members = [
-        ("jti", whose.jti.as_str()),
-        ("resource", resource),
-        ("client_id", whose.application.as_str()),
-        ("subject_fp", &fingerprint(bearer)),
-        ("request_id", request_id),
-    ];
+fn replay(whose: &Whose, request_id: &str, resource: &str, bearer: &str) -> Metadata {
+    let mut members = Metadata::new();
+    members.put("jti", whose.jti.as_str());
+    members.put("resource", resource);
+    members.put("client_id", whose.application.as_str());
+    members.put("subject_fp", &fingerprint(bearer));
+    members.put("request_id", request_id);
     members
-        .into_iter()
-        .map(|(name, text)| (name.to_owned(), text.into()))
-        .collect()
 }
 
 /// A call that has its directive, and must leave a record.
@@ -370,7 +358,7 @@ impl OpenCall {
             .map(|record| scribe.of_call(&record, ended));
         async move {
             let Some(event) = event else { return Ok(()) };
-            let recorded = scribe.log.record(vec![event.clone()]).await;
+            let recorded = scribe.log.record(&[event.clone()]).await;
             if recorded.is_err() {
                 scribe.record_later(event);
             }

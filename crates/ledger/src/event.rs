@@ -8,15 +8,17 @@
 //! `null`, absent fields left out, microseconds. We read what others wrote: unknown fields and any
 //! JSON in the three JSON fields are accepted; no id, no zone or no time is an error.
 
+mod metadata;
 mod outline;
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
 use caracal_model::{EventId, Timestamp, ZoneId};
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub use metadata::Metadata;
 pub use outline::Outline;
 
 /// The text is not an event.
@@ -37,7 +39,7 @@ pub enum LedgerError {
 }
 
 /// What happened, as recorded before its effect left the process.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Event {
     /// UUIDv7; what Audit deduplicates by.
     pub id: EventId,
@@ -50,39 +52,49 @@ pub struct Event {
     /// `allow`, `deny`, or a step of an approval.
     pub decision: Cow<'static, str>,
     /// No producer sets it today.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub policy_set_id: Option<Arc<str>>,
     /// The policy that decided.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub policy_set_version_id: Option<Arc<str>>,
     /// The digest of its documents.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub manifest_sha: Option<Arc<str>>,
     /// `complete`, or why not.
     pub evaluation_status: Cow<'static, str>,
     /// `[{"policy": name}]`.
-    #[serde(serialize_with = "array_not_null")]
     pub determining_policies_json: Value,
     /// Messages of the evaluation.
-    #[serde(serialize_with = "array_not_null")]
     pub diagnostics_json: Value,
-    /// Everything else, by event type.
-    #[serde(skip_serializing_if = "Value::is_null")]
-    pub metadata_json: Value,
+    /// Everything else, by event type. Left out when empty.
+    pub metadata_json: Metadata,
     /// When.
-    #[serde(serialize_with = "iso_micros")]
     pub occurred_at: Timestamp,
 }
 
-fn array_not_null<S: Serializer>(value: &Value, output: S) -> Result<S::Ok, S::Error> {
-    match value {
-        Value::Null => output.collect_seq::<[Value; 0]>([]),
-        value => value.serialize(output),
-    }
-}
+/// The text of an event as it grows. Names of fields need no escape.
+struct Text(Vec<u8>);
 
-fn iso_micros<S: Serializer>(at: &Timestamp, output: S) -> Result<S::Ok, S::Error> {
-    output.serialize_str(&at.iso_micros())
+impl Text {
+    fn name(&mut self, name: &str) {
+        self.0.push(if self.0.is_empty() { b'{' } else { b',' });
+        self.0.push(b'"');
+        self.0.extend_from_slice(name.as_bytes());
+        self.0.extend_from_slice(b"\":");
+    }
+
+    fn put<T: Serialize + ?Sized>(&mut self, name: &str, value: &T) -> serde_json::Result<()> {
+        self.name(name);
+        serde_json::to_writer(&mut self.0, value)
+    }
+
+    fn put_some(&mut self, name: &str, value: Option<&str>) -> serde_json::Result<()> {
+        value.map_or(Ok(()), |value| self.put(name, value))
+    }
+
+    fn put_array(&mut self, name: &str, value: &Value) -> serde_json::Result<()> {
+        if value.is_null() {
+            return self.put::<[Value; 0]>(name, &[]);
+        }
+        self.put(name, value)
+    }
 }
 
 impl Event {
@@ -108,7 +120,7 @@ impl Event {
             evaluation_status: evaluation_status.into(),
             determining_policies_json: Value::Array(Vec::new()),
             diagnostics_json: Value::Array(Vec::new()),
-            metadata_json: Value::Null,
+            metadata_json: Metadata::default(),
             occurred_at,
         }
     }
@@ -140,36 +152,62 @@ impl Event {
         self
     }
 
-    /// Everything else. An empty map leaves the field out.
+    /// Everything else. When it is empty the field is left out.
     #[must_use]
-    pub fn metadata(mut self, metadata: Map<String, Value>) -> Self {
-        self.metadata_json = if metadata.is_empty() {
-            Value::Null
-        } else {
-            Value::Object(metadata)
-        };
+    pub fn metadata(mut self, metadata: impl Into<Metadata>) -> Self {
+        self.metadata_json = metadata.into();
         self
     }
 
     /// A member of the metadata, as text.
-    pub fn metadata_text(&self, name: &str) -> Option<&str> {
-        self.metadata_json
-            .get(name)?
-            .as_str()
-            .filter(|text| !text.is_empty())
+    pub fn metadata_text(&self, name: &str) -> Option<String> {
+        match self.metadata_json.get(name)? {
+            Value::String(text) if !text.is_empty() => Some(text),
+            _ => None,
+        }
     }
 
     /// The one text of this event. U+0000 is left out everywhere: databases do not store it.
     pub fn to_wire(&self) -> String {
-        // All keys are text and no number is infinite, so this cannot fail; if it ever did, the
-        // empty text is refused by everything that would keep it.
-        let text = serde_json::to_string(self).unwrap_or_default();
+        let text = self.text();
         if !text.contains("\\u0000") {
             return text;
         }
         let mut without = self.clone();
         without.strip_nul();
-        serde_json::to_string(&without).unwrap_or_default()
+        without.text()
+    }
+
+    fn text(&self) -> String {
+        // All keys are text and no number is infinite, so this cannot fail; if it ever did, the
+        // empty text is refused by everything that would keep it.
+        self.write()
+            .ok()
+            .and_then(|text| String::from_utf8(text).ok())
+            .unwrap_or_default()
+    }
+
+    fn write(&self) -> serde_json::Result<Vec<u8>> {
+        let mut text = Text(Vec::with_capacity(1_024));
+        text.put("id", self.id.as_str())?;
+        text.put("zone_id", self.zone_id.as_str())?;
+        text.put("event_type", &self.event_type)?;
+        text.put("request_id", &self.request_id)?;
+        text.put("decision", &self.decision)?;
+        text.put_some("policy_set_id", self.policy_set_id.as_deref())?;
+        let version = self.policy_set_version_id.as_deref();
+        text.put_some("policy_set_version_id", version)?;
+        text.put_some("manifest_sha", self.manifest_sha.as_deref())?;
+        text.put("evaluation_status", &self.evaluation_status)?;
+        text.put_array("determining_policies_json", &self.determining_policies_json)?;
+        text.put_array("diagnostics_json", &self.diagnostics_json)?;
+        if !self.metadata_json.is_empty() {
+            text.name("metadata_json");
+            self.metadata_json.write(&mut text.0)?;
+        }
+        text.put("occurred_at", &self.occurred_at.iso_micros())?;
+        text.0.push(b'}');
+        Ok(text.0)
     }
 
     /// Reads an event of any producer.
@@ -186,7 +224,11 @@ impl Event {
         }
         let read: Read<'_> = serde_json::from_str(text)
             .map_err(|error| LedgerError::Malformed { detail: at(&error) })?;
-        read.into_event()
+        let mut event = read.into_event()?;
+        if text.contains("\\u0000") {
+            event.strip_nul();
+        }
+        Ok(event)
     }
 
     fn strip_nul(&mut self) {
@@ -212,10 +254,12 @@ impl Event {
         for json in [
             &mut self.determining_policies_json,
             &mut self.diagnostics_json,
-            &mut self.metadata_json,
         ] {
             strip_json(json);
         }
+        let mut metadata = self.metadata_json.to_value();
+        strip_json(&mut metadata);
+        self.metadata_json = metadata.into();
     }
 }
 
@@ -286,7 +330,7 @@ impl Read<'_> {
             .and_then(|at| Timestamp::parse_rfc3339(&at).ok())
             // The zero times of the languages that write events lie at or before the epoch.
             .filter(|at| at.unix_micros() > 0);
-        let mut event = Event {
+        Ok(Event {
             id,
             zone_id: zone_id.ok_or(missing("zone_id"))?,
             event_type: self.event_type.unwrap_or_default().into(),
@@ -298,11 +342,9 @@ impl Read<'_> {
             evaluation_status: self.evaluation_status.unwrap_or_default().into(),
             determining_policies_json: or_empty(self.determining_policies_json),
             diagnostics_json: or_empty(self.diagnostics_json),
-            metadata_json: self.metadata_json,
+            metadata_json: self.metadata_json.into(),
             occurred_at: occurred_at.ok_or(missing("occurred_at"))?,
-        };
-        event.strip_nul();
-        Ok(event)
+        })
     }
 }
 

@@ -20,7 +20,7 @@ pub mod trust;
 pub use admin::AdminRecord;
 pub use chain::{Broken, Head, Link, StoredLink, Verifier, Why};
 pub use checkpoint::{Checkpoint, CheckpointError, Rotation};
-pub use event::{Event, LedgerError, Outline};
+pub use event::{Event, LedgerError, Metadata, Outline};
 pub use history::{Flaw, Floor, History, Kept, Named, Sound, Unsound};
 pub use line::Line;
 pub use note::Vkey;

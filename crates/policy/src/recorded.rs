@@ -8,9 +8,11 @@
 //! that say what it is good for. A candidate that reads another claim cannot be replayed on such an
 //! event, and says so.
 
-use caracal_model::policy::PolicyInput;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use caracal_model::policy::{
+    Action, Context, EdgeInput, PolicyInput, Principal, ResourceInput, SessionInput,
+};
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::Value;
 
 /// Claims that evidence keeps.
 const KEPT: [&str; 12] = [
@@ -30,16 +32,96 @@ const KEPT: [&str; 12] = [
 const CLAIMS: &str = "input.context.subject_claims";
 
 /// The question as evidence keeps it.
-pub fn evidence(question: &PolicyInput) -> Value {
-    let mut kept = json!(question);
-    if let Some(context) = kept.get_mut("context").and_then(Value::as_object_mut) {
+pub fn evidence(question: &PolicyInput) -> impl Serialize + '_ {
+    // Taken apart whole, so that a new part has to be decided upon here.
+    let PolicyInput {
+        schema_version,
+        principal,
+        resource,
+        action,
+        session,
+        delegation_edge,
+        context,
+    } = question;
+    let Context {
+        actor_claims,
+        subject_claims,
         // The request id, which the event has itself.
-        context.remove("trace_id");
-        if let Some(Value::Object(claims)) = context.get_mut("subject_claims") {
-            claims.retain(|name, _| KEPT.contains(&name.as_str()));
-        }
+        trace_id: _,
+        session_id,
+        agent_session_id,
+        delegation_edge_id,
+        challenge_resolved,
+        requested_scopes,
+    } = context;
+    Kept {
+        schema_version,
+        principal,
+        resource,
+        action,
+        session: session.as_ref(),
+        delegation_edge: delegation_edge.as_ref(),
+        context: KeptContext {
+            actor_claims,
+            subject_claims: KeptClaims(subject_claims),
+            session_id,
+            agent_session_id,
+            delegation_edge_id,
+            challenge_resolved: *challenge_resolved,
+            requested_scopes,
+        },
     }
-    kept
+}
+
+/// As [`PolicyInput`] is written, and borrowed.
+#[derive(Serialize)]
+struct Kept<'a> {
+    schema_version: &'a str,
+    principal: &'a Principal,
+    resource: &'a ResourceInput,
+    action: &'a Action,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session: Option<&'a SessionInput>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delegation_edge: Option<&'a EdgeInput>,
+    context: KeptContext<'a>,
+}
+
+/// As [`Context`] is written.
+#[derive(Serialize)]
+struct KeptContext<'a> {
+    actor_claims: &'a Value,
+    #[serde(skip_serializing_if = "KeptClaims::is_null")]
+    subject_claims: KeptClaims<'a>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    session_id: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    agent_session_id: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    delegation_edge_id: &'a str,
+    challenge_resolved: bool,
+    requested_scopes: &'a [String],
+}
+
+struct KeptClaims<'a>(&'a Value);
+
+impl KeptClaims<'_> {
+    fn is_null(&self) -> bool {
+        self.0.is_null()
+    }
+}
+
+impl Serialize for KeptClaims<'_> {
+    fn serialize<S: Serializer>(&self, output: S) -> Result<S::Ok, S::Error> {
+        let Value::Object(claims) = self.0 else {
+            return self.0.serialize(output);
+        };
+        output.collect_map(
+            claims
+                .iter()
+                .filter(|(name, _)| KEPT.contains(&name.as_str())),
+        )
+    }
 }
 
 /// The question that evidence kept, of the request with this id.
@@ -68,6 +150,7 @@ pub fn not_recorded<'p>(reads: &'p [String], question: &PolicyInput) -> Option<&
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn question() -> PolicyInput {
         PolicyInput::deserialize(json!({
@@ -88,7 +171,7 @@ mod tests {
     #[test]
     fn a_question_comes_back_as_it_was_but_for_who_the_subject_is() {
         let asked = question();
-        let kept = evidence(&asked);
+        let kept = json!(evidence(&asked));
         let text = kept.to_string();
         assert!(
             !text.contains("user@example.com") && !text.contains("jti"),

@@ -21,7 +21,6 @@ pub use read::{AuditEvents, AuditFilter, ChainPage};
 
 use caracal_crypto::digest::{hex_decode, hex_encode};
 use caracal_model::{Timestamp, ZoneId};
-use serde::Deserialize;
 
 use crate::error::StoreError;
 use crate::param::Param;
@@ -113,8 +112,6 @@ pub struct AuditEvent {
     pub request_id: String,
     /// `allow`, `deny` and others.
     pub decision: String,
-    /// `complete`, or why not.
-    pub evaluation_status: String,
     /// Metadata `application_id`.
     pub application_id: Option<String>,
     /// Metadata `agent_session_id`.
@@ -141,11 +138,30 @@ pub struct AuditEvent {
 #[derive(Clone, Debug)]
 pub struct Packed(Vec<u8>);
 
-/// What is not filtered by has no column.
-#[derive(Deserialize)]
-struct Unfiltered {
-    #[serde(default)]
-    evaluation_status: Option<String>,
+/// The place of an event in its chain: what it only gets when it is appended.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Number in the chain of its zone, from 1.
+    pub chain_seq: u64,
+    /// When it is ingested; never before the event at the place before.
+    pub ingested_at: Timestamp,
+    /// SHA-256 of its text, hex.
+    pub content_sha256: String,
+    /// Its link, hex.
+    pub chain_hash: String,
+    /// Its link under the key, hex; empty without one.
+    pub chain_hmac: String,
+}
+
+/// An event on its way into the ledger, whose text is packed already.
+#[derive(Clone, Debug)]
+pub struct Placed<'e> {
+    /// What of it does not depend on its place. What it says of that itself is passed over.
+    pub event: &'e AuditEvent,
+    /// Its place.
+    pub place: Place,
+    /// Its text.
+    pub packed: Packed,
 }
 
 impl AuditEvent {
@@ -165,16 +181,12 @@ impl AuditEvent {
             authority_record_id.as_deref(),
         ];
         let event = pack::unpack(row.bytes("event")?, &said)?;
-        let unfiltered = serde_json::from_str::<Unfiltered>(&event).ok();
         let labels = row.opt_text("labels")?.unwrap_or_default();
         Ok(Self {
             zone: zone.clone(),
             chain_seq: row.count("chain_seq")?,
             event_type: row.string("event_type")?,
             decision: row.string("decision")?,
-            evaluation_status: unfiltered
-                .and_then(|event| event.evaluation_status)
-                .unwrap_or_default(),
             labels: labels
                 .split(LABEL_EDGE)
                 .filter(|label| !label.is_empty())
@@ -194,24 +206,11 @@ impl AuditEvent {
         })
     }
 
-    /// A copy for [`Store::append_packed_audit_events`], which takes the text from elsewhere.
-    #[must_use]
-    pub fn without_text(&self) -> Self {
-        Self {
-            zone: self.zone.clone(),
+    /// Where it stands in its chain.
+    fn place(&self) -> Place {
+        Place {
             chain_seq: self.chain_seq,
-            id: self.id.clone(),
-            event_type: self.event_type.clone(),
-            request_id: self.request_id.clone(),
-            decision: self.decision.clone(),
-            evaluation_status: self.evaluation_status.clone(),
-            application_id: self.application_id.clone(),
-            agent_session_id: self.agent_session_id.clone(),
-            authority_record_id: self.authority_record_id.clone(),
-            labels: self.labels.clone(),
-            occurred_at: self.occurred_at,
             ingested_at: self.ingested_at,
-            event: String::new(),
             content_sha256: self.content_sha256.clone(),
             chain_hash: self.chain_hash.clone(),
             chain_hmac: self.chain_hmac.clone(),
@@ -224,16 +223,16 @@ impl AuditEvent {
         Packed(pack::pack(&self.event, &self.said()))
     }
 
-    fn params(&self, packed: Packed) -> Result<Vec<Param<'_>>, StoreError> {
+    fn params(&self, place: &Place, packed: Packed) -> Result<Vec<Param<'_>>, StoreError> {
         let optional = |id: &Option<String>| match id {
             Some(id) => Param::Blob(pack::pack_id(id)),
             None => Param::OptBytes(None),
         };
         Ok(vec![
             Param::from(&self.zone),
-            seq(self.chain_seq),
+            seq(place.chain_seq),
             Param::from(self.occurred_at),
-            Param::from(self.ingested_at),
+            Param::from(place.ingested_at),
             Param::Blob(pack::pack_id(&self.id)),
             Param::Blob(pack::pack_id(&self.request_id)),
             Param::from(&self.event_type),
@@ -245,9 +244,9 @@ impl AuditEvent {
                 [] => Param::OptText(None),
                 labels => Param::Owned(edged(labels)),
             },
-            hash(&self.content_sha256)?,
-            hash(&self.chain_hash)?,
-            hash(&self.chain_hmac)?,
+            hash(&place.content_sha256)?,
+            hash(&place.chain_hash)?,
+            hash(&place.chain_hmac)?,
             Param::Blob(packed.0),
         ])
     }
@@ -406,26 +405,23 @@ impl Store {
         events: &[AuditEvent],
         alerts: &[AuditAlert],
     ) -> Result<Appended, StoreError> {
-        let packed = events.iter().map(AuditEvent::pack).collect();
-        self.append_packed_audit_events(moves, events, packed, alerts)
+        let placed = events.iter().map(|event| Placed {
+            event,
+            place: event.place(),
+            packed: event.pack(),
+        });
+        self.append_placed_audit_events(moves, placed.collect(), alerts)
             .await
     }
 
-    /// As [`Store::append_audit_events`], with the events' texts packed already, one for each.
-    pub async fn append_packed_audit_events(
+    /// As [`Store::append_audit_events`], with the places and packed texts given beside the events.
+    pub async fn append_placed_audit_events(
         &self,
         moves: &[HeadMove],
-        events: &[AuditEvent],
-        packed: Vec<Packed>,
+        events: Vec<Placed<'_>>,
         alerts: &[AuditAlert],
     ) -> Result<Appended, StoreError> {
-        if packed.len() != events.len() {
-            return Err(StoreError::Invalid {
-                doing: sql::INSERT.name,
-                what: "an event without its text",
-            });
-        }
-        match self.append(moves, events, packed, alerts).await {
+        match self.append(moves, events, alerts).await {
             Err(StoreError::Conflict { .. }) => Ok(Appended::Overtaken),
             Err(error) => {
                 // A month that we knew may have been dropped by another process.
@@ -439,25 +435,25 @@ impl Store {
     async fn append(
         &self,
         moves: &[HeadMove],
-        events: &[AuditEvent],
-        packed: Vec<Packed>,
+        events: Vec<Placed<'_>>,
         alerts: &[AuditAlert],
     ) -> Result<Appended, StoreError> {
+        let mut times: Vec<_> = events
+            .iter()
+            .map(|placed| placed.place.ingested_at)
+            .collect();
+        times.dedup();
         // Before the transaction begins: on SQLite everybody waits for its statements.
         let rows = events
-            .iter()
-            .zip(packed)
-            .map(|(event, packed)| event.params(packed))
+            .into_iter()
+            .map(|placed| placed.event.params(&placed.place, placed.packed))
             .collect::<Result<Vec<_>, _>>()?;
         let steps = moves
             .iter()
             .map(HeadMove::params)
             .collect::<Result<Vec<_>, _>>()?;
-        let mut last = None;
-        for event in events {
-            if last.replace(event.ingested_at) != Some(event.ingested_at) {
-                self.ensure_audit_month(event.ingested_at).await?;
-            }
+        for at in times {
+            self.ensure_audit_month(at).await?;
         }
         let mut tx = self.begin("appending to the ledger").await?;
         let new = seeds(moves)?;

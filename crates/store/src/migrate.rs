@@ -364,7 +364,6 @@ mod tests {
             (&*rows[0].labels, rows[1].labels.len()),
             (&["desk".to_owned()][..], 0)
         );
-        assert_eq!(rows[0].evaluation_status, "complete");
         assert!(rows[0].event.contains(UUID));
         assert_eq!(
             (&rows[0].chain_hash, &*rows[0].chain_hmac),

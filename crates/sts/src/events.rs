@@ -6,13 +6,13 @@ use caracal_authority::SessionFacts;
 use caracal_authority::decide::{
     Asked, Class, Decision, ExchangeRequest, LineageClaims, Outcome, ResourceVerdict,
 };
-use caracal_ledger::Event;
+use caracal_ledger::{Event, Metadata};
 use caracal_model::policy::ActivePolicy;
 use caracal_model::{
     Actor, ApplicationId, EventId, Mandate, Refused, RequestId, SubjectType, Timestamp, ZoneId,
 };
 use caracal_view::Application;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::Sts;
 
@@ -52,21 +52,21 @@ impl Trail<'_> {
         &self,
         sts: &Sts,
         verdict: &ResourceVerdict,
-        mut metadata: Map<String, Value>,
+        mut metadata: Metadata,
         issued: Option<&Mandate>,
     ) -> Event {
-        metadata.insert("resource".to_owned(), (*verdict.resource).into());
+        metadata.put("resource", &*verdict.resource);
         if let Some(reason) = &verdict.reason {
-            metadata.insert("reason".to_owned(), reason.as_str().into());
+            metadata.put("reason", reason);
         }
         if let Some(asked) = &verdict.asked {
             put_asked(&mut metadata, asked);
         }
         // Records of gateway and resource mandates are not rows: this is where they are found.
         if let (true, Some(issued)) = (verdict.allowed, issued) {
-            metadata.insert("issued_record_id".to_owned(), issued.sid.as_str().into());
-            metadata.insert("issued_jti".to_owned(), issued.jti.as_str().into());
-            metadata.insert("issued_use".to_owned(), json!(issued.token_use));
+            metadata.put("issued_record_id", issued.sid.as_str());
+            metadata.put("issued_jti", issued.jti.as_str());
+            metadata.put("issued_use", &issued.token_use);
         }
         let event = self.start(sts, verdict.decision(), verdict.evaluation_status);
         let event = if verdict.policy_ran {
@@ -86,14 +86,11 @@ impl Trail<'_> {
         sts: &Sts,
         refused: &Refused,
         decision: &Decision,
-        mut metadata: Map<String, Value>,
+        mut metadata: Metadata,
     ) -> Event {
-        let requested = decision
-            .verdicts
-            .iter()
-            .map(|verdict| Value::from(&*verdict.resource));
-        metadata.insert("requested".to_owned(), requested.collect());
-        metadata.insert("reason".to_owned(), refused.description.to_string().into());
+        let requested = decision.verdicts.iter().map(|verdict| &*verdict.resource);
+        metadata.put("requested", &requested.collect::<Vec<&str>>());
+        metadata.put("reason", &*refused.description);
         self.start(sts, "deny", "exchange_denied")
             .metadata(metadata)
     }
@@ -104,68 +101,55 @@ impl Trail<'_> {
         Event::new(id, zone, EXCHANGE, request, decision, status, self.now)
     }
 
-    fn metadata(&self, lineage: Option<&LineageClaims>) -> Map<String, Value> {
-        let mut metadata = Map::new();
-        let mut put = |name: &str, value: Value| {
-            metadata.insert(name.to_owned(), value);
-        };
-        let request = &self.request;
-        put("application_id", self.application.id.as_str().into());
-        put("application_name", (*self.application.name).into());
-        put(
+    fn metadata(&self, lineage: Option<&LineageClaims>) -> Metadata {
+        let mut metadata = Metadata::new();
+        let mut text = |name: &'static str, value: &str| metadata.put(name, value);
+        let (request, application) = (&self.request, self.application);
+        text("application_id", application.id.as_str());
+        text("application_name", &application.name);
+        text(
             "application_registration_method",
-            (*self.application.registration_method).into(),
+            &application.registration_method,
         );
-        put("requested_scopes", self.scopes());
-        let text = |id: Option<&str>| Value::from(id.unwrap_or_default());
         let presented = request.class.presented();
         let record = request.session_id.or(presented.map(|mandate| &mandate.sid));
-        put("session_id", text(record.map(AsRef::as_ref)));
+        text("session_id", record.map_or("", AsRef::as_ref));
         let session = presented.and_then(|mandate| mandate.agent_session_id.as_ref());
-        put(
-            "agent_session_id",
-            text(request.agent_session_id.or(session).map(AsRef::as_ref)),
-        );
+        let session = request.agent_session_id.or(session);
+        text("agent_session_id", session.map_or("", AsRef::as_ref));
         let edge = presented.and_then(|mandate| mandate.delegation_edge_id.as_ref());
-        put(
-            "delegation_edge_id",
-            text(request.delegation_edge_id.or(edge).map(AsRef::as_ref)),
-        );
-        put("subject_kind", self.subject_kind().into());
+        let edge = request.delegation_edge_id.or(edge);
+        text("delegation_edge_id", edge.map_or("", AsRef::as_ref));
+        text("subject_kind", self.subject_kind());
+        metadata.put("requested_scopes", &self.scopes());
         if let Some(act) = request.act() {
-            put("actor_chain", actors(&act));
+            metadata.put("actor_chain", &actors(&act));
         }
         if let Class::Gateway { method, path, .. } = request.class {
-            put("method", method.to_ascii_uppercase().into());
-            put("path", path.into());
+            metadata.put("method", &method.to_ascii_uppercase());
+            metadata.put("path", path);
         }
         if let Some(session) = self.session {
-            put("agent_lifecycle", session.lifecycle.as_str().into());
-            put(
-                "agent_labels",
-                session
-                    .labels
-                    .iter()
-                    .map(|label| Value::from(&**label))
-                    .collect(),
-            );
-            put("agent_depth", session.depth.into());
+            metadata.put("agent_lifecycle", session.lifecycle.as_str());
+            let labels: Vec<&str> = session.labels.iter().map(|label| &**label).collect();
+            metadata.put("agent_labels", &labels);
+            metadata.put("agent_depth", &session.depth);
             if let Some(parent) = &session.parent_id {
-                put("agent_parent_id", parent.as_str().into());
+                metadata.put("agent_parent_id", parent.as_str());
             }
         }
         if let Some(lineage) = lineage {
-            put("delegation_chain", json!(lineage.chain));
-            put("delegation_hop_count", lineage.hop_count.into());
-            put("delegation_graph_epoch", lineage.epoch.into());
+            metadata.put("delegation_chain", &lineage.chain);
+            metadata.put("delegation_hop_count", &lineage.hop_count);
+            metadata.put("delegation_graph_epoch", &lineage.epoch);
         }
         metadata
     }
 
-    fn scopes(&self) -> Value {
+    fn scopes(&self) -> Vec<&str> {
         let presented = self.request.class.presented();
         let scope = presented.map_or(self.request.scope, |mandate| &mandate.scope);
-        scope.split_ascii_whitespace().map(Value::from).collect()
+        scope.split_ascii_whitespace().collect()
     }
 
     fn subject_kind(&self) -> &'static str {
@@ -177,10 +161,10 @@ impl Trail<'_> {
 }
 
 /// What a replay or an explanation asks again; what the request came to may be less.
-pub fn put_asked(metadata: &mut Map<String, Value>, asked: &Asked) {
-    metadata.insert("policy_decision".to_owned(), asked.answer.into());
+pub fn put_asked(metadata: &mut Metadata, asked: &Asked) {
+    metadata.put("policy_decision", asked.answer);
     let question = caracal_policy::evidence(&asked.question);
-    metadata.insert("policy_input".to_owned(), question);
+    metadata.put("policy_input", &question);
 }
 
 /// Who acts, by application and record: no subject goes into evidence.
@@ -198,9 +182,9 @@ pub fn refused_early(
     refused: &Refused,
     status: &'static str,
 ) -> Event {
-    let mut metadata = Map::new();
-    metadata.insert("application_id".to_owned(), application.as_str().into());
-    metadata.insert("reason".to_owned(), refused.description.to_string().into());
+    let mut metadata = Metadata::new();
+    metadata.put("application_id", application.as_str());
+    metadata.put("reason", &*refused.description);
     let id = EventId::trusted(sts.ids.uuid());
     Event::new(
         id,

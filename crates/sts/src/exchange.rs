@@ -319,9 +319,10 @@ pub async fn denied(sts: &Sts, trail: &Trail<'_>, decision: &Decision) -> Early 
 /// # Errors
 /// 503 `sts_unavailable`.
 pub async fn record(sts: &Sts, events: Vec<Event>) -> Result<(), Refused> {
+    let events = Arc::from(events);
     late::records(&events);
     let since = sts.clock.ticks();
-    let recorded = sts.evidence.record(events).await;
+    let recorded = sts.evidence.record(&events).await;
     let took = sts.clock.ticks().since(since);
     sts.metrics.stages.evidence.took(took);
     recorded.map_err(|error| {

@@ -47,8 +47,8 @@ pub async fn on_record(
     };
     let (zone, application) = tried;
     let mut event = refused_early(sts, zone, &application, request_id, refused, STATUS);
-    if let (true, Some(members)) = (before > 0, event.metadata_json.as_object_mut()) {
-        members.insert("suppressed".to_owned(), before.into());
+    if before > 0 {
+        event.metadata_json.put("suppressed", &before);
     }
     record(sts, vec![event]).await
 }
@@ -73,11 +73,9 @@ pub async fn settle_now(sts: &Sts, all: bool) {
             continue;
         };
         let mut event = refused_early(sts, zone, &application, &request_id, &invalid(), STATUS);
-        if let Some(members) = event.metadata_json.as_object_mut() {
-            members.insert("aggregated".to_owned(), true.into());
-            members.insert("suppressed".to_owned(), count.into());
-        }
-        if let Err(error) = sts.evidence.record_after_the_fact(vec![event]).await {
+        event.metadata_json.put("aggregated", &true);
+        event.metadata_json.put("suppressed", &count);
+        if let Err(error) = sts.evidence.record_after_the_fact(&[event]).await {
             tracing::error!(%error, "a number of failed authentications was not recorded");
         }
     }

@@ -44,14 +44,18 @@ tokio::task_local! {
 
 /// How far an exchange has come.
 #[derive(Debug, Default)]
-struct Begun(Mutex<Vec<Event>>);
+struct Begun(Mutex<Vec<Arc<[Event]>>>);
 
 /// An exchange is about to record this. From its first allow on it is not cut; outside of an exchange
 /// there is no deadline.
-pub fn records(events: &[Event]) {
-    let allowed = events.iter().filter(|event| event.decision == "allow");
-    let allowed = allowed.cloned();
-    let _ = BEGUN.try_with(|begun| begun.0.lock().extend(allowed));
+pub fn records(events: &Arc<[Event]>) {
+    if events.iter().any(is_allow) {
+        let _ = BEGUN.try_with(|begun| begun.0.lock().push(Arc::clone(events)));
+    }
+}
+
+fn is_allow(event: &Event) -> bool {
+    event.decision == "allow"
 }
 
 /// The exchange did not end in time; what it may have recorded as allowed, and did not release.
@@ -79,7 +83,9 @@ async fn within<T>(limits: Deadlines, exchange: impl Future<Output = T>) -> Resu
     ended.map_err(|_| {
         // It may be recording at this very moment, and must not begin anything else.
         drop(running);
-        Late(std::mem::take(&mut begun.0.lock()))
+        let begun = begun.0.lock();
+        let events = begun.iter().flat_map(|events| events.iter());
+        Late(events.filter(|event| is_allow(event)).cloned().collect())
     })
 }
 
@@ -91,15 +97,19 @@ impl Late {
             return;
         }
         let now = sts.clock.now();
-        let denied = self.0.into_iter().map(|event| {
-            let id = EventId::trusted(sts.ids.uuid());
-            Event {
-                id,
-                occurred_at: now,
-                ..denial(event)
-            }
-        });
-        let recording = sts.evidence.record_after_the_fact(denied.collect());
+        let denied: Vec<Event> = self
+            .0
+            .into_iter()
+            .map(|event| {
+                let id = EventId::trusted(sts.ids.uuid());
+                Event {
+                    id,
+                    occurred_at: now,
+                    ..denial(event)
+                }
+            })
+            .collect();
+        let recording = sts.evidence.record_after_the_fact(&denied);
         let recorded = tokio::time::timeout(DENIED_WITHIN, recording).await;
         if !matches!(recorded, Ok(Ok(()))) {
             tracing::error!(request = %request_id, "an allow may be on record of which nothing was released");
@@ -110,13 +120,11 @@ impl Late {
 /// What takes an allow back: the same request, denied.
 fn denial(event: Event) -> Event {
     let mut metadata = event.metadata_json;
-    if let Some(members) = metadata.as_object_mut() {
-        // Nobody holds what was issued.
-        members.retain(|name, _| !name.starts_with("issued_"));
-        let why = "the exchange did not end in time: nothing was released";
-        members.insert("reason".to_owned(), why.into());
-        members.insert("withdraws".to_owned(), event.id.as_str().into());
-    }
+    // Nobody holds what was issued.
+    metadata.retain(|name| !name.starts_with("issued_"));
+    let why = "the exchange did not end in time: nothing was released";
+    metadata.put("reason", why);
+    metadata.put("withdraws", event.id.as_str());
     Event {
         decision: "deny".into(),
         evaluation_status: "exchange_denied".into(),
@@ -164,14 +172,14 @@ mod tests {
         assert_eq!(cut, Err(Late(Vec::new())));
 
         let denied = async {
-            records(&[event("deny")]);
+            records(&vec![event("deny")].into());
             std::future::pending::<()>().await;
         };
         let cut = within(limits(LATER), denied).await;
         assert_eq!(cut, Err(Late(Vec::new())), "a deny is no promise");
 
         let recorded = async {
-            records(&[event("deny"), event("allow")]);
+            records(&vec![event("deny"), event("allow")].into());
             tokio::time::sleep(2 * SOON).await;
             "the token"
         };
@@ -181,7 +189,7 @@ mod tests {
     #[tokio::test]
     async fn what_may_have_been_recorded_is_denied_when_even_that_hangs() {
         let hangs = async {
-            records(&[event("deny"), event("allow")]);
+            records(&vec![event("deny"), event("allow")].into());
             std::future::pending::<()>().await;
         };
         let dropped = within(limits(SOON), hangs).await;
@@ -204,6 +212,6 @@ mod tests {
 
     #[tokio::test]
     async fn outside_of_an_exchange_there_is_no_deadline() {
-        records(&[event("allow")]);
+        records(&vec![event("allow")].into());
     }
 }

@@ -59,7 +59,10 @@ impl Shown {
                 text_or_empty(take("policy_set_version_id")),
             ),
             ("manifest_sha", text_or_empty(take("manifest_sha"))),
-            ("evaluation_status", json!(event.evaluation_status)),
+            (
+                "evaluation_status",
+                text_or_empty(take("evaluation_status")),
+            ),
             (
                 "determining_policies_json",
                 take("determining_policies_json"),

@@ -125,7 +125,6 @@ mod tests {
             event_type: "token_exchange".into(),
             request_id: "r1".into(),
             decision: "deny".into(),
-            evaluation_status: "scope_mismatch".into(),
             application_id: Some("a1".into()),
             agent_session_id: Some("s1".into()),
             authority_record_id: None,

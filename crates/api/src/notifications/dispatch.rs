@@ -170,7 +170,7 @@ async fn advance(api: &Api, sink: &mut Sink, upto: u64) -> Result<bool, StoreErr
 /// The delivery of an event to a sink; none of what is no event, which the ledger does not hold.
 pub fn delivery(api: &Api, sink: &Sink, told: &AuditEvent, now: Timestamp) -> Option<Delivery> {
     let event = Event::parse(&told.event).ok()?;
-    let data = match event.metadata_json {
+    let data = match event.metadata_json.to_value() {
         Value::Null => json!({}),
         other => other,
     };

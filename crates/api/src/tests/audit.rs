@@ -56,7 +56,6 @@ pub async fn append_after(stack: &Stack, zone: &ZoneId, before: u64, events: Vec
             event_type: "token_exchange".into(),
             request_id: text("/request_id").unwrap(),
             decision: text("/decision").unwrap(),
-            evaluation_status: text("/evaluation_status").unwrap(),
             application_id: of("application_id"),
             agent_session_id: of("agent_session_id"),
             authority_record_id: of("session_id"),

@@ -78,7 +78,7 @@ pub struct ResourceVerdict {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Asked {
     /// The question.
-    pub question: PolicyInput,
+    pub question: Arc<PolicyInput>,
     /// The answer: `allow`, `hold` (allowed with an approval), `deny` or `fault`. What became of
     /// the exchange may be less.
     pub answer: &'static str,
@@ -86,7 +86,10 @@ pub struct Asked {
 
 impl Asked {
     /// A question, and what was answered to it.
-    pub fn answered(question: PolicyInput, answer: &Result<PolicyResult, PolicyFault>) -> Self {
+    pub fn answered(
+        question: Arc<PolicyInput>,
+        answer: &Result<PolicyResult, PolicyFault>,
+    ) -> Self {
         let answer = match answer {
             Ok(answer) if answer.allow && answer.step_up().is_some() => "hold",
             Ok(answer) if answer.allow => "allow",

@@ -61,7 +61,7 @@ async fn child_that_records_until_it_is_killed() {
     };
     let (log, _drain) = open(Path::new(&dir));
     for number in 0.. {
-        log.record(vec![event(number)]).await.unwrap();
+        log.record(&[event(number)]).await.unwrap();
         println!("recorded {number}");
     }
 }

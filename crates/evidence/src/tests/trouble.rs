@@ -102,7 +102,7 @@ async fn a_full_queue_refuses_and_what_already_happened_waits_instead() {
     for number in 0..10 {
         let mut recording = Box::pin({
             let log = log.clone();
-            async move { log.record(vec![event(number)]).await }
+            async move { log.record(&[event(number)]).await }
         });
         // One poll queues the event, or refuses it.
         match futures_poll(recording.as_mut()).await {
@@ -118,7 +118,7 @@ async fn a_full_queue_refuses_and_what_already_happened_waits_instead() {
     }
     assert!((7..10).contains(&refused), "{refused}");
     let late = log.clone();
-    waiting.spawn(async move { late.record_after_the_fact(vec![event(99)]).await });
+    waiting.spawn(async move { late.record_after_the_fact(&[event(99)]).await });
     tokio::task::yield_now().await;
     holder.execute_batch("ROLLBACK").unwrap();
     let answers = waiting.join_all().await;
@@ -162,8 +162,8 @@ async fn an_allow_that_was_taken_back_for_want_of_evidence_is_not_on_record() {
     // One decision: what goes with an allow goes the way of it.
     let decision = vec![long_event(1), long_denial(2)];
     log.record(decision).await.unwrap_err();
-    log.record(vec![long_denial(3)]).await.unwrap_err();
-    log.record_after_the_fact(vec![long_event(4)])
+    log.record(&[long_denial(3)]).await.unwrap_err();
+    log.record_after_the_fact(&[long_event(4)])
         .await
         .unwrap_err();
     log.execute("PRAGMA max_page_count = 1000000").await;
@@ -185,7 +185,7 @@ async fn a_full_disk_refuses_but_the_event_still_goes_to_the_sink() {
     let relay = Running::start(drain, &shelf);
     record(&log, 0..1).await;
     log.execute("PRAGMA max_page_count = 1").await;
-    let refused = log.record(vec![long_denial(1)]).await.unwrap_err();
+    let refused = log.record(&[long_denial(1)]).await.unwrap_err();
     assert!(
         matches!(refused, EvidenceError::Unwritable { .. }),
         "{refused}"
@@ -223,7 +223,7 @@ async fn a_disk_that_recovers_is_found_out_without_an_event() {
     let dir = tempfile::tempdir().unwrap();
     let (log, _drain) = open(dir.path());
     log.execute("PRAGMA max_page_count = 1").await;
-    log.record(vec![long_event(1)]).await.unwrap_err();
+    log.record(&[long_event(1)]).await.unwrap_err();
     assert!(!log.is_writable());
     log.execute("PRAGMA max_page_count = 1000000").await;
     for _ in 0..1_000 {
@@ -243,7 +243,7 @@ async fn an_event_that_can_be_neither_logged_nor_sent_is_lost_and_says_so() {
     shelf.away.store(true, Ordering::SeqCst);
     let relay = Running::start(drain, &shelf);
     log.execute("PRAGMA max_page_count = 1").await;
-    log.record(vec![long_denial(1), long_denial(2)])
+    log.record(&[long_denial(1), long_denial(2)])
         .await
         .unwrap_err();
     let stats = until(&log, |stats| stats.dropped > 0).await;
@@ -274,10 +274,10 @@ async fn a_closed_log_refuses_and_counts_what_can_no_longer_be_refused() {
     let (log, _drain) = open(dir.path());
     log.record(Vec::new()).await.unwrap();
     log.close().await;
-    let refused = log.record(vec![event(1)]).await;
+    let refused = log.record(&[event(1)]).await;
     assert!(matches!(refused, Err(EvidenceError::Closed)));
     assert!(!log.lost());
-    log.record_after_the_fact(vec![event(1)]).await.unwrap_err();
+    log.record_after_the_fact(&[event(1)]).await.unwrap_err();
     assert_eq!(log.stats().dropped, 1);
 }
 

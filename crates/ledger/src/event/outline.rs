@@ -52,7 +52,7 @@ impl Outline {
     }
 
     fn of(event: &Event) -> Self {
-        let metadata = |name| event.metadata_text(name).map(str::to_owned);
+        let metadata = |name| event.metadata_text(name);
         let labels = event.metadata_json.get("agent_labels");
         Self {
             id: event.id.clone(),
@@ -65,7 +65,7 @@ impl Outline {
             application_id: metadata("application_id"),
             agent_session_id: metadata("agent_session_id"),
             authority_record_id: metadata("session_id"),
-            labels: labels.map(texts).unwrap_or_default(),
+            labels: labels.as_ref().map(texts).unwrap_or_default(),
         }
     }
 }

@@ -115,7 +115,7 @@ fn nul_is_left_out_on_both_ways() {
     );
     assert_eq!(clean.manifest_sha.as_deref(), Some("ac"));
 
-    let raw = serde_json::to_string(&dirty).unwrap();
+    let raw = dirty.text();
     assert!(raw.contains("r\\u0000q"));
     assert_eq!(Event::parse(&raw).unwrap(), clean);
 }
@@ -145,7 +145,7 @@ proptest! {
     ) {
         let mut made = event()
             .determined_by(&names)
-            .metadata(metadata.iter().cloned().collect());
+            .metadata(metadata.iter().cloned().collect::<Map<_, _>>());
         made.occurred_at = Timestamp::from_unix_micros(at);
         let text = made.to_wire();
         prop_assert_eq!(Event::parse(&text).unwrap().to_wire(), text.clone());

@@ -135,7 +135,7 @@ pub fn witness<'e>(event: &'e Event, text: &'e str) -> Witness<'e> {
 /// Records what was committed. It cannot fail any more: what is not recorded now is so later.
 pub async fn record(sts: &Sts, event: Event) {
     let id = event.id.clone();
-    if let Err(error) = sts.evidence.record(vec![event]).await {
+    if let Err(error) = sts.evidence.record(&[event]).await {
         tracing::warn!(%error, "evidence of an approval waits in the store");
         return;
     }

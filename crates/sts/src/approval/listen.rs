@@ -136,7 +136,7 @@ pub async fn record_left_behind(sts: &Sts) -> Result<(), StoreError> {
         return Ok(());
     }
     let ids: Vec<String> = events.iter().map(|event| event.id.to_string()).collect();
-    if let Err(error) = sts.evidence.record(events).await {
+    if let Err(error) = sts.evidence.record(&events).await {
         tracing::warn!(%error, "evidence of approvals cannot be recorded yet");
         return Ok(());
     }

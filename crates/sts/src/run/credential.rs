@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use caracal_authority::decide::Asked;
 use caracal_authority::{Injection, Requirement};
-use caracal_ledger::Event;
+use caracal_ledger::{Event, Metadata};
 use caracal_model::policy::PolicyResult;
 use caracal_model::{Refusal, Refused, Timestamp};
 use caracal_store::approvals::Approval;
@@ -249,7 +249,7 @@ impl<'a> Wish<'a> {
         }
         .question();
         let answered = zone.policy.contract.evaluate(&question);
-        let asked = Asked::answered(question, &answered);
+        let asked = Asked::answered(question.into(), &answered);
         let answer = match answered {
             Ok(answer) => answer,
             Err(fault) => {
@@ -277,18 +277,15 @@ impl<'a> Wish<'a> {
         asked: Option<&Policy>,
         why: Option<&Refused>,
     ) -> Event {
-        let mut metadata = self.attempt.metadata();
-        let mut put = |name: &str, value: Value| {
-            metadata.insert(name.to_owned(), value);
-        };
-        put("env", self.request.env.as_str().into());
+        let mut metadata = Metadata::from(self.attempt.metadata());
+        metadata.put("env", self.request.env.as_str());
         let (resource, scopes) = self.binding.map_or(("", &[][..]), |binding| {
             (&*binding.resource, &*binding.scopes)
         });
-        put("resource", resource.into());
-        put("requested_scopes", json!(scopes));
+        metadata.put("resource", resource);
+        metadata.put("requested_scopes", scopes);
         if let Some(refused) = why {
-            put("reason", (*refused.description).into());
+            metadata.put("reason", &*refused.description);
         }
         if let Some(asked) = asked {
             put_asked(&mut metadata, &asked.asked);

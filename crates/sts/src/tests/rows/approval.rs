@@ -31,8 +31,9 @@ caracal_store::on_each_engine! {
         // Whether or not anybody ever decides about it, what policy was asked can be asked again.
         let asked = gated.evidence().await;
         let held = asked.iter().rev().find(|event| event.metadata_json.get("policy_input").is_some()).unwrap();
-        assert_eq!(held.metadata_text("policy_decision"), Some("hold"));
-        let question = caracal_policy::recorded(&held.metadata_json["policy_input"], &held.request_id).unwrap();
+        assert_eq!(held.metadata_text("policy_decision").as_deref(), Some("hold"));
+        let asked = held.metadata_json.get("policy_input").unwrap();
+        let question = caracal_policy::recorded(&asked, &held.request_id).unwrap();
         let zone = gated.sts.sts.views.zone(&ZoneId::trusted("z1")).await.unwrap();
         let again = zone.policy.contract.evaluate(&question).unwrap();
         assert!(again.allow && again.step_up().is_some(), "{again:?}");
