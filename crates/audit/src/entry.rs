@@ -138,6 +138,6 @@ fn indexed(mut text: String) -> String {
 
 /// Without the character that keeps labels apart in the column.
 fn label(label: &str) -> Option<String> {
-    let label: String = label.chars().filter(|&c| c != '\u{1f}').collect();
+    let label = label.replace('\u{1f}', "");
     (!label.is_empty()).then_some(label)
 }

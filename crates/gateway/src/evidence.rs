@@ -358,7 +358,7 @@ impl OpenCall {
             .map(|record| scribe.of_call(&record, ended));
         async move {
             let Some(event) = event else { return Ok(()) };
-            let recorded = scribe.log.record(&[event.clone()]).await;
+            let recorded = scribe.log.record(std::slice::from_ref(&event)).await;
             if recorded.is_err() {
                 scribe.record_later(event);
             }

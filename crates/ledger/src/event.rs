@@ -188,7 +188,7 @@ impl Event {
     }
 
     fn write(&self) -> serde_json::Result<Vec<u8>> {
-        let mut text = Text(Vec::with_capacity(1_024));
+        let mut text = Text(Vec::with_capacity(768 + self.metadata_json.length()));
         text.put("id", self.id.as_str())?;
         text.put("zone_id", self.zone_id.as_str())?;
         text.put("event_type", &self.event_type)?;

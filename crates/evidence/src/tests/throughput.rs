@@ -29,7 +29,7 @@ async fn rate(durability: Durability, callers: usize, each: usize, sink: bool) {
         let (log, made) = (log.clone(), made.clone());
         all.spawn(async move {
             for _ in 0..each {
-                log.record(&[made.clone()]).await.unwrap();
+                log.record(std::slice::from_ref(&made)).await.unwrap();
             }
         });
     }

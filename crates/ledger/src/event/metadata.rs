@@ -27,7 +27,7 @@ impl Metadata {
     pub fn new() -> Self {
         Self {
             members: Vec::with_capacity(24),
-            text: Vec::with_capacity(1_024),
+            text: Vec::with_capacity(2_048),
             other: None,
         }
     }
@@ -76,6 +76,11 @@ impl Metadata {
         Value::Object(members.collect())
     }
 
+    /// About how long it is as JSON, bytes.
+    pub(super) fn length(&self) -> usize {
+        self.text.len() + 28 * self.members.len()
+    }
+
     /// Writes it as JSON, members in the order of their names.
     pub(super) fn write(&self, output: &mut Vec<u8>) -> serde_json::Result<()> {
         if let Some(other) = &self.other {
@@ -83,7 +88,6 @@ impl Metadata {
         }
         let mut members: Vec<_> = self.members.iter().collect();
         members.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-        output.reserve(self.text.len() + 24 * members.len());
         output.push(b'{');
         for (at, (name, place)) in members.into_iter().enumerate() {
             if at > 0 {

@@ -18,7 +18,6 @@
 use std::cell::RefCell;
 use std::sync::LazyLock;
 
-use memchr::memmem;
 use zstd::bulk::{Compressor, Decompressor};
 use zstd::dict::{DecoderDictionary, EncoderDictionary};
 use zstd::zstd_safe::{self, CParameter};
@@ -98,31 +97,37 @@ fn compressor() -> Option<Compressor<'static>> {
     Some(compressor)
 }
 
+/// Texts in JSON begin behind a quote; a value that stands elsewhere stays as it is.
 fn marked(text: &str, said: &Said<'_>) -> Vec<u8> {
-    let mut out = text.as_bytes().to_vec();
-    for (mark, value) in (1_u8..).zip(said) {
-        let Some(value) = value.filter(|value| value.len() >= WORTH_A_MARK) else {
+    let text = text.as_bytes();
+    let mut out = Vec::with_capacity(text.len());
+    let mut kept = 0;
+    for quote in memchr::memchr_iter(b'"', text) {
+        let behind = quote + 1;
+        // A value may hold a quote of its own.
+        if behind < kept {
+            continue;
+        }
+        let Some(rest) = text.get(behind..) else {
             continue;
         };
-        // Raw control characters are no part of JSON, so this value is not in the text as it is.
-        if value.bytes().any(|byte| byte < b' ') {
-            continue;
-        }
-        let finder = memmem::Finder::new(value);
-        let mut rest = out.as_slice();
-        let mut next = Vec::with_capacity(out.len());
-        while let Some(at) = finder.find(rest) {
-            let (before, found) = rest.split_at(at);
-            next.extend_from_slice(before);
-            next.push(mark);
-            rest = found.get(value.len()..).unwrap_or_default();
-        }
-        if !next.is_empty() {
-            next.extend_from_slice(rest);
-            out = next;
+        if let Some((mark, value)) = mark_of(rest, said) {
+            out.extend_from_slice(text.get(kept..behind).unwrap_or_default());
+            out.push(mark);
+            kept = behind + value.len();
         }
     }
+    out.extend_from_slice(text.get(kept..).unwrap_or_default());
     out
+}
+
+/// The first of the values that the text begins with.
+fn mark_of<'a>(text: &[u8], said: &Said<'a>) -> Option<(u8, &'a str)> {
+    (1_u8..).zip(said).find_map(|(mark, value)| {
+        let value = (*value)?;
+        let found = value.len() >= WORTH_A_MARK && text.starts_with(value.as_bytes());
+        found.then_some((mark, value))
+    })
 }
 
 /// The text that was stored in this form.
