@@ -100,7 +100,7 @@ mod tests {
         assert_eq!((event.id.as_str(), event.occurred_at), ("o1", at));
         assert_eq!(event.request_id, "r1");
         let (kind, decision) = (event.event_type.to_string(), event.decision.to_string());
-        Some((kind, decision, event.metadata_json))
+        Some((kind, decision, event.metadata_json.to_value()))
     }
 
     #[test]

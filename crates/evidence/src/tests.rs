@@ -161,7 +161,9 @@ async fn everything_recorded_is_delivered_in_order_and_then_deleted() {
         let (log, drain) = open_as(dir.path(), durability);
         let shelf = Arc::new(Shelf::default());
         let relay = Running::start(drain, &shelf);
-        log.record((0..3).map(event).collect()).await.unwrap();
+        log.record(&(0..3).map(event).collect::<Vec<_>>())
+            .await
+            .unwrap();
         record(&log, 3..100).await;
         let stats = until(&log, |stats| stats.pending == 0).await;
         assert_eq!(

@@ -10,66 +10,67 @@ use serde_json::Value;
 pub const SCHEMA_VERSION: &str = "2026-05-20";
 
 /// What policy is asked. Everything that is empty is left out of the JSON form, because the
-/// contract tests for absence.
+/// contract tests for absence. Members are declared, and so written, in the order of their names:
+/// the form that evidence had from the start, and that its compression knows.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PolicyInput {
-    /// [`SCHEMA_VERSION`].
-    pub schema_version: String,
+    /// To do what.
+    pub action: Action,
+    /// The rest.
+    pub context: Context,
+    /// The Delegation that was presented.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delegation_edge: Option<EdgeInput>,
     /// Who asks.
     pub principal: Principal,
     /// For what.
     pub resource: ResourceInput,
-    /// To do what.
-    pub action: Action,
+    /// [`SCHEMA_VERSION`].
+    pub schema_version: String,
     /// The authority record that was presented.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session: Option<SessionInput>,
-    /// The Delegation that was presented.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub delegation_edge: Option<EdgeInput>,
-    /// The rest.
-    pub context: Context,
 }
 
 /// The calling application (or workload).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Principal {
-    /// `Application` or `Workload`.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// Its id.
-    pub id: String,
-    /// Its zone.
-    pub zone_id: String,
-    /// `managed` or `dcr`.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub registration_method: String,
     /// The governed Session.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub agent_session_id: String,
-    /// `task` or `service`.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub lifecycle: String,
+    /// Its id.
+    pub id: String,
     /// Labels of the Session.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub labels: Vec<String>,
+    /// `task` or `service`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub lifecycle: String,
+    /// `managed` or `dcr`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub registration_method: String,
+    /// `Application` or `Workload`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Its zone.
+    pub zone_id: String,
 }
 
 /// The resource in question.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ResourceInput {
-    /// `Resource`.
-    #[serde(rename = "type")]
-    pub kind: String,
     /// Row id.
     pub id: String,
     /// URI.
     pub identifier: String,
     /// Declared scopes, without the implicit lifecycle scope.
     pub scopes: Vec<String>,
+    /// `Resource`.
+    #[serde(rename = "type")]
+    pub kind: String,
 }
 
 /// The action in question.
@@ -98,17 +99,20 @@ pub struct SessionInput {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct EdgeInput {
+    /// Its constraints.
+    #[serde(skip_serializing_if = "Value::is_null")]
+    pub constraints_json: Value,
+    /// The zone's epoch.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub graph_epoch: u64,
     /// Delegation id.
     pub id: String,
-    /// Source Session.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub source_session_id: String,
-    /// Target Session.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub target_session_id: String,
     /// Issuing application.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub issuer_application_id: String,
+    /// Path from root to leaf.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub path: Vec<String>,
     /// Receiving application.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub receiver_application_id: String,
@@ -118,15 +122,12 @@ pub struct EdgeInput {
     /// Scopes that it carries.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub scopes: Vec<String>,
-    /// Path from root to leaf.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub path: Vec<String>,
-    /// The zone's epoch.
-    #[serde(skip_serializing_if = "is_zero")]
-    pub graph_epoch: u64,
-    /// Its constraints.
-    #[serde(skip_serializing_if = "Value::is_null")]
-    pub constraints_json: Value,
+    /// Source Session.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub source_session_id: String,
+    /// Target Session.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub target_session_id: String,
 }
 
 /// The rest of the input.
@@ -135,25 +136,25 @@ pub struct EdgeInput {
 pub struct Context {
     /// `{"caracal_client_id": …}`.
     pub actor_claims: Value,
+    /// Governed Session.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub agent_session_id: String,
+    /// Whether an approval was presented and accepted.
+    pub challenge_resolved: bool,
+    /// Delegation.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub delegation_edge_id: String,
+    /// The scopes that are asked for.
+    pub requested_scopes: Vec<String>,
+    /// Authority record.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub session_id: String,
     /// Every verified claim of the subject token.
     #[serde(skip_serializing_if = "Value::is_null")]
     pub subject_claims: Value,
     /// Request id.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub trace_id: String,
-    /// Authority record.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub session_id: String,
-    /// Governed Session.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub agent_session_id: String,
-    /// Delegation.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub delegation_edge_id: String,
-    /// Whether an approval was presented and accepted.
-    pub challenge_resolved: bool,
-    /// The scopes that are asked for.
-    pub requested_scopes: Vec<String>,
 }
 
 #[expect(

@@ -76,31 +76,31 @@ pub fn evidence(question: &PolicyInput) -> impl Serialize + '_ {
 /// As [`PolicyInput`] is written, and borrowed.
 #[derive(Serialize)]
 struct Kept<'a> {
-    schema_version: &'a str,
-    principal: &'a Principal,
-    resource: &'a ResourceInput,
     action: &'a Action,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    session: Option<&'a SessionInput>,
+    context: KeptContext<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     delegation_edge: Option<&'a EdgeInput>,
-    context: KeptContext<'a>,
+    principal: &'a Principal,
+    resource: &'a ResourceInput,
+    schema_version: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session: Option<&'a SessionInput>,
 }
 
 /// As [`Context`] is written.
 #[derive(Serialize)]
 struct KeptContext<'a> {
     actor_claims: &'a Value,
-    #[serde(skip_serializing_if = "KeptClaims::is_null")]
-    subject_claims: KeptClaims<'a>,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    session_id: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
     agent_session_id: &'a str,
+    challenge_resolved: bool,
     #[serde(skip_serializing_if = "str::is_empty")]
     delegation_edge_id: &'a str,
-    challenge_resolved: bool,
     requested_scopes: &'a [String],
+    #[serde(skip_serializing_if = "str::is_empty")]
+    session_id: &'a str,
+    #[serde(skip_serializing_if = "KeptClaims::is_null")]
+    subject_claims: KeptClaims<'a>,
 }
 
 struct KeptClaims<'a>(&'a Value);
@@ -172,7 +172,12 @@ mod tests {
     fn a_question_comes_back_as_it_was_but_for_who_the_subject_is() {
         let asked = question();
         let kept = json!(evidence(&asked));
-        let text = kept.to_string();
+        let text = serde_json::to_string(&evidence(&asked)).unwrap();
+        assert_eq!(
+            text,
+            kept.to_string(),
+            "members stand in the order of their names"
+        );
         assert!(
             !text.contains("user@example.com") && !text.contains("jti"),
             "{text}"

@@ -435,13 +435,16 @@ impl Store {
     async fn append(
         &self,
         moves: &[HeadMove],
-        events: Vec<Placed<'_>>,
+        mut events: Vec<Placed<'_>>,
         alerts: &[AuditAlert],
     ) -> Result<Appended, StoreError> {
+        // Ids grow with time, and pages of an index that grows at its end are full.
+        events.sort_unstable_by(|a, b| a.event.id.cmp(&b.event.id));
         let mut times: Vec<_> = events
             .iter()
             .map(|placed| placed.place.ingested_at)
             .collect();
+        times.sort_unstable();
         times.dedup();
         // Before the transaction begins: on SQLite everybody waits for its statements.
         let rows = events

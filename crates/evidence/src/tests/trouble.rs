@@ -16,7 +16,9 @@ async fn a_sink_that_fails_loses_nothing_and_sees_again_only_what_it_did_not_tak
     let answers = [&[Answer::Refuse; 2][..], &broken].concat();
     let failures = answers.len() as u64;
     *shelf.answers.lock() = answers.into();
-    log.record((0..2_500).map(event).collect()).await.unwrap();
+    log.record(&(0..2_500).map(event).collect::<Vec<_>>())
+        .await
+        .unwrap();
     let relay = Running::start(drain, &shelf);
     let stats = until(&log, |stats| stats.pending == 0).await;
     relay.stop().await;
@@ -34,9 +36,13 @@ async fn a_backlog_larger_than_memory_keeps_is_delivered_in_order() {
     let dir = tempfile::tempdir().unwrap();
     let (log, drain) = open(dir.path());
     for chunk in 0..20 {
-        log.record((chunk * 1_000..(chunk + 1) * 1_000).map(event).collect())
-            .await
-            .unwrap();
+        log.record(
+            &(chunk * 1_000..(chunk + 1) * 1_000)
+                .map(event)
+                .collect::<Vec<_>>(),
+        )
+        .await
+        .unwrap();
     }
     assert_eq!(log.stats().pending, 20_000);
     let shelf = Arc::new(Shelf::default());
@@ -81,7 +87,9 @@ async fn a_shutdown_delivers_what_is_left() {
     let (log, drain) = open(dir.path());
     let shelf = Arc::new(Shelf::default());
     *shelf.answers.lock() = [Answer::Refuse; 2].into();
-    log.record((0..3_000).map(event).collect()).await.unwrap();
+    log.record(&(0..3_000).map(event).collect::<Vec<_>>())
+        .await
+        .unwrap();
     Running::start(drain, &shelf).stop().await;
     assert_eq!(shelf.ids(), ids(0..3_000));
     log.close().await;
@@ -161,7 +169,7 @@ async fn an_allow_that_was_taken_back_for_want_of_evidence_is_not_on_record() {
     log.execute("PRAGMA max_page_count = 1").await;
     // One decision: what goes with an allow goes the way of it.
     let decision = vec![long_event(1), long_denial(2)];
-    log.record(decision).await.unwrap_err();
+    log.record(&decision).await.unwrap_err();
     log.record(&[long_denial(3)]).await.unwrap_err();
     log.record_after_the_fact(&[long_event(4)])
         .await
@@ -272,7 +280,7 @@ async fn one_process_holds_a_log() {
 async fn a_closed_log_refuses_and_counts_what_can_no_longer_be_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (log, _drain) = open(dir.path());
-    log.record(Vec::new()).await.unwrap();
+    log.record(&[]).await.unwrap();
     log.close().await;
     let refused = log.record(&[event(1)]).await;
     assert!(matches!(refused, Err(EvidenceError::Closed)));

@@ -17,21 +17,38 @@ macro_rules! in_zone {
     };
 }
 
-/// A page, found along the index that `$driven` leads to: a filter that may be absent leads to none.
-/// SQLite would rather walk the order of time than sort what an index finds, so it is told (`$by`).
+/// A page, found along the index of the one id that is given: a filter that may be absent leads to
+/// none. Both engines would rather walk the order of time than sort what an index finds: SQLite is
+/// told which index (`INDEXED BY`), Postgres has what it finds set apart (`found`).
 macro_rules! page {
-    ($driven:literal, $types:literal) => {
-        page!("", $driven, $types)
+    (pg) => {
+        page!(; "audit_events"; ; "= ANY($13)")
     };
-    ($by:literal, $driven:literal, $types:literal) => {
+    (pg, $driven:literal) => {
+        page!(
+            "WITH found AS MATERIALIZED (SELECT * FROM audit_events WHERE ", $driven, ") ";
+            "found"; ; "= ANY($13)"
+        )
+    };
+    (lite) => {
+        page!(; "audit_events"; ; "IN (SELECT value FROM json_each($13))")
+    };
+    (lite, $index:literal, $driven:literal) => {
+        page!(
+            ; "audit_events INDEXED BY ", $index; " AND ", $driven;
+            "IN (SELECT value FROM json_each($13))"
+        )
+    };
+    ($($found:literal),*; $($from:literal),*; $($driven:literal),*; $types:literal) => {
         concat!(
+            $($found,)*
             "SELECT ",
             columns!(),
-            " FROM audit_events",
-            $by,
+            " FROM ",
+            $($from,)*
             " WHERE ",
             in_zone!(),
-            $driven,
+            $($driven,)*
             " AND occurred_at >= $2 AND occurred_at < $3 AND occurred_at <= $4
                AND (occurred_at, id) < ($4, $5)
                AND (CAST($6 AS TEXT) IS NULL OR decision = $6)
@@ -49,17 +66,13 @@ macro_rules! page {
 }
 
 statements! { pub(crate) mod sql {
-    PAGE = pg: page!("", "= ANY($13)"),
-           lite: page!("", "IN (SELECT value FROM json_each($13))");
-    PAGE_OF_REQUEST = pg: page!(" AND request_id = $7", "= ANY($13)"),
-                      lite: page!(" INDEXED BY audit_events_request", " AND request_id = $7",
-                                  "IN (SELECT value FROM json_each($13))");
-    PAGE_OF_SESSION = pg: page!(" AND agent_session_id = $9", "= ANY($13)"),
-                      lite: page!(" INDEXED BY audit_events_session", " AND agent_session_id = $9",
-                                  "IN (SELECT value FROM json_each($13))");
-    PAGE_OF_RECORD = pg: page!(" AND authority_record_id = $10", "= ANY($13)"),
-                     lite: page!(" INDEXED BY audit_events_record", " AND authority_record_id = $10",
-                                 "IN (SELECT value FROM json_each($13))");
+    PAGE = pg: page!(pg), lite: page!(lite);
+    PAGE_OF_REQUEST = pg: page!(pg, "request_id = $7"),
+                      lite: page!(lite, "audit_events_request", "request_id = $7");
+    PAGE_OF_SESSION = pg: page!(pg, "agent_session_id = $9"),
+                      lite: page!(lite, "audit_events_session", "agent_session_id = $9");
+    PAGE_OF_RECORD = pg: page!(pg, "authority_record_id = $10"),
+                     lite: page!(lite, "audit_events_record", "authority_record_id = $10");
     BY_REQUEST = concat!("SELECT ", columns!(), " FROM audit_events
         WHERE ", in_zone!(), " AND request_id = $2 ORDER BY occurred_at, id LIMIT $3");
     FIND = concat!("SELECT ", columns!(), " FROM audit_events

@@ -49,8 +49,8 @@ caracal_store::on_each_engine! {
         assert_eq!(gated.kinds(seen).await, ["step_up_issued pending complete",
             "token_exchange deny complete", "token_exchange deny exchange_denied"]);
         let issued = &gated.evidence().await[seen];
-        assert_eq!(issued.metadata_text("challenge_id"), Some(&*id));
-        assert_eq!(issued.metadata_text("subject_anchor"), Some("user_1"));
+        assert_eq!(issued.metadata_text("challenge_id").as_deref(), Some(&*id));
+        assert_eq!(issued.metadata_text("subject_anchor").as_deref(), Some("user_1"));
 
         let seen = gated.evidence().await.len();
         assert_eq!(gated.held("desk:write", &[]).await, id, "the same request, the same hold");
@@ -265,9 +265,9 @@ caracal_store::on_each_engine! {
         let events = gated.evidence().await;
         let event = events.iter().find(|event| event.event_type == "step_up_decided").unwrap();
         assert_eq!((&*event.decision, &*event.request_id), ("approved", &*paying));
-        assert_eq!(event.metadata_text("approver_plane"), Some("subject"));
-        assert_eq!(event.metadata_text("approver_session_id"), Some("r-again"));
-        assert_eq!(event.metadata_text("reason"), Some("lunch"));
+        assert_eq!(event.metadata_text("approver_plane").as_deref(), Some("subject"));
+        assert_eq!(event.metadata_text("approver_session_id").as_deref(), Some("r-again"));
+        assert_eq!(event.metadata_text("reason").as_deref(), Some("lunch"));
         assert!(!event.to_wire().contains("user_1"), "a pseudonym is all that is kept");
         let (status, _) = gated.mint("desk:pay", &[]).await;
         assert_eq!(status, 200);
