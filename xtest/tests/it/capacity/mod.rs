@@ -68,11 +68,7 @@ fn names_storage_first((verdict, _): &(Value, i32), is_storage: bool) {
 }
 
 /// Asks for a verdict while callers do something over and over.
-async fn meanwhile<F: Future<Output = ()>>(
-    stack: &Stack,
-    line: &str,
-    does: impl Fn() -> F,
-) -> (Value, i32) {
+async fn meanwhile(stack: &Stack, line: &str, does: impl AsyncFn()) -> (Value, i32) {
     let callers = (0..CALLERS).map(|_| async {
         loop {
             does().await;

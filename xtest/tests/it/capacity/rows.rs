@@ -20,6 +20,9 @@ use super::{PATIENT, capacity, finding, meanwhile, names, names_storage_first};
 const POOL: &str = "39";
 /// How long a part is out of service.
 const OUT: Duration = Duration::from_secs(2);
+/// A caller's rest between calls: together they are some hundred a second, which leaves a machine that
+/// has other tests to run short of nothing.
+const REST: Duration = Duration::from_millis(100);
 
 #[test]
 fn every_cause_is_named_by_what_it_brings_about() {
@@ -85,7 +88,11 @@ impl Rows {
         // What one row did to readiness is no matter of the next.
         let line = format!("--over 1s {PATIENT} --threshold readiness_flaps=1000 {line}");
         loop {
-            let verdict = meanwhile(&self.stack, &line, || self.calls()).await;
+            let verdict = meanwhile(&self.stack, &line, async || {
+                self.calls().await;
+                tokio::time::sleep(REST).await;
+            });
+            let verdict = verdict.await;
             if verdict.0["bottleneck"] == bottleneck || began.elapsed() > Duration::from_secs(30) {
                 names(&verdict, bottleneck);
                 xtest::visibly(&format!("{bottleneck} after {:.1?}", began.elapsed()));
