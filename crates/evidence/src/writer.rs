@@ -31,7 +31,7 @@ const FORGET_AFTER: u64 = 256;
 /// How long a commit waits for company when events come fast. A sleep of the system adds some 50 us.
 const GATHER: Duration = Duration::from_micros(250);
 /// They come fast when more than so many fall into [`GATHER`].
-const MANY_IN_A_WAIT: u32 = 2;
+const MANY_IN_A_WAIT: u32 = 3;
 /// A group of so many does not wait for more.
 const ENOUGH: usize = 8;
 /// Over which time their number is averaged.
