@@ -30,8 +30,8 @@ const FORGET_AFTER: u64 = 256;
 
 /// How long a commit waits for company when events come fast. A sleep of the system adds some 50 us.
 const GATHER: Duration = Duration::from_micros(250);
-/// They come fast when more than so many fall into [`GATHER`].
-const MANY_IN_A_WAIT: u32 = 3;
+/// They come fast when more than so many come in a millisecond: two or three fall into [`GATHER`].
+const FAST: u32 = 10;
 /// A group of so many does not wait for more.
 const ENOUGH: usize = 8;
 /// Over which time their number is averaged.
@@ -222,7 +222,7 @@ impl Pace {
             return;
         }
         // A pause ends a fast time by itself: its average is low.
-        self.fast = MANY_IN_A_WAIT * took < self.count * GATHER;
+        self.fast = FAST * took < self.count * Duration::from_millis(1);
         (self.since, self.count) = (Some(now), 0);
     }
 }
