@@ -45,7 +45,8 @@ statements! { pub(crate) mod sql {
                      $6::bytea[], $7::text[], $8::text[], $9::bytea[], $10::bytea[], $11::bytea[],
                      $12::text[], $13::bytea[], $14::bytea[], $15::bytea[], $16::bytea[])
                      AS given (zone_id, ", columns!(), ")
-                 LEFT JOIN audit_zones zone USING (zone_id)"),
+                 LEFT JOIN audit_zones zone USING (zone_id)
+                 ORDER BY given.id"),
              lite: concat!("INSERT INTO audit_events (zone_no, ", columns!(), ")
                  VALUES ((SELECT zone_no FROM audit_zones WHERE zone_id = $1), $2, $3, $4, $5, $6,
                          $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)");
@@ -435,11 +436,9 @@ impl Store {
     async fn append(
         &self,
         moves: &[HeadMove],
-        mut events: Vec<Placed<'_>>,
+        events: Vec<Placed<'_>>,
         alerts: &[AuditAlert],
     ) -> Result<Appended, StoreError> {
-        // Ids grow with time, and pages of an index that grows at its end are full.
-        events.sort_unstable_by(|a, b| a.event.id.cmp(&b.event.id));
         let mut times: Vec<_> = events
             .iter()
             .map(|placed| placed.place.ingested_at)
