@@ -5,7 +5,6 @@
 mod prometheus;
 mod rows;
 
-use std::future::Future;
 use std::path::Path;
 use std::process::Output;
 use std::sync::Arc;
