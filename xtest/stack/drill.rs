@@ -13,29 +13,37 @@ use tokio::task::JoinHandle;
 
 use crate::http::Http;
 use crate::probe::{Outcast, Probe, Promised, Replays, before_now};
+use crate::wishes::{pace, wants};
 use crate::{Deployment, Part, Stack, World, visibly};
 
-/// How often each replica is asked whether it is ready.
+/// How often each replica is asked whether it is ready, unless the probe has a pace.
 const ASK_EVERY: Duration = Duration::from_millis(25);
-/// Governed calls that are served in a row when all is well.
+/// Governed calls that are served in a row when all is well, unless the probe has a pace.
 const IN_A_ROW: usize = 30;
+/// For how long at least calls are served when all is well, where the probe has a pace.
+const WELL_FOR: Duration = Duration::from_secs(5);
+/// An outcast older than this is replaced: what was taken from it must still be in force while a
+/// failure lasts, so that its refusal means something.
+const OUTCAST_FOR: Duration = Duration::from_secs(120);
 /// How long it may take from the end of a failure until all is well.
 const WELL_WITHIN: Duration = Duration::from_secs(60);
 /// How far clocks are stepped at most, and a minute: events carry the time of their producer.
 const CLOCKS: Duration = Duration::from_secs(360);
 
-/// How long a failure lasts that is to last long: `XTEST_OUTAGE_SECONDS`.
-pub fn long() -> Duration {
-    Duration::from_secs(set("XTEST_OUTAGE_SECONDS").unwrap_or(12))
+/// Many deployments that are drilled at once are not to be kept busy with being asked.
+fn ask_every() -> Duration {
+    let second = Duration::from_secs(1);
+    pace().map_or(ASK_EVERY, |pace| pace.clamp(ASK_EVERY, second))
 }
 
-/// How often every failure is repeated: `XTEST_FAULT_ROUNDS`.
-pub fn rounds() -> u64 {
-    set("XTEST_FAULT_ROUNDS").unwrap_or(1)
-}
-
-fn set(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
+/// Governed calls that are served in a row when all is well: with a pace, as many as fit into
+/// [`WELL_FOR`], but one at least.
+fn in_a_row() -> usize {
+    let Some(pace) = pace() else {
+        return IN_A_ROW;
+    };
+    let fit = WELL_FOR.as_nanos() / pace.as_nanos().max(1);
+    usize::try_from(fit).map_or(IN_A_ROW, |fit| fit.clamp(1, IN_A_ROW))
 }
 
 /// The first time that a replica gave this reason for not being ready.
@@ -76,7 +84,7 @@ impl Watch {
 }
 
 async fn ask(part: Part, nth: usize, url: String, seen: Arc<Mutex<Vec<Unready>>>) {
-    let http = Http::default();
+    let (http, every) = (Http::default(), ask_every());
     loop {
         let asked = tokio::time::timeout(Duration::from_secs(10), http.try_get(&url)).await;
         let reason = match asked {
@@ -104,7 +112,7 @@ async fn ask(part: Part, nth: usize, url: String, seen: Arc<Mutex<Vec<Unready>>>
                 });
             }
         }
-        tokio::time::sleep(ASK_EVERY).await;
+        tokio::time::sleep(every).await;
     }
 }
 
@@ -218,7 +226,7 @@ impl Drill {
     }
 
     /// Has the deployment suffer: `inject` under load, then `mend` after it has `lasted` so long.
-    /// Ends when all is well and everything is on record.
+    /// Ends when all is well and everything is on record. `None` when `XTEST_DRILLS` leaves it out.
     ///
     /// # Panics
     /// When it does not come to that.
@@ -228,24 +236,31 @@ impl Drill {
         lasted: Duration,
         inject: impl AsyncFnOnce(&Stack),
         mend: impl AsyncFnOnce(&Stack),
-    ) -> Row {
+    ) -> Option<Row> {
+        if !wants(failure) {
+            return None;
+        }
         let stack = Arc::clone(&self.world.stack);
         let since = before_now(CLOCKS);
         visibly(&format!("{:?}: {failure}", stack.deployment));
+        if self.outcast.age() > OUTCAST_FOR {
+            self.outcast = Outcast::of(&self.world).await;
+        }
         let outcast = Some(self.outcast.clone());
+        let in_a_row = in_a_row();
         let probe = Probe::start(&self.world, &self.replays, outcast).await;
-        probe.is_served(Instant::now(), IN_A_ROW, WELL_WITHIN).await;
+        probe.is_served(Instant::now(), in_a_row, WELL_WITHIN).await;
         let watch = Watch::start(&stack);
         let began = Instant::now();
         inject(&stack).await;
         tokio::time::sleep(lasted.saturating_sub(began.elapsed())).await;
         mend(&stack).await;
         let mended = Instant::now();
-        probe.is_served(mended, IN_A_ROW, WELL_WITHIN).await;
+        probe.is_served(mended, in_a_row, WELL_WITHIN).await;
         stack.is_ready().await;
         let ready = mended.elapsed();
         // Calls that began before may still be under way.
-        probe.is_served(Instant::now(), IN_A_ROW, WELL_WITHIN).await;
+        probe.is_served(Instant::now(), in_a_row, WELL_WITHIN).await;
         let told = probe.stop().await;
         let unready = watch.stop();
         told.are_recorded(&self.world, &since, failure).await;
@@ -268,7 +283,7 @@ impl Drill {
         };
         row.tell();
         self.promised.add(told);
-        row
+        Some(row)
     }
 
     /// After everything: all of it is on record, once, and the ledger verifies.

@@ -20,6 +20,7 @@ pub mod probe;
 mod process;
 mod servers;
 mod stack;
+pub mod wishes;
 pub mod world;
 
 pub use fault::{Fault, FaultProxy};

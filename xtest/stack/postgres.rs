@@ -65,7 +65,7 @@ impl Postgres {
         let arguments = command.get_args().map(ToOwned::to_owned);
         let own = format!(
             "-D {} -p {port} -k {} -c listen_addresses=127.0.0.1 -c fsync=off \
-             -c max_connections=200 -c shared_buffers=32MB",
+             -c max_connections=200 -c shared_buffers=32MB -c max_wal_size=256MB",
             data.display(),
             place.display()
         );

@@ -33,7 +33,7 @@ pub struct World {
     pub resource: String,
     /// How many requests reached the upstream of its resource.
     pub reached: Arc<AtomicU64>,
-    /// The heads of those requests.
+    /// The heads of the latest of those requests.
     pub heads: Arc<Mutex<Vec<String>>>,
 }
 
@@ -219,15 +219,32 @@ impl World {
 
     /// The same, made with a lifecycle token that is there already.
     pub async fn agent_of(&self, lifecycle: String) -> Agent {
+        self.agent_lasting(lifecycle, 1020).await
+    }
+
+    /// As [`World::agent`], with Sessions that last so many seconds, and the Delegation two minutes
+    /// less.
+    pub async fn agent_for(&self, seconds: u64) -> Agent {
+        let lifecycle = self.lifecycle().await;
+        self.agent_lasting(lifecycle, seconds).await
+    }
+
+    async fn agent_lasting(&self, lifecycle: String, seconds: u64) -> Agent {
+        let lasts = json!({"ttl_seconds": seconds});
         let start = async || {
-            self.session(&lifecycle, json!({}))
+            self.session(&lifecycle, lasts.clone())
                 .await
                 .expect(201)
                 .text("agent_session_id")
         };
         let (parent, session) = (start().await, start().await);
         let edge = self
-            .delegates(&lifecycle, &parent, &session, json!({}))
+            .delegates(
+                &lifecycle,
+                &parent,
+                &session,
+                json!({"ttl_seconds": seconds - 120}),
+            )
             .await
             .expect(201);
         let edge = edge.text("delegation_edge_id");
@@ -536,9 +553,7 @@ async fn serve(
         seen.extend_from_slice(&chunk[..n]);
         while let Some(end) = seen.windows(4).position(|window| window == b"\r\n\r\n") {
             let head: Vec<u8> = seen.drain(..end + 4).collect();
-            heads
-                .lock()
-                .push(String::from_utf8_lossy(&head).into_owned());
+            keep(&mut heads.lock(), &head);
             reached.fetch_add(1, Ordering::SeqCst);
             let answer = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\
                           content-length: 11\r\n\r\n{\"ok\":true}";
@@ -546,5 +561,13 @@ async fn serve(
                 return;
             }
         }
+    }
+}
+
+/// Some thousands at most: a probe of hours sends more than memory holds.
+fn keep(heads: &mut Vec<String>, head: &[u8]) {
+    heads.push(String::from_utf8_lossy(head).into_owned());
+    if heads.len() > 10_000 {
+        heads.drain(..5_000);
     }
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use xtest::drill::Drill;
 use xtest::probe::WORKERS;
+use xtest::wishes::{pace, wants_any_of};
 use xtest::world::{part_of, policy_set};
 use xtest::{Agent, Deployment, Options, Part, Stack, World};
 
@@ -189,6 +190,9 @@ async fn ends(world: &World, agent: &Agent) {
 
 #[test]
 fn a_replica_that_is_killed_takes_with_it_what_it_had_in_hand_and_nothing_else() {
+    if !wants_any_of("replicas") {
+        return;
+    }
     xtest::on(
         Deployment::Distributed,
         options(),
@@ -203,10 +207,13 @@ fn a_replica_that_is_killed_takes_with_it_what_it_had_in_hand_and_nothing_else()
                         async |stack| stack.kill9_replica(part, nth),
                         async |stack| stack.starts_again(),
                     );
-                    let row = Box::pin(row).await;
+                    let Some(row) = Box::pin(row).await else {
+                        continue;
+                    };
                     // A worker has one call in hand at a time.
                     assert!(row.refused <= WORKERS, "{row:?}");
-                    assert!(row.served > 10 * WORKERS, "{row:?}");
+                    let full = pace().is_none();
+                    assert!(!full || row.served > 10 * WORKERS, "{row:?}");
                 }
             }
             Box::pin(drill.ends()).await;
