@@ -117,7 +117,8 @@ pub struct Args {
     #[arg(long, default_value_t = 1)]
     pub client_threads: usize,
 
-    /// Server processes whose processor time and peak memory are reported (Linux)
+    /// Server processes whose processor time (with that of all they start) and peak memory are
+    /// reported (Linux)
     #[arg(long, value_delimiter = ',')]
     pub pids: Vec<u32>,
     /// Start this caracal binary on free ports in a scratch directory, with raised limits

@@ -521,3 +521,6 @@ impl AuditAlert {
         .to_vec()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -51,10 +51,13 @@ impl Pg {
         let given = config.get_options().unwrap_or_default();
         let (statement, idle) = (options.statement_timeout, options.idle_in_tx);
         let (statement, idle) = (statement.as_millis(), idle.as_millis());
-        // What row security asks for outside of a zone: see `Sight::All`.
+        // `caracal.zone_id` is what row security asks for outside of a zone: see `Sight::All`. A plan
+        // is made for each run of a statement: one that is kept for a table that was empty, as every
+        // month begins, reads the table whole until statistics are taken.
         config.options(format!(
             "{given} -c statement_timeout={statement} \
-             -c idle_in_transaction_session_timeout={idle} -c caracal.zone_id=*"
+             -c idle_in_transaction_session_timeout={idle} -c caracal.zone_id=* \
+             -c plan_cache_mode=force_custom_plan"
         ));
         let connect_timeout = options.connect_timeout;
         config.connect_timeout(connect_timeout);
