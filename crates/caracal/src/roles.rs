@@ -306,6 +306,7 @@ impl On<'_> {
                 clock: at.clock.clone(),
                 rng: at.rng.clone(),
                 ids: at.ids.clone(),
+                tasks: at.loops.clone(),
             },
         ))
     }

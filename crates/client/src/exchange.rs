@@ -1,5 +1,7 @@
 //! The exchange of an ingress mandate for an upstream directive (spec: gateway §9).
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use caracal_model::{Mandate, Refused, RequestId, Secret};
 use caracal_net::breaker::Circuit;
@@ -42,6 +44,8 @@ pub struct GatewayExchange<'a> {
     pub path: &'a str,
     /// The id of the request; equal to `X-Request-Id`.
     pub request_id: &'a RequestId,
+    /// How long the Gateway waits for the outcome.
+    pub within: Duration,
 }
 
 /// What the STS granted.

@@ -27,6 +27,9 @@ const AGENT: HeaderValue = HeaderValue::from_static("caracal-gateway");
 const TIMESTAMP: HeaderName = HeaderName::from_static("x-caracal-gateway-timestamp");
 const NONCE: HeaderName = HeaderName::from_static("x-caracal-gateway-request");
 const SIGNATURE: HeaderName = HeaderName::from_static("x-caracal-gateway-signature");
+/// How long we wait, in milliseconds, so that the STS answers before. It need not be signed: made
+/// short it denies, and the STS has a limit of its own.
+const WAITS: HeaderName = HeaderName::from_static("x-caracal-gateway-timeout");
 
 /// Failures in a row that open the circuit, and for how long.
 const FAILURES: u32 = 3;
@@ -56,8 +59,8 @@ impl std::fmt::Debug for RemoteExchange {
 pub struct BaseUrlError;
 
 impl RemoteExchange {
-    /// Exchanges at the STS under `base` (`STS_URL`). Without a key (dev mode only) requests go
-    /// unsigned, and the STS refuses them.
+    /// Exchanges at the STS under `base` (`STS_URL`), which is healthy when it answers `within` that
+    /// time. Without a key (dev mode only) requests go unsigned, and the STS refuses them.
     ///
     /// # Errors
     /// [`BaseUrlError`].
@@ -88,12 +91,12 @@ impl RemoteExchange {
         let call = async {
             let response = self
                 .forwarder
-                .send(outbound, self.within)
+                .send(outbound, request.within)
                 .await
                 .map_err(|error| failed(&error))?;
             answer::read(response, request.resource).await
         };
-        match tokio::time::timeout(self.within, call).await {
+        match tokio::time::timeout(request.within, call).await {
             Ok(outcome) => outcome,
             Err(_) => Err(timed_out()),
         }
@@ -110,6 +113,8 @@ impl RemoteExchange {
         headers.insert(USER_AGENT, AGENT);
         let id = header(request.request_id.as_str())?;
         headers.insert(caracal_net::problem::X_REQUEST_ID, id);
+        let waits = u64::try_from(request.within.as_millis()).unwrap_or(u64::MAX);
+        headers.insert(WAITS, HeaderValue::from(waits));
         // While spans are taken, the exchange is one below the Gateway's.
         if let Some(trace) = current_trace().and_then(|trace| trace.header()) {
             headers.insert(TRACEPARENT, trace);

@@ -140,6 +140,8 @@ pub struct Config {
     pub admin_token: Option<Secret<String>>,
     /// Who may read metrics.
     pub metrics: Arc<Access>,
+    /// An exchange.
+    pub sts_timeout: Duration,
     /// Head of the upstream's response.
     pub upstream_timeout: Duration,
     /// Progress of a request body.
@@ -183,6 +185,7 @@ impl From<Settings> for Config {
                 open: !settings.mode.is_published(),
                 json_refusal: false,
             }),
+            sts_timeout: settings.sts_timeout,
             upstream_timeout: settings.upstream_timeout,
             read_timeout: settings.read_timeout,
             stream_idle_timeout: settings.stream_idle_timeout,

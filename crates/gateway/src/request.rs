@@ -254,6 +254,7 @@ async fn exchange(
         method: method.as_str(),
         path,
         request_id: id,
+        within: gateway.config.sts_timeout,
     };
     let grant = gateway.exchange.exchange(request).await;
     let took = gateway.clock.ticks().since(started);

@@ -146,6 +146,18 @@ pub fn current<T>(read: impl FnOnce(&Current) -> T) -> Option<T> {
     CURRENT.try_with(read).ok()
 }
 
+/// Work that goes on for the request that this task handles, in a task of its own: its log lines name
+/// the request as well.
+pub fn carried<T>(work: impl Future<Output = T>) -> impl Future<Output = T> {
+    let at = current(Clone::clone);
+    async move {
+        match at {
+            Some(at) => within(at, work).await,
+            None => work.await,
+        }
+    }
+}
+
 /// The server span of the request that this task handles, while spans are taken.
 pub fn current_trace() -> Option<TraceContext> {
     current(|current| current.trace).flatten()

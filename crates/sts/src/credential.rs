@@ -11,6 +11,9 @@ mod circuit;
 mod connection;
 mod service;
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use caracal_authority::decide::CredentialFault;
 use caracal_crypto::CryptoError;
 use caracal_model::{ProviderId, Refusal, Refused, Secret, Timestamp, ZoneId};
@@ -20,6 +23,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::Sts;
+use crate::patience::Patience;
 
 pub use service::ServiceTokens;
 
@@ -137,14 +141,23 @@ pub async fn at_hand(
     })
 }
 
-/// Obtains what was [due](AtHand::Due), or has to be [fetched](AtHand::Fetch).
-pub async fn obtain(sts: &Sts, zone: &ZoneId, provider: &Provider, subject: &str) -> Obtained {
+/// Obtains what was [due](AtHand::Due), or has to be [fetched](AtHand::Fetch). What takes longer than
+/// the caller waits is not to be had.
+pub async fn obtain(
+    sts: &Sts,
+    zone: &ZoneId,
+    provider: &Arc<Provider>,
+    subject: &str,
+    patience: Patience,
+) -> Obtained {
     let outcome = match &*provider.kind {
-        "oauth2_client_credentials" => Box::pin(service::fetch(sts, zone, provider)).await,
-        "oauth2_authorization_code" => {
-            Box::pin(connection::renew(sts, zone, provider, subject)).await
+        "oauth2_client_credentials" => {
+            Box::pin(service::fetch(sts, zone, provider, patience)).await
         }
-        _ => kept(provider).await,
+        "oauth2_authorization_code" => {
+            Box::pin(connection::renew(sts, zone, provider, subject, patience)).await
+        }
+        _ => kept(sts, provider, patience).await,
     };
     Obtained {
         provider: provider.id.clone(),
@@ -163,22 +176,30 @@ pub async fn obtain(sts: &Sts, zone: &ZoneId, provider: &Provider, subject: &str
 pub async fn without_user(
     sts: &Sts,
     zone: &ZoneView,
-    provider: &Provider,
+    provider: &Arc<Provider>,
+    patience: Patience,
 ) -> Result<Credential, Refused> {
     if &*provider.kind != "oauth2_client_credentials" {
-        return kept(provider).await.map_err(|_| unavailable());
+        let kept = kept(sts, provider, patience).await;
+        return kept.map_err(|_| unavailable());
     }
     if let Some(credential) = sts.service_tokens.held(provider, sts.clock.now()) {
         return Ok(credential);
     }
-    let fetched = Box::pin(service::fetch(sts, &zone.id, provider)).await;
+    let fetched = Box::pin(service::fetch(sts, &zone.id, provider, patience)).await;
     fetched.map_err(|_| unavailable())
 }
 
 /// The credential of a kind that is used as it is stored, from where it is kept.
-async fn kept(provider: &Provider) -> Result<Credential, CredentialFault> {
+async fn kept(
+    sts: &Sts,
+    provider: &Provider,
+    patience: Patience,
+) -> Result<Credential, CredentialFault> {
     let unavailable = CredentialFault::ProviderUnavailable;
-    let document = provider.secret.obtain().await.map_err(|_| unavailable)?;
+    let left = patience.left(sts.clock.as_ref());
+    let document = provider.secret.obtain(left).await;
+    let document = document.map_err(|_| unavailable)?;
     let found = document.and_then(|document| stored(provider, &document));
     found.ok_or(unavailable)
 }
@@ -205,6 +226,9 @@ fn basic(config: &Value, password: &Secret<String>) -> Option<String> {
     })
 }
 
+/// How long work that outlasts its caller waits for a backend: its own limit is shorter.
+const BACKEND: Duration = Duration::from_secs(60);
+
 /// 502: the credential is not at hand.
 pub fn unavailable() -> Refused {
     Refusal::ProviderCredential.because("the provider's credential is not available")
@@ -214,7 +238,7 @@ pub fn unavailable() -> Refused {
 fn ends(sts: &Sts, expires_in: Option<u64>, now: Timestamp) -> Timestamp {
     let most = u64::try_from(sts.config.max_grant_ttl).unwrap_or(0);
     let seconds = expires_in.map_or(most, |said| said.min(most));
-    now.plus(std::time::Duration::from_secs(seconds))
+    now.plus(Duration::from_secs(seconds))
 }
 
 /// Notes a failure for the log and the metrics. A [`TokenError`] holds nothing that is secret.

@@ -27,6 +27,7 @@ use crate::events::{self, Trail};
 use crate::form::{SubjectTokenType, TokenRequest};
 use crate::gateway::verified;
 use crate::known::{Gathered, Presented};
+use crate::patience::Patience;
 use crate::{Sts, actor, control, federation, guesses, late, registry, sign};
 
 /// The window of the mint rate.
@@ -87,6 +88,7 @@ pub async fn client_exchange(
     request: &TokenRequest,
     source: IpAddr,
     request_id: &RequestId,
+    patience: Patience,
 ) -> Result<Issued, Refused> {
     actor::admitted(sts, request).await?;
     let since = sts.clock.ticks();
@@ -104,7 +106,7 @@ pub async fn client_exchange(
         }
     };
     if let Some(token) = id_token(request) {
-        return federation::federate(sts, request, token, &caller, request_id).await;
+        return federation::federate(sts, request, token, &caller, request_id, patience).await;
     }
     match decided(sts, request, &caller, request_id).await {
         Ok(issued) => Ok(issued),

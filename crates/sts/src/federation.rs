@@ -19,6 +19,7 @@ use crate::authenticate::Caller;
 use crate::events::EXCHANGE;
 use crate::exchange::{Issued, keep_record, record};
 use crate::form::TokenRequest;
+use crate::patience::Patience;
 use crate::{Sts, actor, sign};
 
 /// What decides, in evidence.
@@ -54,11 +55,13 @@ pub async fn federate(
     token: &str,
     caller: &Caller,
     request_id: &RequestId,
+    patience: Patience,
 ) -> Result<Issued, Refused> {
     let mut trail = Trail {
         sts,
         caller,
         request_id,
+        patience,
         issuer: None,
     };
     match decided(sts, form, token, caller, &mut trail).await {
@@ -154,7 +157,8 @@ async fn proven<'c>(
         .map(AsRef::as_ref)
         .ok_or_else(|| invalid("its issuer is not trusted in this zone"))?;
     trail.issuer = Some(issuer);
-    let keys = sts.issuers.with(issuer, jws.kid()).await;
+    let within = trail.patience.left(sts.clock.as_ref());
+    let keys = sts.issuers.with(issuer, jws.kid(), within).await;
     let keys = keys.map_err(Failed::Ours)?;
     let keys = keys.ok_or_else(|| unusable(TokenError::WrongKey))?;
     jws.verify(&keys).map_err(unusable)?;
@@ -241,11 +245,12 @@ async fn issue(
     Ok(Issued { token, mandate })
 }
 
-/// The evidence of one federation. It names the issuer and never the user.
+/// One federation, and its evidence. It names the issuer and never the user.
 struct Trail<'a> {
     sts: &'a Sts,
     caller: &'a Caller,
     request_id: &'a RequestId,
+    patience: Patience,
     issuer: Option<&'a IssuerRow>,
 }
 

@@ -27,8 +27,8 @@ use crate::directive::{directive, wants_mandate};
 use crate::events::{Trail, refused_early};
 use crate::exchange::{CAME_TO_NOTHING, Early, denied, facts, find, over_rate, record};
 use crate::known::{Gathered, Presented};
-use crate::sign;
-use crate::{EXCHANGE, Sts};
+use crate::patience::Patience;
+use crate::{EXCHANGE, Sts, late, sign};
 
 /// Unix seconds of the signature.
 pub const TIMESTAMP: &str = "x-caracal-gateway-timestamp";
@@ -173,10 +173,11 @@ impl Exchange for Sts {
             ids: &self.ids,
             clock: self.clock.as_ref(),
         };
-        let exchanged = async {
-            let exchanged = Box::pin(exchange(self, call, false)).await;
+        let patience = Patience::of_gateway(self.clock.as_ref(), call.within);
+        let exchanged = late::in_time(self, call.request_id, patience.whole(), async {
+            let exchanged = Box::pin(exchange(self, call, false, patience)).await;
             exchanged.map_err(ExchangeRefused::from)
-        };
+        });
         let status = |exchanged: &Result<_, ExchangeRefused>| {
             let refused = exchanged.as_ref().err();
             refused.map_or(StatusCode::OK, ExchangeRefused::status)
@@ -207,6 +208,7 @@ pub async fn exchange(
     sts: &Sts,
     call: GatewayExchange<'_>,
     always_sign: bool,
+    patience: Patience,
 ) -> Result<Granted, Refused> {
     let mut obtained = None;
     // A credential that has to be obtained takes time in which everything may change. Once it is
@@ -218,7 +220,8 @@ pub async fn exchange(
             Ok(Passage::Granted(granted)) => return Ok(*granted),
             Ok(Passage::Wants(provider, subject)) => {
                 let zone = &caller.zone.id;
-                obtained = Some(credential::obtain(sts, zone, &provider, &subject).await);
+                let obtaining = credential::obtain(sts, zone, &provider, &subject, patience);
+                obtained = Some(obtaining.await);
             }
             Err(early) => return Err(early.settle(sts, &caller, call.request_id).await?),
         }

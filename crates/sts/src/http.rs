@@ -24,6 +24,7 @@ use crate::events::refused_early;
 use crate::exchange::{Issued, client_exchange, record};
 use crate::form::{ACCESS_TOKEN_TYPE, MAX_BODY, TokenRequest};
 use crate::gateway::{claims_gateway, exchange, proven, same_request, verified};
+use crate::patience::Patience;
 use crate::{Sts, actor, late};
 
 /// How long a body may take to arrive.
@@ -51,17 +52,14 @@ pub async fn token(
     request: Request,
 ) -> Response {
     let _exchanging = sts.metrics.exchanging();
-    let answering = late::in_time(answer(&sts, &request_id, request));
-    let outcome = match Box::pin(answering).await {
-        Ok(outcome) => outcome,
-        Err(late) => {
-            late.tell(&sts, &request_id).await;
-            Err(Refusal::Unavailable
-                .because("the exchange took too long, try again shortly")
-                .into())
-        }
+    let clock = sts.clock.as_ref();
+    let patience = if claims_gateway(request.headers()) {
+        Patience::told(clock, request.headers())
+    } else {
+        Patience::of_client(clock)
     };
-    match outcome {
+    let answering = Box::pin(answer(&sts, &request_id, patience, request));
+    match late::in_time(&sts, &request_id, patience.whole(), answering).await {
         Ok(response) => {
             sts.metrics.minted();
             response
@@ -73,15 +71,20 @@ pub async fn token(
     }
 }
 
-async fn answer(sts: &Sts, request_id: &RequestId, request: Request) -> Result<Response, Problem> {
+async fn answer(
+    sts: &Sts,
+    request_id: &RequestId,
+    patience: Patience,
+    request: Request,
+) -> Result<Response, Problem> {
     let (parts, body) = form_of(request, "tokens are exchanged by POST").await?;
     if claims_gateway(&parts.headers) {
         let path = parts.uri.path();
         proven(sts, &parts.headers, parts.method.as_str(), path, &body).await?;
-        return from_gateway(sts, request_id, &body).await;
+        return from_gateway(sts, request_id, patience, &body).await;
     }
     let request = TokenRequest::parse(&body)?;
-    let issued = client_exchange(sts, &request, source(&parts), request_id).await?;
+    let issued = client_exchange(sts, &request, source(&parts), request_id, patience).await?;
     Ok(issued_answer(&issued))
 }
 
@@ -147,6 +150,7 @@ fn respond(answer: &TokenResponse<'_>) -> Response {
 async fn from_gateway(
     sts: &Sts,
     request_id: &RequestId,
+    patience: Patience,
     body: &Bytes,
 ) -> Result<Response, Problem> {
     let form = TokenRequest::parse(body)?;
@@ -175,8 +179,9 @@ async fn from_gateway(
         method: &form.request_method,
         path: &form.request_path,
         request_id,
+        within: patience.whole(),
     };
-    let granted = exchange(sts, call, true).await?;
+    let granted = exchange(sts, call, true, patience).await?;
     let grant = granted.grant;
     let access_token = grant.access_token.as_ref().map(Secret::expose);
     let target = granted

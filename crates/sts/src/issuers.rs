@@ -103,16 +103,20 @@ impl IssuerKeys {
     /// A set of this issuer's keys that names `kid`, if the issuer publishes one.
     ///
     /// # Errors
-    /// 503 when the issuer does not answer.
+    /// 503 when the issuer does not answer, or not within the time that is left.
     pub async fn with(
         &self,
         issuer: &IssuerRow,
         kid: &str,
+        within: Duration,
     ) -> Result<Option<Arc<KeySet>>, Refused> {
         let slot = self.slot(issuer);
         let asked = slot.asked.load(Ordering::SeqCst);
-        let mut known = slot.known.lock().await;
+        let came = self.clock.ticks();
+        let known = tokio::time::timeout(within, slot.known.lock()).await;
+        let mut known = known.map_err(|_| out(issuer))?;
         let now = self.clock.ticks();
+        let within = within.saturating_sub(now.since(came));
         let fresh = |(_, at): &&(Arc<KeySet>, Ticks)| now.since(*at) < KEPT;
         let held = known
             .keys
@@ -137,7 +141,7 @@ impl IssuerKeys {
         if held.is_some() {
             known.looked_again = Some(now);
         }
-        let keys = self.fetch(issuer).await;
+        let keys = self.fetch(issuer, within).await;
         slot.asked.fetch_add(1, Ordering::SeqCst);
         known.is_out = keys.is_none();
         let keys = Arc::new(keys.ok_or_else(|| out(issuer))?);
@@ -145,9 +149,9 @@ impl IssuerKeys {
         Ok(keys.names(kid).then_some(keys))
     }
 
-    async fn fetch(&self, issuer: &IssuerRow) -> Option<KeySet> {
-        let fetched =
-            tokio::time::timeout(BOUNDS.within, self.source.fetch(&issuer.jwks_url)).await;
+    async fn fetch(&self, issuer: &IssuerRow, within: Duration) -> Option<KeySet> {
+        let within = within.min(BOUNDS.within);
+        let fetched = tokio::time::timeout(within, self.source.fetch(&issuer.jwks_url)).await;
         let parsed = match fetched {
             Ok(Ok(json)) => KeySet::parse(&json).map_err(|error| error.to_string()),
             Ok(Err(why)) => Err(why),
@@ -245,7 +249,7 @@ mod tests {
     }
 
     async fn found(keys: &IssuerKeys, kid: &str) -> &'static str {
-        match keys.with(&row("i1"), kid).await {
+        match keys.with(&row("i1"), kid, BOUNDS.within).await {
             Ok(Some(_)) => "found",
             Ok(None) => "unknown",
             Err(refused) => {
@@ -314,12 +318,41 @@ mod tests {
         assert_eq!(source.asked(), 2, "a failure is shared as well");
     }
 
+    /// Never answers.
+    struct Silent;
+
+    #[async_trait]
+    impl KeySource for Silent {
+        async fn fetch(&self, _: &str) -> Result<Bytes, String> {
+            std::future::pending().await
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_longer_than_is_left() {
+        let keys = IssuerKeys::new(Arc::new(Silent), Arc::new(TestClock::default()));
+        let issuer = row("i1");
+        let ask = |millis| keys.with(&issuer, "k1", Duration::from_millis(millis));
+        // One asks the issuer, the other waits for what the first is told.
+        let both = async { tokio::join!(ask(200), ask(20)) };
+        let told = tokio::time::timeout(BOUNDS.within, both).await;
+        let (asking, waiting) = told.expect("within the deadline");
+        for told in [asking, waiting] {
+            assert_eq!(told.map(|_| ()).unwrap_err().refusal, Refusal::Unavailable);
+        }
+    }
+
     #[tokio::test]
     async fn another_row_is_another_issuer() {
         let (source, clock) = (Published::keys(&["k1"]), Arc::new(TestClock::default()));
         let keys = IssuerKeys::new(source.clone(), clock);
         for id in ["i1", "i2", "i1"] {
-            assert!(keys.with(&row(id), "k1").await.unwrap().is_some());
+            assert!(
+                keys.with(&row(id), "k1", BOUNDS.within)
+                    .await
+                    .unwrap()
+                    .is_some()
+            );
         }
         assert_eq!(source.asked(), 2);
     }

@@ -1,4 +1,5 @@
-//! The deadline of an exchange (spec: sts §1), and what it may not cut.
+//! The deadline of an exchange (spec: sts §1), which its [`Patience`](crate::patience) sets, and what
+//! it may not cut.
 //!
 //! **Forces.** Evidence says "allow" before the token leaves. An exchange that is cut off between the
 //! two would leave an allow on record of which nobody got anything: an auditor could not tell it
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use caracal_ledger::Event;
-use caracal_model::{EventId, RequestId};
+use caracal_model::{EventId, Refusal, Refused, RequestId};
 use parking_lot::Mutex;
 
 use crate::Sts;
@@ -25,16 +26,14 @@ use crate::Sts;
 /// How long an exchange may take.
 #[derive(Clone, Copy)]
 struct Deadlines {
-    /// All of it, whatever it waits for (spec: sts §1).
+    /// All of it, whatever it waits for.
     answered: Duration,
     /// So much more, once it is being recorded.
     recorded: Duration,
 }
 
-const DEADLINES: Deadlines = Deadlines {
-    answered: Duration::from_secs(10),
-    recorded: Duration::from_secs(5),
-};
+/// How much longer an exchange may take once it is being recorded.
+const RECORDED: Duration = Duration::from_secs(5);
 /// How long the denials of a dropped exchange may take.
 const DENIED_WITHIN: Duration = Duration::from_secs(1);
 
@@ -60,14 +59,30 @@ fn is_allow(event: &Event) -> bool {
 
 /// The exchange did not end in time; what it may have recorded as allowed, and did not release.
 #[derive(Debug, PartialEq)]
-pub struct Late(Vec<Event>);
+struct Late(Vec<Event>);
 
-/// Runs an exchange within its deadline.
+/// Runs an exchange, which has to be answered in this time.
 ///
 /// # Errors
-/// [`Late`] when it was dropped.
-pub async fn in_time<T>(exchange: impl Future<Output = T>) -> Result<T, Late> {
-    within(DEADLINES, exchange).await
+/// Its own; 503 when it was dropped.
+pub async fn in_time<T, E: From<Refused>>(
+    sts: &Sts,
+    request_id: &RequestId,
+    answered: Duration,
+    exchange: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    let limits = Deadlines {
+        answered,
+        recorded: RECORDED,
+    };
+    match within(limits, exchange).await {
+        Ok(outcome) => outcome,
+        Err(late) => {
+            late.tell(sts, request_id).await;
+            let why = "the exchange took too long, try again shortly";
+            Err(Refusal::Unavailable.because(why).into())
+        }
+    }
 }
 
 async fn within<T>(limits: Deadlines, exchange: impl Future<Output = T>) -> Result<T, Late> {
@@ -91,7 +106,7 @@ async fn within<T>(limits: Deadlines, exchange: impl Future<Output = T>) -> Resu
 
 impl Late {
     /// Says it in the log, and in evidence where an allow may be.
-    pub async fn tell(self, sts: &Sts, request_id: &RequestId) {
+    async fn tell(self, sts: &Sts, request_id: &RequestId) {
         tracing::warn!(request = %request_id, "denied: the exchange did not end in time");
         if self.0.is_empty() {
             return;

@@ -25,6 +25,7 @@ mod known;
 mod late;
 mod lockout;
 mod metrics;
+mod patience;
 mod poll;
 mod rate;
 mod registry;
@@ -33,7 +34,7 @@ mod run;
 mod secrets;
 mod sign;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use axum::extract::State;
@@ -91,10 +92,14 @@ pub struct Deps {
     pub rng: Arc<dyn Rng>,
     /// Ids above the boot floor.
     pub ids: Arc<Ids>,
+    /// Owns what goes on when nobody waits for it any more.
+    pub tasks: Tasks,
 }
 
 /// The service.
 pub struct Sts {
+    /// Itself, for what outlasts a request.
+    me: Weak<Self>,
     config: Config,
     store: Store,
     bus: Bus,
@@ -107,6 +112,7 @@ pub struct Sts {
     clock: Arc<dyn Clock>,
     rng: Arc<dyn Rng>,
     ids: Arc<Ids>,
+    tasks: Tasks,
     secrets: secrets::Secrets,
     service_tokens: credential::ServiceTokens,
     issuers: issuers::IssuerKeys,
@@ -144,7 +150,8 @@ impl Sts {
             policy_poll: Duration::from_secs(config.policy_poll_seconds),
         };
         let metrics = metrics::Metrics::new(&registry, &observed);
-        Arc::new(Self {
+        Arc::new_cyclic(|me| Self {
+            me: me.clone(),
             store: deps.store,
             bus: deps.bus,
             views: deps.views,
@@ -156,6 +163,7 @@ impl Sts {
             clock: deps.clock,
             rng: deps.rng,
             ids: deps.ids,
+            tasks: deps.tasks,
             secrets,
             service_tokens: credential::ServiceTokens::default(),
             issuers: issuers::IssuerKeys::new(keys, issuer_clock),

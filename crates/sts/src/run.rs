@@ -32,8 +32,9 @@ use caracal_net::Problem;
 use http::header::CACHE_CONTROL;
 use serde_json::{Value, json};
 
-use crate::Sts;
 use crate::http::form_of;
+use crate::patience::Patience;
+use crate::{Sts, late};
 use form::RunRequest;
 use launcher::{Launcher, launcher};
 use record::Attempt;
@@ -70,7 +71,7 @@ pub async fn manifest(
     Extension(request_id): Extension<RequestId>,
     request: Request,
 ) -> Response {
-    let answer = Box::pin(answer(&sts, Endpoint::Manifest, &request_id, request)).await;
+    let answer = in_time(&sts, Endpoint::Manifest, &request_id, request).await;
     respond(&sts, Endpoint::Manifest, answer)
 }
 
@@ -80,7 +81,7 @@ pub async fn credential(
     Extension(request_id): Extension<RequestId>,
     request: Request,
 ) -> Response {
-    let answer = Box::pin(answer(&sts, Endpoint::Credential, &request_id, request)).await;
+    let answer = in_time(&sts, Endpoint::Credential, &request_id, request).await;
     respond(&sts, Endpoint::Credential, answer)
 }
 
@@ -98,10 +99,22 @@ fn respond(sts: &Sts, endpoint: Endpoint, answer: Result<Value, Problem>) -> Res
     }
 }
 
+async fn in_time(
+    sts: &Sts,
+    endpoint: Endpoint,
+    request_id: &RequestId,
+    request: Request,
+) -> Result<Value, Problem> {
+    let patience = Patience::of_client(sts.clock.as_ref());
+    let answering = Box::pin(answer(sts, endpoint, request_id, patience, request));
+    late::in_time(sts, request_id, patience.whole(), answering).await
+}
+
 async fn answer(
     sts: &Sts,
     endpoint: Endpoint,
     request_id: &RequestId,
+    patience: Patience,
     request: Request,
 ) -> Result<Value, Problem> {
     let (head, body) = form_of(request, "launches are asked for by POST").await?;
@@ -115,7 +128,9 @@ async fn answer(
     };
     match endpoint {
         Endpoint::Manifest => Ok(listed(&launcher, attempt).await?),
-        Endpoint::Credential => Ok(credential::release(&launcher, &request, attempt).await?),
+        Endpoint::Credential => {
+            Ok(credential::release(&launcher, &request, attempt, patience).await?)
+        }
     }
 }
 

@@ -15,7 +15,8 @@ use http::{Request, StatusCode};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use crate::Config;
+use crate::patience::Patience;
+use crate::{Config, Sts};
 
 pub use stack::*;
 
@@ -40,6 +41,14 @@ mod wire;
 const ISSUER: &str = "https://sts.example";
 const KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 const KEK: &str = "8f3d9a712c45e6b0d18f2a4c6e9b3d57a1c4f8020e6a9c3d5b7f1a2c4e6d8b90";
+
+/// How long a Gateway of these tests waits.
+const WAITS: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Of somebody who waits as long as anybody does.
+pub fn patience(sts: &Sts) -> Patience {
+    Patience::of_client(sts.clock.as_ref())
+}
 
 pub(crate) fn post(path: &str, content_type: &str, body: impl Into<Body>) -> Request<Body> {
     let request = Request::post(path).header("content-type", content_type);

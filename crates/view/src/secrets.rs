@@ -90,17 +90,18 @@ impl ProviderSecret {
         }
     }
 
-    /// The secret, if there is one; asks the backend when memory may not answer.
+    /// The secret, if there is one; asks the backend when memory may not answer, and waits for it
+    /// `within` that time, never longer than any call may.
     ///
     /// # Errors
     /// [`SecretLost`].
-    pub async fn obtain(&self) -> Result<Option<Document>, SecretLost> {
+    pub async fn obtain(&self, within: Duration) -> Result<Option<Document>, SecretLost> {
         let mut found = self.at_hand();
         if let (SecretAtHand::Due, Self::Outside(cell)) = (&found, self) {
             let asked = cell.deps.clock.ticks();
             let still = |cell: &Cell| matches!(cell.at_hand(), SecretAtHand::Due);
             let confirmed = Box::pin(cell.confirm(still));
-            let waited = tokio::time::timeout(cell.deps.patience, confirmed).await;
+            let waited = tokio::time::timeout(within.min(cell.deps.patience), confirmed).await;
             if waited.is_err() {
                 tracing::warn!(
                     place = cell.place,

@@ -76,7 +76,7 @@ pub struct Resource {
 }
 
 /// A credential provider.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Provider {
     /// Its id.
     pub id: ProviderId,

@@ -87,7 +87,7 @@ on_stack! {
         let sealed = async || {
             let view = stack.views.zone(&zone).await.unwrap();
             let resource = view.resources.iter().next().unwrap();
-            resource.provider.secret.obtain().await.unwrap().map(|secret| String::from_utf8_lossy(secret.expose()).into_owned())
+            resource.provider.secret.obtain(std::time::Duration::from_secs(5)).await.unwrap().map(|secret| String::from_utf8_lossy(secret.expose()).into_owned())
         };
         let made = provider(&stack, &z, json!({
             "name": "key", "kind": "api_key",

@@ -81,7 +81,7 @@ on_stack! {
         assert_eq!((view.keys.jwks.len(), view.applications.len()), (1, 1));
         assert!(view.keys.signing.is_some());
         let crm = view.resources.by_identifier("resource://crm").unwrap();
-        assert!(crm.provider.secret.obtain().await.unwrap().is_some());
+        assert!(crm.provider.secret.obtain(std::time::Duration::from_secs(5)).await.unwrap().is_some());
 
         // The second run.
         let items = stack.get(&format!("{z}/applications")).await.is(200);

@@ -120,6 +120,7 @@ impl TestSts {
             method: "POST",
             path: "/v1/items",
             request_id: &request_id,
+            within: Duration::from_millis(300),
         };
         self.exchange.exchange(request).await
     }
@@ -158,6 +159,7 @@ async fn the_request_is_that_of_the_specification() {
     assert_eq!(text("accept"), "application/json");
     assert_eq!(text("user-agent"), "caracal-gateway");
     assert_eq!(text("x-request-id"), "req-0001");
+    assert_eq!(text("x-caracal-gateway-timeout"), "300");
     let nonce = text("x-caracal-gateway-request");
     assert!(
         nonce.len() == 64

@@ -126,6 +126,7 @@ pub fn config() -> Config {
             open: true,
             json_refusal: false,
         }),
+        sts_timeout: Duration::from_secs(5),
         upstream_timeout: Duration::from_secs(5),
         read_timeout: Duration::from_secs(5),
         stream_idle_timeout: Duration::from_secs(5),

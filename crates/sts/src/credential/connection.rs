@@ -6,7 +6,9 @@
 //! **Choice.** A lease on the bus, renewed while the refresh runs; the others wait for the
 //! connection itself to change, which the feed tells them of, so tokens travel only sealed and
 //! through the store. A failure is posted for as long as those who waited may come to ask.
-//! INVARIANT (version), in the store, holds when a lease is lost all the same.
+//! INVARIANT (version), in the store, holds when a lease is lost all the same. A refresh that began is
+//! carried on with when its caller waits no longer: cut between the answer and the store, the
+//! subject would have to connect anew.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,9 +21,10 @@ use caracal_store::connections::{ACCESS_TOKEN_AAD, Connection, REFRESH_TOKEN_AAD
 use caracal_view::{Provider, UserConnection};
 
 use super::circuit::Circuit;
-use super::{AtHand, Credential, ends, failed, unsealable};
+use super::{AtHand, BACKEND, Credential, ends, failed, unsealable};
 use crate::Sts;
 use crate::authenticate::unavailable;
+use crate::patience::Patience;
 
 /// A token is refreshed when it has no longer to live than this.
 const EARLY: Duration = Duration::from_secs(30);
@@ -29,8 +32,6 @@ const LEASE: Duration = Duration::from_secs(15);
 const RENEW: Duration = Duration::from_secs(5);
 /// How long a failure stands for those who waited for it.
 const SHARED: Duration = Duration::from_secs(5);
-/// How long somebody else's refresh is waited for.
-const PATIENCE: Duration = Duration::from_secs(15);
 /// Between two looks of a waiter; up to as much again is added.
 const LOOK: Duration = Duration::from_millis(50);
 /// Tries against other writers.
@@ -104,11 +105,11 @@ async fn mark_expired(sts: &Sts, zone: &ZoneId, provider: &Provider, subject: &s
 }
 
 /// One refresh of one state of a connection.
-struct Refresh<'a> {
-    sts: &'a Sts,
-    zone: &'a ZoneId,
-    provider: &'a Provider,
-    found: &'a UserConnection,
+struct Refresh {
+    sts: Arc<Sts>,
+    zone: ZoneId,
+    provider: Arc<Provider>,
+    found: Arc<UserConnection>,
     lock: String,
     holder: String,
 }
@@ -120,14 +121,15 @@ struct Refresh<'a> {
 pub async fn renew(
     sts: &Sts,
     zone: &ZoneId,
-    provider: &Provider,
+    provider: &Arc<Provider>,
     subject: &str,
+    patience: Patience,
 ) -> Result<Credential, CredentialFault> {
-    let began = sts.clock.ticks();
+    let me = sts.me.upgrade().ok_or(CredentialFault::RefreshFailed)?;
     let holder = sts.ids.uuid();
     let mut waited = false;
     let mut before = None;
-    while sts.clock.ticks().since(began) < PATIENCE {
+    while !patience.left(sts.clock.as_ref()).is_zero() {
         let found = look(sts, zone, provider, subject).await?;
         let (now, before) = (sts.clock.now(), *before.get_or_insert(found.version));
         let renewed = is_new(found.version, found.expires_at, before, now);
@@ -138,14 +140,16 @@ pub async fn renew(
             return credential(&found).ok_or(CredentialFault::RefreshFailed);
         }
         let refresh = Refresh {
-            sts,
-            zone,
-            provider,
-            found: &found,
+            sts: Arc::clone(&me),
+            zone: zone.clone(),
+            provider: Arc::clone(provider),
             lock: format!("provider-refresh:{}:lock", found.id),
             holder: holder.clone(),
+            found,
         };
-        if let Some(outcome) = refresh.attempt().await? {
+        let attempt = async move { refresh.attempt().await };
+        let outcome = sts.outlasting(patience, "provider refresh", attempt).await;
+        if let Some(outcome) = outcome.ok_or(CredentialFault::RefreshFailed)?? {
             return outcome;
         }
         if !waited {
@@ -182,7 +186,7 @@ fn bus_out(error: &BusError) -> CredentialFault {
     CredentialFault::ProviderUnavailable
 }
 
-impl Refresh<'_> {
+impl Refresh {
     fn board(&self) -> String {
         let (id, version) = (&self.found.id, self.found.version);
         format!("provider-refresh:{id}:{version}:result")
@@ -251,7 +255,7 @@ impl Refresh<'_> {
     }
 
     async fn read(&self) -> Result<Connection, CredentialFault> {
-        let connections = self.sts.store.zone(self.zone).connections();
+        let connections = self.sts.store.zone(&self.zone).connections();
         let row = connections
             .active(&self.provider.id, &self.found.subject)
             .await;
@@ -280,14 +284,14 @@ impl Refresh<'_> {
     }
 
     fn seal(&self, aad: &str, token: &Secret<String>) -> Result<Vec<u8>, CredentialFault> {
-        let sts = self.sts;
+        let sts = &self.sts;
         sts.keyring
             .seal(sts.rng.as_ref(), aad, token.expose().as_bytes())
             .map_err(|error| unsealable(&error))
     }
 
     async fn ask(&self, row: &Connection) -> Result<TokenAnswer, CredentialFault> {
-        let (sts, provider) = (self.sts, self.provider);
+        let (sts, provider) = (&*self.sts, &*self.provider);
         let sealed = row.refresh_token.as_ref().ok_or(CredentialFault::Expired)?;
         let refresh = self.open(REFRESH_TOKEN_AAD, sealed)?;
         let circuit = Circuit::of(sts, &provider.id).await;
@@ -295,7 +299,7 @@ impl Refresh<'_> {
         if circuit.is_open() {
             return Err(CredentialFault::ProviderUnavailable);
         }
-        let secret = provider.secret.obtain().await;
+        let secret = provider.secret.obtain(BACKEND).await;
         let secret = secret.map_err(|_| CredentialFault::ProviderUnavailable)?;
         let secret = secret.as_ref().map(|secret| &**secret.expose());
         let asked = async {
@@ -310,7 +314,7 @@ impl Refresh<'_> {
                 Ok(answer)
             }
             Err(error) => {
-                failed(sts, self.zone, provider, &error);
+                failed(sts, &self.zone, provider, &error);
                 if error.is_failure() && !is_of_the_subject(&error) {
                     circuit.failed(sts).await;
                 }
@@ -325,7 +329,7 @@ impl Refresh<'_> {
         row: &Connection,
         answer: TokenAnswer,
     ) -> Result<Option<Credential>, CredentialFault> {
-        let sts = self.sts;
+        let sts = &*self.sts;
         let now = sts.clock.now();
         let expires_at = Some(ends(sts, answer.expires_in, now));
         let access = self.seal(ACCESS_TOKEN_AAD, &answer.access_token)?;
@@ -344,7 +348,7 @@ impl Refresh<'_> {
         };
         let storing = async {
             let mut tx = sts.store.begin("storing refreshed tokens").await?;
-            let stored = tx.connections(self.zone).refresh(row, tokens, now).await?;
+            let stored = tx.connections(&self.zone).refresh(row, tokens, now).await?;
             tx.commit().await?;
             Ok::<_, caracal_store::StoreError>(stored)
         };

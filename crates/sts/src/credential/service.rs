@@ -4,7 +4,8 @@
 //! **Choice.** Held in this process only: a secret that is fetched again costs a round trip, one
 //! that is passed around costs trust. One fetch at a time for each provider; whoever waited takes
 //! its outcome, the failure as well, so that a dead endpoint is waited out once and not by each
-//! caller in turn.
+//! caller in turn. A fetch goes on when its caller has been answered: an endpoint that is slower
+//! than a call may be serves the next one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,8 +17,9 @@ use caracal_view::Provider;
 use parking_lot::Mutex;
 
 use super::circuit::Circuit;
-use super::{Credential, ends, failed};
+use super::{BACKEND, Credential, ends, failed};
 use crate::Sts;
+use crate::patience::Patience;
 
 /// A token is not used in its last seconds: it has to arrive while it is valid.
 const EARLY: Duration = Duration::from_secs(30);
@@ -33,8 +35,8 @@ pub struct ServiceTokens {
 struct Slot {
     fingerprint: [u8; 32],
     token: Mutex<Option<Arc<Token>>>,
-    /// Held by the one who fetches; remembers when the last fetch that failed began.
-    fetching: tokio::sync::Mutex<Option<Ticks>>,
+    /// Held by the fetch; remembers when the last one that failed began.
+    fetching: Arc<tokio::sync::Mutex<Option<Ticks>>>,
 }
 
 struct Token {
@@ -82,7 +84,7 @@ impl ServiceTokens {
         let slot = Arc::new(Slot {
             fingerprint: provider.fingerprint,
             token: Mutex::default(),
-            fetching: tokio::sync::Mutex::default(),
+            fetching: Arc::default(),
         });
         slots.insert(provider.id.clone(), Arc::clone(&slot));
         slot
@@ -96,30 +98,42 @@ impl ServiceTokens {
 pub async fn fetch(
     sts: &Sts,
     zone: &ZoneId,
-    provider: &Provider,
+    provider: &Arc<Provider>,
+    patience: Patience,
 ) -> Result<Credential, CredentialFault> {
-    let slot = sts.service_tokens.slot(provider, sts.clock.now());
-    let arrived = sts.clock.ticks();
-    let mut failure = slot.fetching.lock().await;
-    if let Some(credential) = slot.valid(sts.clock.now()) {
+    let unavailable = CredentialFault::ProviderUnavailable;
+    let clock = sts.clock.as_ref();
+    let slot = sts.service_tokens.slot(provider, clock.now());
+    let arrived = clock.ticks();
+    let waiting = Arc::clone(&slot.fetching).lock_owned();
+    let mut failure = patience.wait(clock, waiting).await.ok_or(unavailable)?;
+    if let Some(credential) = slot.valid(clock.now()) {
         sts.metrics.provider.shared.inc();
         return Ok(credential);
     }
     // A fetch that began after we came has failed for us too.
     if failure.is_some_and(|began| began > arrived) {
         sts.metrics.provider.waited.inc();
-        return Err(CredentialFault::ProviderUnavailable);
+        return Err(unavailable);
     }
-    let began = sts.clock.ticks();
-    let token = match Box::pin(ask(sts, zone, provider)).await {
-        Ok(token) => Arc::new(token),
-        Err(fault) => {
-            *failure = Some(began);
-            return Err(fault);
+    let me = sts.me.upgrade().ok_or(unavailable)?;
+    let (zone, provider) = (zone.clone(), Arc::clone(provider));
+    let fetching = async move {
+        let began = me.clock.ticks();
+        match Box::pin(ask(&me, &zone, &provider)).await {
+            Ok(token) => {
+                let token = Arc::new(token);
+                *slot.token.lock() = Some(Arc::clone(&token));
+                Ok(token.credential())
+            }
+            Err(fault) => {
+                *failure = Some(began);
+                Err(fault)
+            }
         }
     };
-    *slot.token.lock() = Some(Arc::clone(&token));
-    Ok(token.credential())
+    let fetched = sts.outlasting(patience, "provider token", fetching).await;
+    fetched.unwrap_or(Err(unavailable))
 }
 
 async fn ask(sts: &Sts, zone: &ZoneId, provider: &Provider) -> Result<Token, CredentialFault> {
@@ -132,7 +146,8 @@ async fn ask(sts: &Sts, zone: &ZoneId, provider: &Provider) -> Result<Token, Cre
         return Err(unavailable);
     }
     // A secret of ours that is not to be had says nothing about the provider.
-    let secret = provider.secret.obtain().await.map_err(|_| unavailable)?;
+    let secret = provider.secret.obtain(BACKEND).await;
+    let secret = secret.map_err(|_| unavailable)?;
     sts.metrics.provider.leased.inc();
     let now = sts.clock.now();
     match Box::pin(token(sts, provider, secret.as_deref(), now)).await {

@@ -18,8 +18,9 @@ use caracal_view::{Provider, ProviderSecret};
 use serde_json::{Value, json};
 
 use super::{AtHand, CredentialFault, at_hand, obtain, without_user};
-use crate::tests::TestSts;
+use crate::patience::Patience;
 use crate::tests::far::{Endpoint, Far};
+use crate::tests::{TestSts, patience};
 
 mod faults;
 
@@ -145,10 +146,23 @@ impl World {
 
 /// As an exchange gets it: what is at hand, else what is obtained.
 async fn credential(sts: &TestSts, zone: &ZoneId, provider: &Provider, subject: &str) -> String {
+    let patience = patience(&sts.sts);
+    credential_within(sts, zone, provider, subject, patience).await
+}
+
+/// The same, by somebody who waits so long.
+async fn credential_within(
+    sts: &TestSts,
+    zone: &ZoneId,
+    provider: &Provider,
+    subject: &str,
+    patience: Patience,
+) -> String {
     let sts = &sts.sts;
+    let provider = &Arc::new(provider.clone());
     let mut found = at_hand(sts, zone, provider, subject, None).await.unwrap();
     if matches!(found, AtHand::Due | AtHand::Fetch) {
-        let obtained = obtain(sts, zone, provider, subject).await;
+        let obtained = obtain(sts, zone, provider, subject, patience).await;
         found = at_hand(sts, zone, provider, subject, Some(obtained))
             .await
             .unwrap();
@@ -174,7 +188,8 @@ caracal_store::on_each_engine! {
         let changed = Provider { fingerprint: [8; 32], ..world.service("p1") };
         assert_eq!(world.credential(&changed, "app").await, "t2");
         let zone = world.sts.sts.views.zone(&world.zone).await.unwrap();
-        let injected = without_user(&world.sts.sts, &zone, &changed).await.unwrap();
+        let sts = &world.sts.sts;
+        let injected = without_user(sts, &zone, &Arc::new(changed), patience(sts)).await.unwrap();
         assert_eq!(injected.token.expose(), "t2");
         let left = injected.expires_at.unwrap().since(world.now());
         assert!(left <= 600 * SECOND && left > 500 * SECOND, "{left:?}");

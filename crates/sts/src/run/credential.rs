@@ -21,6 +21,7 @@ use crate::approval::{
 use crate::credential::{Credential, without_user};
 use crate::events::put_asked;
 use crate::exchange::{find, record};
+use crate::patience::Patience;
 
 /// Kinds that have nothing that a process could be given.
 const NOTHING_TO_RELEASE: [&str; 3] = ["none", "caracal_mandate", "http_basic"];
@@ -87,6 +88,7 @@ pub async fn release(
     launcher: &Launcher,
     request: &RunRequest,
     attempt: Attempt<'_>,
+    patience: Patience,
 ) -> Result<Value, Refused> {
     let mut bindings = launcher.workload.bindings.iter();
     let binding = bindings.find(|binding| binding.env == request.env);
@@ -95,6 +97,7 @@ pub async fn release(
         request,
         binding,
         attempt,
+        patience,
     };
     match wish.released().await {
         Ok((credential, policy)) => {
@@ -122,6 +125,7 @@ struct Wish<'a> {
     request: &'a RunRequest,
     binding: Option<&'a Binding>,
     attempt: Attempt<'a>,
+    patience: Patience,
 }
 
 impl<'a> Wish<'a> {
@@ -174,7 +178,8 @@ impl<'a> Wish<'a> {
                 Err(refusing) => return Err(Denied::from(refusing).because(policy)),
             },
         };
-        match without_user(sts, &self.launcher.zone, &resource.provider).await {
+        let zone = &self.launcher.zone;
+        match without_user(sts, zone, &resource.provider, self.patience).await {
             Ok(credential) => Ok(Ready {
                 credential,
                 policy,

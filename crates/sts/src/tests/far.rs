@@ -27,6 +27,8 @@ pub struct Endpoint {
     pub asked: Mutex<Vec<BTreeMap<String, String>>>,
     /// The refresh token that is good now: each use replaces it.
     pub refresh: Mutex<String>,
+    /// What is `late` is answered once this is told.
+    pub now: tokio::sync::Notify,
 }
 
 impl Endpoint {
@@ -46,7 +48,11 @@ async fn token(State(endpoint): State<Arc<Endpoint>>, form: String) -> Response 
     if let Some(lie) = lie(mode).await {
         return lie;
     }
-    match mode {
+    let late = mode.strip_prefix("late");
+    if late.is_some() {
+        endpoint.now.notified().await;
+    }
+    match late.unwrap_or(mode).trim_start() {
         "once down" if n == 1 => (StatusCode::BAD_GATEWAY, "down").into_response(),
         "denies" => (
             StatusCode::BAD_REQUEST,

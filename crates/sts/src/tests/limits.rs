@@ -129,9 +129,9 @@ caracal_store::on_each_engine! {
                 let request_id = RequestId::visible_ascii("r1").unwrap();
                 let call = caracal_client::GatewayExchange {
                     token, mandate: &mandate, resource: "resource://desk", method: "GET",
-                    path: "/", request_id: &request_id,
+                    path: "/", request_id: &request_id, within: WAITS,
                 };
-                let granted = crate::gateway::exchange(&sts.sts, call, false).await;
+                let granted = crate::gateway::exchange(&sts.sts, call, false, patience(&sts.sts)).await;
                 assert!(granted.is_ok(), "{:?}", granted.err());
                 calls += 1;
             };
@@ -179,8 +179,9 @@ caracal_store::on_each_engine! {
             let call = caracal_client::GatewayExchange {
                 token, mandate: &mandate, resource: "resource://desk", method: "GET", path: "/",
                 request_id: &request_id,
+                within: WAITS,
             };
-            let granted = crate::gateway::exchange(&sts.sts, call, true).await.ok().unwrap();
+            let granted = crate::gateway::exchange(&sts.sts, call, true, patience(&sts.sts)).await.ok().unwrap();
             assert_eq!(json!(granted.mandate.unwrap().target), json!(["resource://desk"]));
         };
         round().await;

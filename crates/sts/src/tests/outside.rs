@@ -50,9 +50,13 @@ impl Scene {
 
     /// One of the replicas on this store, and this backend.
     async fn sts(&self) -> TestSts {
+        self.sts_that_waits(PATIENCE).await
+    }
+
+    async fn sts_that_waits(&self, for_the_backend: Duration) -> TestSts {
         let views = ViewConfig {
             backend: Some(self.vault.clone()),
-            backend_patience: PATIENCE,
+            backend_patience: for_the_backend,
             ..ViewConfig::default()
         };
         let views = (views, self.clock.clone() as Arc<dyn Clock>);
@@ -83,6 +87,11 @@ impl Scene {
 
 /// A mandate for the Gateway, and what its exchange injects, or is refused with.
 async fn injected(sts: &TestSts) -> String {
+    injected_within(sts, patience(&sts.sts)).await
+}
+
+/// The same, by somebody who waits so long.
+async fn injected_within(sts: &TestSts, patience: Patience) -> String {
     let mut fields = caller("z1", "app-z1", "cs_of_z1");
     fields.extend([
         ("resource", "resource://desk"),
@@ -102,8 +111,9 @@ async fn injected(sts: &TestSts) -> String {
         method: "GET",
         path: "/",
         request_id: &request_id,
+        within: WAITS,
     };
-    match crate::gateway::exchange(&sts.sts, call, false).await {
+    match crate::gateway::exchange(&sts.sts, call, false, patience).await {
         Ok(granted) => {
             let directive = granted.grant.directive;
             assert_eq!(directive.auth_header, "X-Key");
@@ -200,6 +210,18 @@ caracal_store::on_each_engine! {
         scene.vault.is_late(false);
         scene.clock.advance(11 * SECOND);
         assert_eq!(injected(&cold).await, "key-1");
+    }
+
+    async fn no_call_waits_for_a_backend_longer_than_its_gateway_does(store: Store) {
+        let scene = Scene::start(store).await;
+        let sts = scene.sts_that_waits(3600 * SECOND).await;
+        scene.vault.is_late(true);
+        let waits = Patience::of_gateway(sts.sts.clock.as_ref(), PATIENCE);
+        let told = tokio::time::timeout(60 * SECOND, injected_within(&sts, waits)).await;
+        assert_eq!(told.expect("within the deadline"), LOST);
+        // Whoever comes next does not wait for it again.
+        let told = tokio::time::timeout(60 * SECOND, injected(&sts)).await;
+        assert_eq!(told.expect("within the deadline"), LOST);
     }
 
     async fn a_backend_that_lies_opens_nothing(store: Store) {

@@ -298,6 +298,7 @@ impl TestSts {
             ids: Arc::new(Ids::new(clock.clone(), Arc::new(OsRng))),
             clock,
             rng: Arc::new(OsRng),
+            tasks: caracal_net::Tasks::new(),
         };
         let mut config = Config::load(&From, &mut Mistakes::default()).unwrap();
         set(&mut config);

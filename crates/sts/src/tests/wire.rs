@@ -241,9 +241,10 @@ caracal_store::on_each_engine! {
         let call = caracal_client::GatewayExchange {
             token: "x", mandate: &mandate, resource: "resource://desk", method: "GET", path: "/",
             request_id: &request_id,
+            within: WAITS,
         };
         let before = sts.evidence.stats().persisted;
-        let refused = crate::gateway::exchange(sts, call, false).await.err().unwrap();
+        let refused = crate::gateway::exchange(sts, call, false, patience(sts)).await.err().unwrap();
         assert_eq!(refused.refusal, Refusal::ClientCredentials);
         assert_eq!(sts.evidence.stats().persisted, before + 1);
     }

@@ -120,6 +120,42 @@ caracal_store::on_each_engine! {
         assert_eq!((row.status, row.error), (403, "credential_refresh_failed"));
     }
 
+    async fn what_is_too_late_for_one_call_serves_the_next(store: Store) {
+        let world = World::start(store).await;
+        let provider = world.service("p1");
+        let short = || Patience::of_gateway(world.sts.sts.clock.as_ref(), Duration::from_millis(200));
+        world.mode("late");
+        for _ in 0..3 {
+            let told = credential_within(&world.sts, &world.zone, &provider, "app", short()).await;
+            assert_eq!(told, "Failed");
+        }
+        // They have waited for one request, which is still on its way.
+        let next = world.credential(&provider, "app");
+        let (told, ()) = tokio::join!(next, async { world.endpoint.now.notify_one() });
+        assert_eq!((&*told, world.endpoint.count()), ("t1", 1));
+    }
+
+    async fn a_refresh_that_began_outlives_whoever_asked_for_it(store: Store) {
+        let world = World::start(store).await;
+        let provider = world.accounts("p1").await;
+        "r0".clone_into(&mut world.endpoint.refresh.lock());
+        world.mode("late rotating");
+        world.connect(&provider, "user-1", "t0", Some("r0"), 20).await;
+        let short = Patience::of_gateway(world.sts.sts.clock.as_ref(), Duration::from_millis(200));
+        let told = credential_within(&world.sts, &world.zone, &provider, "user-1", short).await;
+        assert_eq!(told, "RefreshFailed");
+        // One who hangs up, and one who stays: the refresh token is spent once, and not lost.
+        let hung_up = tokio::time::timeout(Duration::from_millis(50), world.credential(&provider, "user-1"));
+        assert!(hung_up.await.is_err());
+        world.endpoint.now.notify_one();
+        assert_eq!(world.credential(&provider, "user-1").await, "t1");
+        assert_eq!(world.endpoint.count(), 1);
+        let row = world.sts.sts.store.zone(&world.zone).connections().active(&provider.id, "user-1").await;
+        let row = row.unwrap().unwrap();
+        let kept = world.sts.sts.keyring.open(REFRESH_TOKEN_AAD, &row.refresh_token.unwrap()).unwrap();
+        assert_eq!(kept.expose(), b"r1");
+    }
+
     async fn an_issuer_that_is_slow_or_lies_vouches_for_nobody(store: Store) {
         let world = World::start(store).await;
         let url = world.url.replace("/token", "/keys");
@@ -132,7 +168,7 @@ caracal_store::on_each_engine! {
                 jwks_url: url.clone(),
                 audience: "caracal".to_owned(),
             };
-            let asked = tokio::time::timeout(DEADLINE, keys.with(&issuer, "k1")).await;
+            let asked = tokio::time::timeout(DEADLINE, keys.with(&issuer, "k1", DEADLINE)).await;
             let refused = asked.expect("within the deadline").map(|_| ()).unwrap_err();
             let row = refused.refusal.row();
             assert_eq!((row.status, row.error), (503, "sts_unavailable"), "{mode}");

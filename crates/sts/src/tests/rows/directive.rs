@@ -3,9 +3,16 @@
 
 use std::time::Duration;
 
+use caracal_client::{Exchange as _, GatewayExchange, RemoteExchange};
+use caracal_model::Mandate;
+use caracal_net::egress::{
+    AddressGuard, Egress, Forwarder, PoolSettings, SystemResolver, client_config,
+};
+use caracal_net::{Limits, Server, Tasks};
 use caracal_store::params;
 use caracal_store::secrets::provider_secret_ref;
 use serde_json::json;
+use tokio::net::TcpListener;
 
 use super::*;
 use crate::tests::far::Far;
@@ -136,6 +143,62 @@ caracal_store::on_each_engine! {
         }
         gated.stop().await;
     }
+
+    async fn a_slow_token_endpoint_is_its_own_failure_over_both_hops(store: Store) {
+        let far = Far::start().await;
+        let gated = Gated::reaching(store, far.fetch.clone()).await;
+        let (remote, tasks) = over_the_wire(&gated).await;
+        let token = token(&gated).await;
+        let mandate: Mandate = serde_json::from_slice(Jws::parse(&token).unwrap().payload()).unwrap();
+        far.behaves("slow");
+        let config = json!({"token_endpoint": far.url, "client_id": "me", "allowed_token_hosts": ["upstream.test"]});
+        provides(&gated, "oauth2_client_credentials", &config, &json!({"client_secret": "s"})).await;
+        let ids: Vec<_> = (0..4).map(|n| RequestId::visible_ascii(&format!("r{n}")).unwrap()).collect();
+        let call = |n: usize| GatewayExchange {
+            token: &token,
+            mandate: &mandate,
+            resource: "resource://desk",
+            method: "GET",
+            path: "/",
+            request_id: &ids[n],
+            within: WAITS,
+        };
+        let told = tokio::join!(
+            remote.exchange(call(0)),
+            remote.exchange(call(1)),
+            remote.exchange(call(2)),
+            gated.sts.sts.exchange(call(3)),
+        );
+        let told = [told.0, told.1, told.2, told.3].map(|told| told.unwrap_err().to_string());
+        for told in told {
+            assert_eq!(told, "502 http_request_failed: the provider's credential is not available");
+        }
+        assert!(!remote.circuit().open, "the STS is well: one provider's zone must not shut out the others");
+        tasks.shutdown(WAITS).await;
+        gated.stop().await;
+    }
+}
+
+/// The STS over the wire, as a Gateway in another process asks it.
+async fn over_the_wire(gated: &Gated) -> (RemoteExchange, Tasks) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let tasks = Tasks::new();
+    let router = crate::router(gated.sts.sts.clone(), false);
+    let server = Server::new(listener, router, Limits::default());
+    tasks.spawn("sts", server.serve(tasks.stop()));
+    let (clock, resolver) = (system_clock(), Arc::new(SystemResolver));
+    let egress = Egress::new(AddressGuard::upstream(), resolver, clock.clone());
+    let tls = client_config(None).unwrap();
+    let exchange = RemoteExchange::new(
+        &url.parse().unwrap(),
+        Some(HmacKey::from_hex(KEY).unwrap()),
+        clock,
+        Arc::new(OsRng),
+        Forwarder::new(egress, tls, PoolSettings::default()),
+        WAITS,
+    );
+    (exchange.unwrap(), tasks)
 }
 
 /// What a credential that cannot be used may be told as: refused before the answer, or while it is made.
