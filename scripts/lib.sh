@@ -41,3 +41,25 @@ need_c_compiler() {
     cc -x c - -o /dev/null 2>/dev/null && return
   install_packages gcc libc6-dev
 }
+
+free_port() {
+  python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+}
+
+# Postgres refuses to run as root; then its own user runs it. In $scratch, which the script makes.
+as_postgres() {
+  if [ "$(id -u)" -eq 0 ]; then
+    runuser -u postgres -- env -C "$scratch" "$@"
+  else
+    "$@"
+  fi
+}
+
+# Sets postgres_bin, where the server's programs are.
+find_postgres() {
+  local bin
+  for bin in $(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -rV); do
+    [ -x "$bin/initdb" ] && postgres_bin=$bin && return
+  done
+  have initdb && postgres_bin=$(dirname "$(readlink -f "$(command -v initdb)")")
+}

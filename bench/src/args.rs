@@ -7,6 +7,7 @@ use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::audit::AuditArgs;
+use crate::procs::Watched;
 
 const TEACH: &str = "\
 WHAT IS MEASURED
@@ -30,7 +31,14 @@ EXAMPLES
       caracal-bench --rate 500,1000,2000 --duration 30s
 
   Processor time and memory of a server that you started yourself:
-      caracal-bench --pids $(pidof caracal)
+      caracal-bench --pids $(pidof -S , caracal)
+
+  What a call, a mint and a Session cost in each service, in Redis and in Postgres, for
+  `caracal capacity plan --costs costs.json`. A process is named by what it runs, or by you; the
+  children of a process, as Postgres has them, count as it:
+      caracal-bench --operations call,mint,session --workers 16 --format json \\
+          --pids $(pidof -S , caracal),redis=$(pidof redis-server),postgres=$(head -1 postmaster.pid) \\
+          > costs.json
 
   The ledger by itself, on SQLite and on an empty Postgres database:
       caracal-bench audit --events 1000000
@@ -45,6 +53,7 @@ READING THE RESULT
   267 calls a second and then see `429 provider_rate_limited`. Raise STS_MINT_RATE_LIMIT_PER_MIN on
   the server to measure the machine and not the limiter; --spawn does.
   `client` is the share of its threads that this program used. Above 80 % the client is the limit.
+  A `session` is a Session that is started and ended, at the Coordinator.
 ";
 
 /// Load and measurement for Caracal, over the public wire only.
@@ -107,8 +116,11 @@ pub struct Args {
     /// Warm 30 s, 60 s a step, 8 minutes of soak (operations specification §14)
     #[arg(long)]
     pub yardstick: bool,
-    /// Mint only: no Gateway, no upstream
-    #[arg(long)]
+    /// What is done over and over; of several, each has all the steps
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Operation::Call])]
+    pub operations: Vec<Operation>,
+    /// The same as `--operations mint`: no Gateway, no upstream
+    #[arg(long, conflicts_with = "operations")]
     pub mint_only: bool,
     /// Application identities; each has a resource, two Sessions and a Delegation of its own
     #[arg(long, default_value_t = 16)]
@@ -117,10 +129,9 @@ pub struct Args {
     #[arg(long, default_value_t = 1)]
     pub client_threads: usize,
 
-    /// Server processes whose processor time (with that of all they start) and peak memory are
-    /// reported (Linux)
-    #[arg(long, value_delimiter = ',')]
-    pub pids: Vec<u32>,
+    /// Server processes, each PID or NAME=PID, whose processor time and memory are reported (Linux)
+    #[arg(long, value_delimiter = ',', value_parser = Watched::parse)]
+    pub pids: Vec<Watched>,
     /// Start this caracal binary on free ports in a scratch directory, with raised limits
     #[arg(long, value_name = "CARACAL", conflicts_with = "pids")]
     pub spawn: Option<PathBuf>,
@@ -155,6 +166,29 @@ pub enum Other {
     Audit(AuditArgs),
 }
 
+/// What a worker does over and over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Operation {
+    /// A mint, and a call through the Gateway with its mandate
+    Call,
+    /// A mint
+    Mint,
+    /// A Session that is started and ended
+    Session,
+}
+
+impl Operation {
+    /// Several of them, for people.
+    pub const fn plural(self) -> &'static str {
+        match self {
+            Self::Call => "governed calls",
+            Self::Mint => "mints",
+            Self::Session => "Sessions",
+        }
+    }
+}
+
 /// The form of the report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
@@ -169,6 +203,10 @@ pub enum Format {
 /// One stretch of load with settings of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Step {
+    /// What is done.
+    pub operation: Operation,
+    /// Whether it is reported; a warm-up is not.
+    pub counted: bool,
     /// Calls in flight at most.
     pub workers: usize,
     /// Arrivals a second; `None` closes the loop.
@@ -178,8 +216,9 @@ pub struct Step {
 }
 
 impl Args {
-    /// Checks what clap cannot, and lays out the steps: warm-up first, then the counted ones.
-    pub fn steps(&self) -> anyhow::Result<(Option<Step>, Vec<Step>)> {
+    /// Checks what clap cannot, and lays out the steps: for each operation its warm-up, then those
+    /// that count.
+    pub fn steps(&self) -> anyhow::Result<Vec<Step>> {
         if self.identities == 0 || self.identities > 20 {
             bail!("--identities must be 1 to 20: a zone holds 50 live Sessions by default");
         }
@@ -197,42 +236,43 @@ impl Args {
         if each.is_zero() {
             bail!("--duration must be longer than nothing");
         }
-        let mut steps: Vec<Step> = if self.rate.is_empty() {
+        let loads: Vec<(usize, Option<u32>)> = if self.rate.is_empty() {
             self.workers
                 .iter()
-                .map(|&workers| Step {
-                    workers,
-                    rate: None,
-                    lasts: each,
-                })
+                .map(|&workers| (workers, None))
                 .collect()
         } else {
-            let workers = self.max_in_flight;
-            self.rate
-                .iter()
-                .map(|&rate| Step {
-                    workers,
-                    rate: Some(rate),
-                    lasts: each,
-                })
-                .collect()
+            let open = |&rate| (self.max_in_flight, Some(rate));
+            self.rate.iter().map(open).collect()
         };
-        let last = *steps
+        let last = *loads
             .last()
             .context("give at least one step with --workers or --rate")?;
-        if !soak.is_zero() {
-            steps.push(Step {
-                lasts: soak,
-                ..last
-            });
+        let widest = loads.iter().map(|(workers, _)| *workers).max().unwrap_or(1);
+        let mut steps = Vec::new();
+        for operation in self.operations() {
+            let step = |counted, (workers, rate), lasts| Step {
+                operation,
+                counted,
+                workers,
+                rate,
+                lasts,
+            };
+            steps.push(step(false, (widest.min(16), None), warm));
+            steps.extend(loads.iter().map(|&load| step(true, load, each)));
+            steps.push(step(true, last, soak));
         }
-        let widest = steps.iter().map(|step| step.workers).max().unwrap_or(1);
-        let warm_up = Step {
-            workers: widest.min(16),
-            rate: None,
-            lasts: warm,
-        };
-        Ok(((!warm.is_zero()).then_some(warm_up), steps))
+        steps.retain(|step| !step.lasts.is_zero());
+        Ok(steps)
+    }
+
+    /// What is measured, in order.
+    fn operations(&self) -> Vec<Operation> {
+        if self.mint_only {
+            vec![Operation::Mint]
+        } else {
+            self.operations.clone()
+        }
     }
 }
 
@@ -282,9 +322,10 @@ mod tests {
 
     #[test]
     fn the_yardstick_warms_steps_and_soaks() {
-        let (warm, steps) = parse("caracal-bench --yardstick").steps().unwrap();
-        assert_eq!(warm.unwrap().lasts, secs(30));
-        let shape: Vec<_> = steps
+        let steps = parse("caracal-bench --yardstick").steps().unwrap();
+        let (warm, counted) = steps.split_first().unwrap();
+        assert_eq!((warm.lasts, warm.counted), (secs(30), false));
+        let shape: Vec<_> = counted
             .iter()
             .map(|s| (s.workers, s.lasts.as_secs()))
             .collect();
@@ -293,11 +334,24 @@ mod tests {
 
     #[test]
     fn a_rate_opens_the_loop() {
-        let (_, steps) = parse("caracal-bench --rate 100,200 --max-in-flight 9")
+        let steps = parse("caracal-bench --rate 100,200 --max-in-flight 9")
             .steps()
             .unwrap();
-        let shape: Vec<_> = steps.iter().map(|s| (s.workers, s.rate)).collect();
+        let counted = steps.iter().filter(|step| step.counted);
+        let shape: Vec<_> = counted.map(|s| (s.workers, s.rate)).collect();
         assert_eq!(shape, [(9, Some(100)), (9, Some(200))]);
+    }
+
+    #[test]
+    fn each_operation_warms_up_and_has_all_steps() {
+        use Operation::{Call, Mint, Session};
+        let steps = |line| parse(line).steps().unwrap();
+        let all = steps("caracal-bench --operations call,mint,session --workers 2,8");
+        let shape: Vec<_> = all.iter().map(|s| (s.operation, s.counted)).collect();
+        let of = |operation| [(operation, false), (operation, true), (operation, true)];
+        assert_eq!(shape, [of(Call), of(Mint), of(Session)].concat());
+        let mints = steps("caracal-bench --mint-only");
+        assert!(mints.iter().all(|step| step.operation == Mint));
     }
 
     #[test]

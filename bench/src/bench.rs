@@ -1,5 +1,6 @@
 //! The run: prepare, warm, measure step by step, count the evidence, clean up, report.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
@@ -9,25 +10,29 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 
 use crate::admin::Admin;
-use crate::args::{Args, Other, Step};
+use crate::args::{Args, Operation, Other, Step};
 use crate::audit;
 use crate::evidence::{self, Events, Evidence};
 use crate::identity::{Identities, Maker};
 use crate::latency::Tally;
 use crate::load::Load;
-use crate::procs::{self, Procs};
+use crate::procs::{self, Procs, Usage, Watched};
 use crate::provision::{Provisioned, provision};
 use crate::report::{Around, Report, StepReport};
 use crate::spawn::Spawned;
 use crate::upstream::Upstream;
 use crate::wire::Base;
 
-/// The very first call, when nothing of the delegation is in any memory: one, and no more.
-const FIRST: Step = Step {
-    workers: 1,
-    rate: Some(1),
-    lasts: Duration::from_millis(1),
-};
+/// The very first, when nothing of the delegation is in any memory: one, and no more.
+const fn first(operation: Operation) -> Step {
+    Step {
+        operation,
+        counted: false,
+        workers: 1,
+        rate: Some(1),
+        lasts: Duration::from_millis(1),
+    }
+}
 /// How long the last events may take to arrive.
 const SETTLED_WITHIN: Duration = Duration::from_secs(60);
 
@@ -76,12 +81,12 @@ async fn start(args: &mut Args) -> anyhow::Result<Option<Spawned>> {
     args.coordinator.clone_from(&spawned.coordinator);
     args.admin_token = None;
     args.admin_token_file = Some(spawned.token_file.clone());
-    args.pids = vec![spawned.pid];
+    args.pids = vec![Watched::server(spawned.pid)];
     Ok(Some(spawned))
 }
 
-async fn measure(args: &Args, (warm, steps): (Option<Step>, Vec<Step>)) -> anyhow::Result<Report> {
-    let procs = Procs::new(args.pids.clone())?;
+async fn measure(args: &Args, steps: Vec<Step>) -> anyhow::Result<Report> {
+    let procs = Procs::new(&args.pids)?;
     let upstream = Upstream::start(args.upstream_bytes)?;
     let upstream_url = format!("http://{}:{}", args.upstream_host, upstream.port());
     let mut admin = Admin::new(&Base::parse(&args.api)?, &token(args)?)?;
@@ -98,12 +103,13 @@ async fn measure(args: &Args, (warm, steps): (Option<Step>, Vec<Step>)) -> anyho
     let load = Load {
         sts: Base::parse(&args.sts)?,
         gateway: Base::parse(&args.gateway)?,
+        coordinator: Base::parse(&args.coordinator)?,
         identities: Arc::new(Box::pin(identities).await?),
-        mint_only: args.mint_only,
     };
-    let first = Box::pin(load.run(FIRST)).await?;
+    let operation = steps.first().map_or(Operation::Call, |step| step.operation);
+    let first = Box::pin(load.run(first(operation))).await?;
     let (reports, mut total) = tokio::select! {
-        done = Box::pin(walk(args, &load, &procs, warm, &steps)) => done?,
+        done = Box::pin(walk(args, &load, &procs, &steps)) => done?,
         failed = load.identities.keep_fresh() => {
             failed.context("an identity could not be renewed")?;
             bail!("the renewal of identities ended early");
@@ -118,11 +124,6 @@ async fn measure(args: &Args, (warm, steps): (Option<Step>, Vec<Step>)) -> anyho
             .await?;
     }
     Ok(Report {
-        mode: if args.mint_only {
-            "mints only"
-        } else {
-            "governed calls"
-        },
         identities: args.identities,
         processors: std::thread::available_parallelism().map_or(0, usize::from),
         client_threads: args.client_threads,
@@ -147,31 +148,25 @@ async fn walk(
     args: &Args,
     load: &Load,
     procs: &Procs,
-    warm: Option<Step>,
     steps: &[Step],
 ) -> anyhow::Result<(Vec<StepReport>, Tally)> {
     let mut total = Tally::new()?;
-    if let Some(step) = warm {
-        say(&format!("warming up for {} s", step.lasts.as_secs()));
-        total.add(&load.run(step).await?.tally)?;
-        procs.rest().await?;
-    }
     let mut reports = Vec::new();
-    for (n, &step) in steps.iter().enumerate() {
-        say(&describe(n + 1, steps.len(), step));
-        let (server, client) = (procs.usage()?, procs::own_cpu_seconds());
+    for &step in steps {
+        say(&describe(step));
+        if !step.counted {
+            total.add(&load.run(step).await?.tally)?;
+            procs.rest().await?;
+            continue;
+        }
+        let (server, client) = (procs.each()?, procs::own_cpu_seconds());
         let done = load.run(step).await?;
         let client_cpu_seconds = procs::own_cpu_seconds() - client;
-        let resident = procs.usage()?.rss_bytes;
+        let resident = procs.each()?;
         procs.rest().await?;
         let around = Around {
             seconds: done.took.as_secs_f64(),
-            server_cpu_seconds: if procs.watches_any() {
-                Some(procs.usage()?.cpu_seconds - server.cpu_seconds)
-            } else {
-                None
-            },
-            server_rss_bytes: procs.watches_any().then_some(resident),
+            server: spent(&server, &procs.each()?, &resident),
             client_cpu_seconds,
             client_threads: args.client_threads,
         };
@@ -179,6 +174,25 @@ async fn walk(
         total.add(&done.tally)?;
     }
     Ok((reports, total))
+}
+
+/// What each process spent between two looks, and held at the end of the load.
+fn spent(
+    before: &BTreeMap<String, Usage>,
+    after: &BTreeMap<String, Usage>,
+    resident: &BTreeMap<String, Usage>,
+) -> BTreeMap<String, Usage> {
+    let of = |looks: &BTreeMap<String, Usage>, name: &str| looks.get(name).copied();
+    let each = after.iter().map(|(name, now)| {
+        let was = of(before, name).unwrap_or_default();
+        let held = of(resident, name).unwrap_or_default();
+        let spent = Usage {
+            cpu_seconds: now.cpu_seconds - was.cpu_seconds,
+            ..held
+        };
+        (name.clone(), spent)
+    });
+    each.collect()
 }
 
 async fn settle(
@@ -206,12 +220,17 @@ async fn settle(
     ))
 }
 
-fn describe(n: usize, of: usize, step: Step) -> String {
+fn describe(step: Step) -> String {
     let load = step.rate.map_or_else(
         || format!("{} workers", step.workers),
-        |rate| format!("{rate} calls a second"),
+        |rate| format!("{rate} a second"),
     );
-    format!("step {n} of {of}: {load}, {} s", step.lasts.as_secs())
+    format!(
+        "{}{}: {load}, {} s",
+        if step.counted { "" } else { "warming up, " },
+        step.operation.plural(),
+        step.lasts.as_secs()
+    )
 }
 
 /// The token given, or the file given, or the file that `caracal up` leaves.
@@ -309,6 +328,21 @@ mod tests {
         let step = report.steps.first().unwrap();
         assert_eq!(step.calls, 20, "100 a second for 200 ms");
         assert!(step.gateway_ms.is_none());
+    }
+
+    #[tokio::test]
+    async fn operations_are_told_apart_by_what_each_process_spends_on_them() {
+        let (url, seen) = fake::start().await;
+        let own = std::process::id();
+        let more = format!("--operations call,session --workers 2 --pids bench={own}");
+        let report = run_against(&url, &more).await;
+        let operations: Vec<_> = report.steps.iter().map(|step| step.operation).collect();
+        assert_eq!(operations, [Operation::Call, Operation::Session]);
+        let sessions = report.steps.last().unwrap();
+        assert!(sessions.calls > 10 && sessions.start_ms.is_some() && sessions.mint_ms.is_none());
+        assert!(seen.ended.load(Ordering::Relaxed) > sessions.calls);
+        let processes = &sessions.server.as_ref().unwrap().processes;
+        assert!(processes.contains_key("bench"), "{processes:?}");
     }
 
     #[tokio::test]

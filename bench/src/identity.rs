@@ -26,7 +26,7 @@ const RENEW_AFTER: Duration = Duration::from_secs(780);
 const GRACE: Duration = Duration::from_secs(5);
 
 const FORM: HeaderValue = HeaderValue::from_static("application/x-www-form-urlencoded");
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
+pub const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// Everything that a worker needs for a call, prepared.
 pub struct Identity {
@@ -34,9 +34,14 @@ pub struct Identity {
     pub mint_form: Bytes,
     /// `X-Caracal-Resource`.
     pub resource: HeaderValue,
+    /// A lifecycle token, for the Coordinator.
+    pub bearer: HeaderValue,
+    /// Where Sessions of the zone are started.
+    pub sessions_at: String,
+    /// Starts one; the same bytes each time.
+    pub session_body: Bytes,
     made_at: Instant,
     sessions: [String; 2],
-    bearer: HeaderValue,
 }
 
 /// The identities of a run, exchanged while it runs.
@@ -125,14 +130,14 @@ impl Maker {
         let mut coordinator = Conn::new(&self.coordinator);
         let made_at = Instant::now();
         let mut sessions = [String::new(), String::new()];
+        let session_body = json!({
+            "application_id": app.id,
+            "ttl_seconds": SESSION_SECONDS,
+            "labels": [app.id],
+        });
         for session in &mut sessions {
-            let body = json!({
-                "application_id": app.id,
-                "ttl_seconds": SESSION_SECONDS,
-                "labels": [app.id],
-            });
             let started = self
-                .lifecycle(&mut coordinator, &bearer, "/agents", &body)
+                .lifecycle(&mut coordinator, &bearer, "/agents", &session_body)
                 .await?;
             text(&started, "agent_session_id")?.clone_into(session);
         }
@@ -162,9 +167,11 @@ impl Maker {
         Ok(Identity {
             mint_form,
             resource,
+            bearer,
+            sessions_at: self.zone("/agents"),
+            session_body: Bytes::from(session_body.to_string()),
             made_at,
             sessions,
-            bearer,
         })
     }
 
@@ -208,9 +215,7 @@ impl Maker {
         path: &str,
         body: &Value,
     ) -> anyhow::Result<Value> {
-        let target = self
-            .coordinator
-            .at(&format!("/zones/{}{path}", self.provisioned.zone));
+        let target = self.zone(path);
         let headers = [(AUTHORIZATION, bearer.clone()), (CONTENT_TYPE, JSON)];
         send(
             coordinator,
@@ -222,11 +227,16 @@ impl Maker {
         .await
     }
 
+    /// A path below the zone at the Coordinator.
+    fn zone(&self, path: &str) -> String {
+        let zone = &self.provisioned.zone;
+        self.coordinator.at(&format!("/zones/{zone}{path}"))
+    }
+
     async fn end(&self, identity: &Identity) -> anyhow::Result<()> {
         let mut coordinator = Conn::new(&self.coordinator);
         for session in &identity.sessions {
-            let path = format!("/zones/{}/agents/{session}", self.provisioned.zone);
-            let target = self.coordinator.at(&path);
+            let target = self.zone(&format!("/agents/{session}"));
             let headers = [(AUTHORIZATION, identity.bearer.clone())];
             send(
                 &mut coordinator,

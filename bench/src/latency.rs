@@ -53,6 +53,10 @@ pub struct Tally {
     pub mints: Latency,
     /// The Gateway part of them.
     pub gateway: Latency,
+    /// Starts of Sessions.
+    pub starts: Latency,
+    /// Ends of Sessions.
+    pub ends: Latency,
     /// What failed: `mint 429 provider_rate_limited`, `gateway connection broke`.
     pub errors: BTreeMap<String, u64>,
     /// Mints that were answered with a mandate, also when the call failed later.
@@ -65,6 +69,8 @@ impl Tally {
             calls: Latency::new()?,
             mints: Latency::new()?,
             gateway: Latency::new()?,
+            starts: Latency::new()?,
+            ends: Latency::new()?,
             errors: BTreeMap::new(),
             minted: 0,
         })
@@ -78,6 +84,8 @@ impl Tally {
         self.calls.add(&other.calls)?;
         self.mints.add(&other.mints)?;
         self.gateway.add(&other.gateway)?;
+        self.starts.add(&other.starts)?;
+        self.ends.add(&other.ends)?;
         self.minted += other.minted;
         for (what, count) in &other.errors {
             *self.errors.entry(what.clone()).or_default() += count;

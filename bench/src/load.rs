@@ -18,8 +18,8 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
 use serde::Deserialize;
 use tokio::task::JoinSet;
 
-use crate::args::Step;
-use crate::identity::{Identities, Identity};
+use crate::args::{Operation, Step};
+use crate::identity::{Identities, Identity, JSON};
 use crate::latency::Tally;
 use crate::wire::{Answer, Base, Conn};
 
@@ -33,8 +33,8 @@ const TIMER_SLACK: Duration = Duration::from_millis(2);
 pub struct Load {
     pub sts: Base,
     pub gateway: Base,
+    pub coordinator: Base,
     pub identities: Arc<Identities>,
-    pub mint_only: bool,
 }
 
 /// A finished step.
@@ -57,7 +57,7 @@ impl Load {
                     tickets: Arc::clone(&tickets),
                 },
             };
-            let worker = Worker::new(self, n, began, began + step.lasts, pace)?;
+            let worker = Worker::new(self, n, began, step, pace)?;
             workers.spawn(worker.run());
         }
         let mut tally = Tally::new()?;
@@ -82,9 +82,10 @@ struct Worker {
     identities: Arc<Identities>,
     sts: Conn,
     gateway: Conn,
+    coordinator: Conn,
     mint_at: String,
     call_at: String,
-    mint_only: bool,
+    operation: Operation,
     began: Instant,
     until: Instant,
     pace: Pace,
@@ -99,24 +100,24 @@ struct Minted<'a> {
     access_token: &'a str,
 }
 
+#[derive(Deserialize)]
+struct Started<'a> {
+    agent_session_id: &'a str,
+}
+
 impl Worker {
-    fn new(
-        load: &Load,
-        n: usize,
-        began: Instant,
-        until: Instant,
-        pace: Pace,
-    ) -> anyhow::Result<Self> {
+    fn new(load: &Load, n: usize, began: Instant, step: Step, pace: Pace) -> anyhow::Result<Self> {
         Ok(Self {
             n,
             identities: Arc::clone(&load.identities),
             sts: Conn::new(&load.sts),
             gateway: Conn::new(&load.gateway),
+            coordinator: Conn::new(&load.coordinator),
             mint_at: load.sts.at("/oauth/2/token"),
             call_at: load.gateway.at("/"),
-            mint_only: load.mint_only,
+            operation: step.operation,
             began,
-            until,
+            until: began + step.lasts,
             pace,
             tally: Tally::new()?,
         })
@@ -127,7 +128,11 @@ impl Worker {
             let Some(identity) = self.identities.of(self.n) else {
                 break;
             };
-            match self.call(&identity).await {
+            let done = match self.operation {
+                Operation::Call | Operation::Mint => self.call(&identity).await,
+                Operation::Session => self.session(&identity).await,
+            };
+            match done {
                 Ok(()) => self.tally.calls.note(start.elapsed()),
                 Err(what) => self.tally.failed(what),
             }
@@ -154,6 +159,35 @@ impl Worker {
         Some(if woke - due <= TIMER_SLACK { woke } else { due })
     }
 
+    /// One Session, started and ended.
+    async fn session(&mut self, identity: &Identity) -> Result<(), Failed> {
+        let starting = Instant::now();
+        let headers = [
+            (AUTHORIZATION, identity.bearer.clone()),
+            (CONTENT_TYPE, JSON),
+        ];
+        let body = identity.session_body.clone();
+        let answer = self
+            .coordinator
+            .send(Method::POST, &identity.sessions_at, &headers, body)
+            .await;
+        let answer = succeeded("start", answer)?;
+        let started: Started<'_> =
+            serde_json::from_slice(&answer.body).map_err(|_| "start not understood".to_owned())?;
+        self.tally.starts.note(starting.elapsed());
+
+        let ending = Instant::now();
+        let at = [identity.sessions_at.as_str(), "/", started.agent_session_id].concat();
+        let headers = [(AUTHORIZATION, identity.bearer.clone())];
+        let answer = self
+            .coordinator
+            .send(Method::DELETE, &at, &headers, Bytes::new())
+            .await;
+        succeeded("end", answer)?;
+        self.tally.ends.note(ending.elapsed());
+        Ok(())
+    }
+
     /// One governed call: mint, then the Gateway with the fresh mandate.
     async fn call(&mut self, identity: &Identity) -> Result<(), Failed> {
         let minting = Instant::now();
@@ -168,7 +202,7 @@ impl Worker {
             serde_json::from_slice(&answer.body).map_err(|_| "mint not understood".to_owned())?;
         self.tally.minted += 1;
         self.tally.mints.note(minting.elapsed());
-        if self.mint_only {
+        if self.operation == Operation::Mint {
             return Ok(());
         }
         let mut bearer = HeaderValue::from_str(&["Bearer ", minted.access_token].concat())

@@ -1,17 +1,17 @@
 //! The report: one structure, three forms.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use crate::args::{Format, Step};
+use crate::args::{Format, Operation, Step};
 use crate::evidence::Evidence;
 use crate::latency::{Latency, Tally};
+use crate::procs::Usage;
 
 /// A whole run.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    pub mode: &'static str,
     pub identities: usize,
     pub processors: usize,
     pub client_threads: usize,
@@ -34,6 +34,7 @@ pub struct Report {
 /// One counted step.
 #[derive(Debug, Serialize)]
 pub struct StepReport {
+    pub operation: Operation,
     pub workers: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate: Option<u32>,
@@ -41,9 +42,14 @@ pub struct StepReport {
     pub calls: u64,
     pub per_second: f64,
     pub latency_ms: Percentiles,
-    pub mint_ms: Percentiles,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mint_ms: Option<Percentiles>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gateway_ms: Option<Percentiles>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start_ms: Option<Percentiles>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub end_ms: Option<Percentiles>,
     pub errors: BTreeMap<String, u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<ServerCost>,
@@ -61,6 +67,17 @@ pub struct ServerCost {
     pub cpu_seconds: f64,
     pub cpu_us_per_call: f64,
     pub calls_per_cpu_second: f64,
+    /// Each process by its name.
+    pub processes: BTreeMap<String, ProcessCost>,
+}
+
+/// What one process spent; several of one name together.
+#[derive(Debug, Serialize)]
+pub struct ProcessCost {
+    pub cpu_seconds: f64,
+    pub cpu_us_per_call: f64,
+    /// At the end of the load.
+    pub rss_bytes: u64,
 }
 
 /// Milliseconds.
@@ -90,10 +107,41 @@ impl From<&Latency> for Percentiles {
 /// What was measured around a step.
 pub struct Around {
     pub seconds: f64,
-    pub server_cpu_seconds: Option<f64>,
-    pub server_rss_bytes: Option<u64>,
+    /// By process: the processor time that it spent, and what it held; empty when none is watched.
+    pub server: BTreeMap<String, Usage>,
     pub client_cpu_seconds: f64,
     pub client_threads: usize,
+}
+
+impl ServerCost {
+    fn new(calls: f64, server: &BTreeMap<String, Usage>) -> Self {
+        let each_us = |seconds: f64| {
+            if calls > 0.0 {
+                seconds * 1e6 / calls
+            } else {
+                0.0
+            }
+        };
+        let cpu_seconds: f64 = server.values().map(|usage| usage.cpu_seconds).sum();
+        let process = |(name, usage): (&String, &Usage)| {
+            let cost = ProcessCost {
+                cpu_seconds: usage.cpu_seconds,
+                cpu_us_per_call: each_us(usage.cpu_seconds),
+                rss_bytes: usage.rss_bytes,
+            };
+            (name.clone(), cost)
+        };
+        Self {
+            cpu_seconds,
+            cpu_us_per_call: each_us(cpu_seconds),
+            calls_per_cpu_second: if cpu_seconds > 0.0 {
+                calls / cpu_seconds
+            } else {
+                0.0
+            },
+            processes: server.iter().map(process).collect(),
+        }
+    }
 }
 
 impl StepReport {
@@ -101,34 +149,31 @@ impl StepReport {
     pub fn new(step: Step, tally: &Tally, around: &Around) -> Self {
         let calls = tally.calls.count();
         let per = calls as f64;
-        let server = around.server_cpu_seconds.map(|cpu_seconds| ServerCost {
-            cpu_seconds,
-            cpu_us_per_call: if calls == 0 {
-                0.0
-            } else {
-                cpu_seconds * 1e6 / per
-            },
-            calls_per_cpu_second: if cpu_seconds > 0.0 {
-                per / cpu_seconds
-            } else {
-                0.0
-            },
-        });
+        let any = |of: &Latency| (of.count() > 0).then(|| of.into());
+        let held = around.server.values().map(|usage| usage.rss_bytes).sum();
         Self {
+            operation: step.operation,
             workers: step.workers,
             rate: step.rate,
             seconds: around.seconds,
             calls,
             per_second: per / around.seconds,
             latency_ms: (&tally.calls).into(),
-            mint_ms: (&tally.mints).into(),
-            gateway_ms: (tally.gateway.count() > 0).then(|| (&tally.gateway).into()),
+            mint_ms: any(&tally.mints),
+            gateway_ms: any(&tally.gateway),
+            start_ms: any(&tally.starts),
+            end_ms: any(&tally.ends),
             errors: tally.errors.clone(),
-            server,
-            server_rss_bytes: around.server_rss_bytes,
+            server: (!around.server.is_empty()).then(|| ServerCost::new(per, &around.server)),
+            server_rss_bytes: (!around.server.is_empty()).then_some(held),
             client_busy: around.client_cpu_seconds
                 / (around.seconds * around.client_threads as f64),
         }
+    }
+
+    /// Its operation and its load.
+    fn title(&self) -> String {
+        format!("{}, {}", self.operation.plural(), self.load())
     }
 
     fn load(&self) -> String {
@@ -140,8 +185,10 @@ impl StepReport {
 
     fn cells(&self) -> Vec<String> {
         let ms = |value: f64| format!("{value:.2}");
+        let p50 = |part: Option<&Percentiles>| part.map_or_else(|| "-".to_owned(), |of| ms(of.p50));
         let server = self.server.as_ref();
         vec![
+            self.operation.plural().to_owned(),
             self.load(),
             format!("{:.0}", self.seconds),
             self.calls.to_string(),
@@ -150,10 +197,8 @@ impl StepReport {
             ms(self.latency_ms.p95),
             ms(self.latency_ms.p99),
             ms(self.latency_ms.max),
-            ms(self.mint_ms.p50),
-            self.gateway_ms
-                .as_ref()
-                .map_or_else(|| "-".to_owned(), |gateway| ms(gateway.p50)),
+            p50(self.mint_ms.as_ref()),
+            p50(self.gateway_ms.as_ref()),
             server.map_or_else(
                 || "-".to_owned(),
                 |cost| format!("{:.0}", cost.cpu_us_per_call),
@@ -168,10 +213,11 @@ impl StepReport {
     }
 }
 
-const HEADS: [&str; 14] = [
+const HEADS: [&str; 15] = [
+    "of",
     "load",
     "s",
-    "calls",
+    "done",
     "per s",
     "p50 ms",
     "p95 ms",
@@ -179,7 +225,7 @@ const HEADS: [&str; 14] = [
     "max ms",
     "mint p50",
     "gateway p50",
-    "server µs/call",
+    "server µs each",
     "resident MiB",
     "client",
     "errors",
@@ -190,8 +236,8 @@ impl Report {
     pub fn render(&self, format: Format) -> anyhow::Result<String> {
         Ok(match format {
             Format::Json => serde_json::to_string_pretty(self)?,
-            Format::Table => self.text(&table(&self.rows(), false), "  "),
-            Format::Markdown => self.text(&table(&self.rows(), true), "- "),
+            Format::Table => self.text(false, "  "),
+            Format::Markdown => self.text(true, "- "),
         })
     }
 
@@ -211,8 +257,38 @@ impl Report {
             .collect()
     }
 
-    fn text(&self, table: &str, bullet: &str) -> String {
-        let mut out = format!("{table}\n");
+    /// The processor time of each process for one of each operation, microseconds; nothing when one
+    /// process at most is watched.
+    fn processes(&self) -> Vec<Vec<String>> {
+        let watched = self.steps.iter().filter_map(|step| step.server.as_ref());
+        let names: BTreeSet<&str> = watched
+            .flat_map(|server| server.processes.keys().map(String::as_str))
+            .collect();
+        if names.len() < 2 {
+            return Vec::new();
+        }
+        let head = ["µs each, of", "load"]
+            .into_iter()
+            .chain(names.iter().copied());
+        let mut rows = vec![head.map(str::to_owned).collect::<Vec<_>>()];
+        for step in &self.steps {
+            let mut row = vec![step.operation.plural().to_owned(), step.load()];
+            row.extend(names.iter().map(|name| {
+                let server = step.server.as_ref();
+                let cost = server.and_then(|server| server.processes.get(*name));
+                cost.map_or_else(|| "-".to_owned(), |of| format!("{:.0}", of.cpu_us_per_call))
+            }));
+            rows.push(row);
+        }
+        rows
+    }
+
+    fn text(&self, markdown: bool, bullet: &str) -> String {
+        let mut out = format!("{}\n", table(&self.rows(), markdown));
+        let processes = self.processes();
+        if !processes.is_empty() {
+            out.push_str(&format!("{}\n", table(&processes, markdown)));
+        }
         for fact in self.facts() {
             out.extend([bullet, fact.as_str(), "\n"]);
         }
@@ -222,8 +298,8 @@ impl Report {
 
     fn facts(&self) -> Vec<String> {
         let mut facts = vec![format!(
-            "{}, {} identities, {} processors here, {} client thread(s)",
-            self.mode, self.identities, self.processors, self.client_threads
+            "{} identities, {} processors here, {} client thread(s)",
+            self.identities, self.processors, self.client_threads
         )];
         if let Some(ready) = self.start_to_ready_ms {
             facts.push(format!("server: start to ready {ready:.0} ms"));
@@ -235,14 +311,21 @@ impl Report {
             "policy loaded {:.0} ms after its activation",
             self.policy_loaded_ms
         ));
-        facts.push(format!("first call, cold: {:.1} ms", self.first_call_ms));
+        facts.push(format!("the first, cold: {:.1} ms", self.first_call_ms));
         for step in &self.steps {
             if let Some(cost) = &step.server {
                 facts.push(format!(
-                    "{}: {:.0} {} a second of server processor time",
-                    step.load(),
+                    "{}: {:.0} a second of server processor time",
+                    step.title(),
                     cost.calls_per_cpu_second,
-                    self.mode,
+                ));
+            }
+            if let (Some(start), Some(end)) = (&step.start_ms, &step.end_ms) {
+                facts.push(format!(
+                    "{}: start p50 {:.2} ms, end p50 {:.2} ms",
+                    step.title(),
+                    start.p50,
+                    end.p50
                 ));
             }
         }
@@ -315,6 +398,14 @@ mod tests {
 
     use super::*;
 
+    fn usage(cpu_seconds: f64) -> Usage {
+        Usage {
+            cpu_seconds,
+            rss_bytes: 45 << 20,
+            ..Usage::default()
+        }
+    }
+
     fn report() -> Report {
         let mut tally = Tally::new().unwrap();
         for ms in 1..=10 {
@@ -323,19 +414,22 @@ mod tests {
         }
         tally.failed("mint 429 provider_rate_limited".to_owned());
         let step = Step {
+            operation: Operation::Call,
+            counted: true,
             workers: 4,
             rate: None,
             lasts: Duration::from_secs(1),
         };
         let around = Around {
             seconds: 1.0,
-            server_cpu_seconds: Some(0.002),
-            server_rss_bytes: Some(90 << 20),
+            server: BTreeMap::from([
+                ("sts".to_owned(), usage(0.0015)),
+                ("gateway".to_owned(), usage(0.0005)),
+            ]),
             client_cpu_seconds: 0.9,
             client_threads: 1,
         };
         Report {
-            mode: "governed calls",
             identities: 16,
             processors: 2,
             client_threads: 1,
@@ -370,11 +464,12 @@ mod tests {
     fn json_carries_the_cost_of_a_call() {
         let json: serde_json::Value =
             serde_json::from_str(&report().render(Format::Json).unwrap()).unwrap();
-        let cost = json
-            .pointer("/steps/0/server/cpu_us_per_call")
-            .unwrap()
-            .as_f64()
-            .unwrap();
-        assert!((cost - 200.0).abs() < 1.0, "{cost}");
+        let cost = |at: &str| json.pointer(at).unwrap().as_f64().unwrap();
+        let whole = cost("/steps/0/server/cpu_us_per_call");
+        assert!((whole - 200.0).abs() < 1.0, "{whole}");
+        let of_sts = cost("/steps/0/server/processes/sts/cpu_us_per_call");
+        assert!((of_sts - 150.0).abs() < 1.0, "{of_sts}");
+        let text = report().render(Format::Table).unwrap();
+        assert!(text.contains("gateway  sts"), "{text}");
     }
 }

@@ -23,47 +23,43 @@ pub struct Cost {
 #[serde(transparent)]
 pub struct Costs(Vec<Cost>);
 
-/// Of the whole cost of a call in our processes and Redis: the share of each. An estimate by the steps
-/// of a call (two exchanges, each with a request, a verification or secret, policy and evidence; one
-/// proxied request with a verification and a claim; three events). Measure your own.
-const SHARES: [(&str, f64); 4] = [
-    ("sts_us_per_call", 0.45),
-    ("gateway_us_per_call", 0.30),
-    ("audit_us_per_call", 0.13),
-    ("redis_us_per_call", 0.12),
+/// Processor time of a call in each process, microseconds.
+const CALL: [(&str, f64); 7] = [
+    ("api_us_per_call", 4.0),
+    ("sts_us_per_call", 253.0),
+    ("gateway_us_per_call", 202.0),
+    ("audit_us_per_call", 124.0),
+    ("coordinator_us_per_call", 4.0),
+    ("redis_us_per_call", 132.0),
+    ("postgres_us_per_call", 91.0),
 ];
-/// Processor time of a call in our processes and Redis, microseconds: docs/benchmarks.md,
-/// distributed, 16 workers.
-const CALL_US: f64 = 702.0;
+/// Processor time of a Session that is started and ended, microseconds: every replica hears of both.
+const START: [(&str, f64); 7] = [
+    ("api_us_per_start", 158.0),
+    ("sts_us_per_start", 181.0),
+    ("gateway_us_per_start", 164.0),
+    ("audit_us_per_start", 252.0),
+    ("coordinator_us_per_start", 948.0),
+    ("redis_us_per_start", 673.0),
+    ("postgres_us_per_start", 2_008.0),
+];
 
 const BENCH: &str = "docs/benchmarks.md, distributed, 2026-11-28";
-const ESTIMATE: &str = "702 µs of docs/benchmarks.md, split by an estimate";
+const APART: &str = "measured apart, docs/benchmarks.md, 2026-11-28";
 
 impl Default for Costs {
     fn default() -> Self {
-        let mut costs: Vec<Cost> = SHARES
-            .iter()
-            .map(|&(name, share)| cost(name, CALL_US * share, "µs of a processor", ESTIMATE))
+        let measured = CALL.iter().chain(&START);
+        let mut costs: Vec<Cost> = measured
+            .map(|&(name, us)| cost(name, us, "µs of a processor", APART))
             .collect();
         costs.extend([
-            cost(
-                "postgres_us_per_call",
-                756.0,
-                "µs of a processor",
-                "at most: 20 s for 26,451 calls in docs/benchmarks.md, provisioning and reads included",
-            ),
             cost("events_per_call", 3.0, "events", BENCH),
             cost(
                 "process_bytes",
                 68.0 * MIB,
                 "bytes of memory",
                 "docs/benchmarks.md: 409 MiB for five processes and Redis",
-            ),
-            cost(
-                "session_us_per_start",
-                1_600.0,
-                "µs of a processor",
-                "estimate: two writes that are synced, at the Coordinator and Postgres each",
             ),
             cost(
                 "session_bytes",
@@ -135,12 +131,7 @@ impl Costs {
     /// Answers with the names of what it took.
     pub fn learn(&mut self, file: &Value, source: &str) -> Result<Vec<&'static str>, String> {
         let mut taken = Vec::new();
-        if let Some(us) = best_step(file) {
-            for (name, share) in SHARES {
-                let how = format!("{source}: {us:.0} µs a call, split by an estimate");
-                taken.extend(self.set(name, us * share, &how)?);
-            }
-        }
+        taken.extend(self.learn_run(file, source)?);
         if let Some(bytes) = file.get("stored_bytes_per_event").and_then(Value::as_f64) {
             taken.extend(self.set("ledger_bytes_per_event", bytes, source)?);
         }
@@ -185,6 +176,50 @@ impl Costs {
         Ok(taken)
     }
 
+    /// The processor time of a call, and of a Session, at the fullest step that a run of
+    /// `caracal-bench` has of it.
+    fn learn_run(&mut self, run: &Value, source: &str) -> Result<Vec<&'static str>, String> {
+        let mut taken = Vec::new();
+        for (operation, of) in [("call", "call"), ("session", "start")] {
+            let Some(cost) = fullest_step(run, operation) else {
+                continue;
+            };
+            let processes = cost.get("processes").and_then(Value::as_object);
+            let processes: Vec<_> = processes.into_iter().flatten().collect();
+            for (process, cost) in &processes {
+                if let Some(us) = cost.get("cpu_us_per_call").and_then(Value::as_f64) {
+                    taken.extend(self.set(&format!("{process}_us_per_{of}"), us, source)?);
+                }
+            }
+            // Of one process that is everything, only the whole is known.
+            let whole = cost.get("cpu_us_per_call").and_then(Value::as_f64);
+            if let (true, "call", Some(us)) = (processes.len() < 2, operation, whole) {
+                taken.extend(self.split(us, source)?);
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Divides the whole of a call as it was divided until now, but for Postgres, which one process
+    /// that is everything does not have.
+    fn split(&mut self, us: f64, source: &str) -> Result<Vec<&'static str>, String> {
+        let ours = CALL.iter().map(|(name, _)| *name);
+        let ours: Vec<&str> = ours
+            .filter(|name| *name != "postgres_us_per_call")
+            .collect();
+        let before: f64 = ours.iter().map(|name| self.of(name)).sum();
+        let how = format!("{source}: {us:.0} µs a call, divided as measured apart before");
+        let mut taken = Vec::new();
+        for name in ours {
+            taken.extend(self.set(
+                name,
+                us * self.of(name) / before.max(f64::MIN_POSITIVE),
+                &how,
+            )?);
+        }
+        Ok(taken)
+    }
+
     fn set(
         &mut self,
         name: &str,
@@ -219,20 +254,22 @@ impl Costs {
     }
 }
 
-/// Processor time of a call at the fullest step of a run, microseconds.
-fn best_step(file: &Value) -> Option<f64> {
-    let steps = file.get("steps")?.as_array()?;
-    let rate = |step: &Value| step.get("per_second").and_then(Value::as_f64);
-    let cost = |step: &Value| {
-        step.pointer("/server/cpu_us_per_call")
-            .and_then(Value::as_f64)
+/// What the server spent at the fullest step of an operation. A run that names none did calls.
+fn fullest_step<'r>(run: &'r Value, operation: &str) -> Option<&'r Value> {
+    let steps = run.get("steps")?.as_array()?;
+    let of = |step: &Value| {
+        let named = step.get("operation").and_then(Value::as_str);
+        named.unwrap_or("call") == operation
     };
-    steps
-        .iter()
-        .filter_map(|step| Some((rate(step)?, cost(step)?)))
-        .filter(|(_, us)| *us > 0.0)
-        .max_by(|(a, _), (b, _)| a.total_cmp(b))
-        .map(|(_, us)| us)
+    let spent = |step: &'r Value| {
+        let rate = step.get("per_second")?.as_f64()?;
+        let server = step.get("server")?;
+        let us = server.get("cpu_us_per_call")?.as_f64()?;
+        (us > 0.0).then_some((rate, server))
+    };
+    let steps = steps.iter().filter(|step| of(step)).filter_map(spent);
+    let fullest = steps.max_by(|(a, _), (b, _)| a.total_cmp(b));
+    fullest.map(|(_, server)| server)
 }
 
 #[cfg(test)]
@@ -242,13 +279,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_default_split_adds_up_to_what_was_measured() {
-        let costs = Costs::default();
-        let all: f64 = SHARES.iter().map(|(name, _)| costs.of(name)).sum();
-        assert!((all - CALL_US).abs() < 1e-6, "{all}");
-    }
-
-    #[test]
     fn a_run_of_the_bench_is_taken_at_its_fullest_step() {
         let mut costs = Costs::default();
         let run = json!({"steps": [
@@ -256,9 +286,13 @@ mod tests {
             {"per_second": 2000.0, "server": {"cpu_us_per_call": 400.0}},
             {"per_second": 3000.0},
         ]});
+        let shares = |costs: &Costs| costs.of("sts_us_per_call") / costs.of("gateway_us_per_call");
+        let before = shares(&costs);
         let taken = costs.learn(&run, "run.json").unwrap();
-        assert_eq!(taken.len(), SHARES.len());
-        assert!((costs.of("sts_us_per_call") - 180.0).abs() < 1e-9);
+        assert_eq!(taken.len(), CALL.len() - 1, "all but Postgres");
+        let all: f64 = taken.iter().map(|name| costs.of(name)).sum();
+        assert!((all - 400.0).abs() < 1e-9, "{all}");
+        assert!((shares(&costs) - before).abs() < 1e-9);
         let audit = json!({"stored_bytes_per_event": 500.5});
         assert_eq!(
             costs.learn(&audit, "a").unwrap(),
@@ -267,10 +301,41 @@ mod tests {
         let live =
             json!({"summary": {"cpu_us_per_call": {"sts": 210.0, "gateway": 150.0, "api": 1.0}}});
         let taken = costs.learn(&live, "live.json").unwrap();
-        assert_eq!(taken, ["gateway_us_per_call", "sts_us_per_call"]);
+        let all = ["api_us_per_call", "gateway_us_per_call", "sts_us_per_call"];
+        assert_eq!(taken, all);
         assert_eq!(costs.of("sts_us_per_call"), 210.0);
         let own = json!({"costs": {"claim_bytes": 99}});
         assert_eq!(costs.learn(&own, "own").unwrap(), ["claim_bytes"]);
+    }
+
+    #[test]
+    fn a_run_that_watched_each_process_tells_what_each_operation_costs_it() {
+        let mut costs = Costs::default();
+        let step = |operation: &str, us: Value| {
+            json!({"operation": operation, "per_second": 10.0, "server": {
+                "cpu_us_per_call": 9.0,
+                "processes": us.as_object().unwrap().iter().map(|(name, us)| {
+                    (name.clone(), json!({"cpu_us_per_call": us}))
+                }).collect::<serde_json::Map<_, _>>(),
+            }})
+        };
+        let run = json!({"steps": [
+            step("call", json!({"sts": 11.0, "gateway": 12.0, "postgres": 13.0, "mine": 1.0})),
+            step("mint", json!({"sts": 99.0})),
+            step("session", json!({"coordinator": 21.0, "postgres": 22.0})),
+        ]});
+        costs.learn(&run, "run.json").unwrap();
+        let names = [
+            "sts_us_per_call",
+            "gateway_us_per_call",
+            "postgres_us_per_call",
+            "coordinator_us_per_start",
+            "postgres_us_per_start",
+        ];
+        assert_eq!(
+            names.map(|name| costs.of(name)),
+            [11.0, 12.0, 13.0, 21.0, 22.0]
+        );
     }
 
     #[test]

@@ -126,15 +126,26 @@ pub struct Sized {
 
 /// Processors that a service needs.
 pub(super) fn processors(service: Service, load: &Load, costs: &Costs) -> f64 {
-    let calls = load.calls_per_second;
-    match service {
-        Service::Sts => calls * costs.of("sts_us_per_call") / 1e6,
-        Service::Gateway => calls * costs.of("gateway_us_per_call") / 1e6,
-        Service::Audit => calls * costs.of("audit_us_per_call") / 1e6,
-        Service::Coordinator => starts(load) * costs.of("session_us_per_start") / 1e6,
-        // It serves operators, not calls.
-        Service::Api => 0.0,
-    }
+    with_starts(service.name(), load, costs)
+}
+
+/// Processors for calls and for starts of Sessions.
+fn with_starts(process: &str, load: &Load, costs: &Costs) -> f64 {
+    let calls = load.calls_per_second * costs.of(&format!("{process}_us_per_call"));
+    let starts = starts(load) * costs.of(&format!("{process}_us_per_start"));
+    (calls + starts) / 1e6
+}
+
+/// That, as arithmetic.
+fn told_with_starts(process: &str, load: &Load, costs: &Costs) -> String {
+    format!(
+        "{}/s x {:.0} µs + {:.1} starts/s x {:.0} µs = {:.2} processors",
+        show::count(load.calls_per_second),
+        costs.of(&format!("{process}_us_per_call")),
+        starts(load),
+        costs.of(&format!("{process}_us_per_start")),
+        with_starts(process, load, costs),
+    )
 }
 
 /// Sessions that are started each second.
@@ -188,8 +199,7 @@ const fn rolling(service: Service) -> f64 {
 
 /// Processors of Postgres that are used.
 pub(super) fn postgres(load: &Load, costs: &Costs) -> f64 {
-    let calls = load.calls_per_second * costs.of("postgres_us_per_call");
-    (calls + starts(load) * costs.of("session_us_per_start")) / 1e6
+    with_starts("postgres", load, costs)
 }
 
 /// Bytes that Postgres holds at the end of retention.
@@ -223,7 +233,7 @@ fn waiting(load: &Load, costs: &Costs) -> f64 {
 
 /// The share of Redis' one processor that is used.
 pub(super) fn redis_processor(load: &Load, costs: &Costs) -> f64 {
-    let by_time = load.calls_per_second * costs.of("redis_us_per_call") / 1e6;
+    let by_time = with_starts("redis", load, costs);
     let commands = load.calls_per_second * costs.of("redis_commands_per_call");
     by_time.max(commands / costs.of("redis_commands_per_second").max(1.0))
 }
@@ -245,26 +255,19 @@ pub(super) fn parts(load: &Load, fleet: &Fleet, costs: &Costs) -> Vec<Sized> {
 }
 
 fn of_service(service: Service, load: &Load, fleet: &Fleet, costs: &Costs) -> Sized {
-    let need = processors(service, load, costs);
     let (wanted, gets) = (
         wanted(service, load, fleet, costs),
         replicas(service, load, fleet, costs),
     );
     let calls = show::count(load.calls_per_second);
-    let mut arithmetic = vec![match service {
-        Service::Api => "operators only: it carries no calls".to_owned(),
-        Service::Coordinator => format!(
-            "{} Sessions / {} = {:.1} starts/s x {:.0} µs = {need:.2} processors",
+    let mut arithmetic = vec![told_with_starts(service.name(), load, costs)];
+    if service == Service::Coordinator {
+        arithmetic.push(format!(
+            "starts/s: {} Sessions / {}",
             show::count(load.sessions),
             show::seconds(load.session_seconds),
-            starts(load),
-            costs.of("session_us_per_start"),
-        ),
-        _ => format!(
-            "{calls}/s x {:.0} µs = {need:.2} processors",
-            costs.of(&format!("{}_us_per_call", service.name())),
-        ),
-    }];
+        ));
+    }
     if service == Service::Audit {
         arithmetic.push(format!(
             "{calls}/s x {:.0} events = {} events/s, of {} that one replica takes",
@@ -310,11 +313,8 @@ fn of_postgres(load: &Load, fleet: &Fleet, costs: &Costs) -> Sized {
         ),
         value: cores,
         arithmetic: vec![format!(
-            "{}/s x {:.0} µs + {:.1} starts/s x {:.0} µs = {need:.2} processors / {}",
-            show::count(load.calls_per_second),
-            costs.of("postgres_us_per_call"),
-            starts(load),
-            costs.of("session_us_per_start"),
+            "{} / {}",
+            told_with_starts("postgres", load, costs),
             show::share(load.utilization),
         )],
     }

@@ -34,16 +34,16 @@ fn what_ends_first_changes_as_the_load_grows() {
     assert!(!plan.growth[2].fits());
     // What ends first at a hundred times the load, and then without what ended.
     for (cheap, ends) in [
-        (serde_json::json!({}), "postgres processors"),
+        (serde_json::json!({}), "redis processor"),
         (
-            serde_json::json!({"postgres_us_per_call": 1}),
-            "redis processor",
+            serde_json::json!({"redis_us_per_call": 1, "redis_commands_per_call": 0.1}),
+            "postgres processors",
         ),
         (
             serde_json::json!({
                 "postgres_us_per_call": 1, "redis_us_per_call": 1, "redis_commands_per_call": 0.1,
             }),
-            "sts replicas",
+            "audit replicas",
         ),
     ] {
         let mut costs = Costs::default();
