@@ -7,10 +7,13 @@
 //! one, whoever has changed the rows, and whichever of several processes signs.
 //!
 //! **Choice.** One replica leads. How far each log was verified is stored, so nothing is verified
-//! twice to get there, and verifying what came since is at the same time what the tree grows by.
+//! twice to get there, and verifying what came since is at the same time what the tree grows by. What
+//! the leader appended itself (`recent`) it need not read back: the tree has what came in, and a row
+//! that was changed since contradicts what is signed.
 //! Every hour a slice of what is old is verified again, the whole ledger within about a day.
 //! INVARIANT (one history): a checkpoint is signed of a tree that was grown, within this call, from
-//! the root of the last checkpoint, by events whose chain and codes were verified; and the tiles
+//! the root of the last checkpoint, by events that this process appended or whose chain and codes it
+//! verified; and the tiles
 //! must give the same root. What does not fit is recorded once, counted, logged, and nothing more is
 //! signed of that log until it fits again.
 //!

@@ -4,6 +4,7 @@
 use caracal_crypto::HmacKey;
 use caracal_crypto::digest::{hex_encode, sha256};
 use caracal_ledger::chain::{self, Link};
+use caracal_ledger::merkle::{self, Hash};
 use caracal_ledger::{Head, LedgerError, Outline};
 use caracal_model::{Timestamp, ZoneId};
 use caracal_store::audit_events::{AuditEvent, Packed, Place, Placed};
@@ -19,18 +20,21 @@ pub(crate) struct Incoming {
     /// What is kept of its text.
     packed: Packed,
     content: [u8; 32],
+    leaf: Hash,
 }
 
 impl Incoming {
     pub fn parse(text: String) -> Result<Self, LedgerError> {
         let event = Outline::parse(&text)?;
         let content = sha256(text.as_bytes());
+        let leaf = merkle::leaf_hash(text.as_bytes());
         let mut row = columns(event, text);
         row.content_sha256 = hex_encode(&content);
         Ok(Self {
             packed: row.pack(),
             row,
             content,
+            leaf,
         })
     }
 
@@ -48,6 +52,11 @@ impl Incoming {
 
     pub fn sha256(&self) -> &str {
         &self.row.content_sha256
+    }
+
+    /// It in the tree of its zone.
+    pub fn leaf(&self) -> Hash {
+        self.leaf
     }
 
     pub fn link(&self, before: Option<&Head>, key: Option<&HmacKey>) -> Link {

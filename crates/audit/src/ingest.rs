@@ -28,6 +28,7 @@ use crate::dead_letters::{DeadLetters, LettersError};
 use crate::entry::Incoming;
 use crate::metrics::Metrics;
 use crate::parallel;
+use crate::recent::{Recent, Step};
 
 /// How often a batch may be overtaken before somebody else should have the processor.
 const ATTEMPTS: usize = 64;
@@ -69,6 +70,8 @@ pub struct Ingest {
     /// Where the chains end, as far as we know. Its lock is also the queue of this process: two
     /// batches at once would only overtake each other.
     heads: Mutex<Tips>,
+    /// What was appended since, for the trees.
+    recent: Recent,
     metrics: Metrics,
     letters: DeadLetters,
 }
@@ -115,6 +118,7 @@ impl Ingest {
             key: key.map(Arc::new),
             clock,
             heads: Mutex::default(),
+            recent: Recent::default(),
             metrics: Metrics::default(),
         }
     }
@@ -172,6 +176,10 @@ impl Ingest {
         let took = self.clock.ticks().since(since);
         self.metrics.verify.took(took);
         are_signed
+    }
+
+    pub(crate) fn recent(&self) -> &Recent {
+        &self.recent
     }
 
     /// What is counted.
@@ -292,6 +300,10 @@ impl Ingest {
                 .await;
             match appended {
                 Ok(Appended::Done) => {
+                    for (zone, steps) in appending.steps {
+                        let from = heads.get(&zone).map_or(&Head::GENESIS, |tip| &tip.head);
+                        self.recent.add(&zone, from, steps);
+                    }
                     heads.extend(appending.heads);
                     return Ok(sorted.outcome);
                 }
@@ -364,6 +376,7 @@ impl Ingest {
     fn link<'b>(&self, heads: &Tips, fresh: &[&'b Incoming]) -> Appending<'b> {
         let now = self.clock.now();
         let mut moved = Tips::new();
+        let mut steps: HashMap<ZoneId, Vec<Step>> = HashMap::new();
         let mut events = Vec::with_capacity(fresh.len());
         for event in fresh {
             let zone = event.zone();
@@ -373,6 +386,11 @@ impl Ingest {
             let at = before.map_or(now, |tip| now.max(tip.at));
             let link = event.link(before.map(|tip| &tip.head), self.key());
             let head = link.head().clone();
+            let step = Step {
+                leaf: event.leaf(),
+                head: head.clone(),
+            };
+            steps.entry(zone.clone()).or_default().push(step);
             moved.insert(zone.clone(), Tip { head, at });
             events.push(event.placed(link, at));
         }
@@ -390,6 +408,7 @@ impl Ingest {
             moves,
             events,
             heads: moved,
+            steps,
         }
     }
 }
@@ -404,6 +423,8 @@ struct Appending<'b> {
     moves: Vec<HeadMove>,
     events: Vec<Placed<'b>>,
     heads: Tips,
+    /// What the trees grow by when it is appended.
+    steps: HashMap<ZoneId, Vec<Step>>,
 }
 
 async fn parse(texts: Vec<String>) -> Batch {

@@ -18,6 +18,7 @@ mod floor;
 mod ingest;
 mod metrics;
 mod parallel;
+mod recent;
 mod retention;
 mod retry;
 mod service;

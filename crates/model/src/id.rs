@@ -195,7 +195,7 @@ impl Ids {
         self.rng.fill(&mut random);
         let high = ((stamp >> 12) << 16) | 0x7000 | (stamp & 0x0fff);
         let low = (u64::from_be_bytes(random) & 0x3fff_ffff_ffff_ffff) | 0x8000_0000_0000_0000;
-        uuid::Uuid::from_u64_pair(high, low).to_string()
+        text(uuid::Uuid::from_u64_pair(high, low))
     }
 
     /// The time (Unix milliseconds) of the latest id made so far; the floor before the first.
@@ -207,10 +207,13 @@ impl Ids {
     pub fn uuid4(&self) -> String {
         let mut bytes = [0u8; 16];
         self.rng.fill(&mut bytes);
-        uuid::Builder::from_random_bytes(bytes)
-            .into_uuid()
-            .to_string()
+        text(uuid::Builder::from_random_bytes(bytes).into_uuid())
     }
+}
+
+fn text(id: uuid::Uuid) -> String {
+    let mut buffer = uuid::Uuid::encode_buffer();
+    id.hyphenated().encode_lower(&mut buffer).to_owned()
 }
 
 /// The Unix milliseconds inside a UUIDv7; `None` for any other text.

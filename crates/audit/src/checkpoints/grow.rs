@@ -13,8 +13,11 @@ use crate::verify::{Finding, VerifyError};
 
 /// Events that are read at a time: SQLite reads on the runtime.
 const SHORT: u32 = 250;
+/// Events that are taken at a time of those that this process appended: hashed on the runtime.
+const LONG: usize = 1_000;
 
-/// Verifies the entries that the tree does not have yet and adds them; answers with the head that it
+/// Adds the entries that the tree does not have yet: those that this process appended itself as it
+/// did, all others once they are verified; answers with the head that it
 /// has come to and the tree there. With a `base`, that tree is the one at the base and what the
 /// events since say, whatever the tiles say; without, the one of the tiles. `None` when another
 /// process grows it too.
@@ -39,9 +42,14 @@ pub(super) async fn to_head(
         if head.seq() == known.seq() && head != known {
             return Err(unlike(log, known.seq(), Flaw::Chain(Why::Head)));
         }
-        let page = next(ingest, log, &head).await?;
-        let upto = if behind { known.seq() } else { u64::MAX };
-        let (to, leaves) = check(ingest, log, &head, page, upto).await?;
+        let (to, leaves) = match appended(ingest, log, &head) {
+            Some(own) if !behind => own,
+            _ => {
+                let page = next(ingest, log, &head).await?;
+                let upto = if behind { known.seq() } else { u64::MAX };
+                check(ingest, log, &head, page, upto).await?
+            }
+        };
         if leaves.is_empty() {
             return Ok(Some((head, tree)));
         }
@@ -59,6 +67,16 @@ pub(super) async fn to_head(
         }
         head = to;
     }
+}
+
+/// What this process appended behind a head, as far as it remembers.
+fn appended(ingest: &Ingest, log: &LogId, head: &Head) -> Option<(Head, Vec<Hash>)> {
+    if !log.kind().is_events() {
+        return None;
+    }
+    let steps = ingest.recent().after(log.zone(), head, LONG);
+    let to = steps.last()?.head.clone();
+    Some((to, steps.iter().map(|step| step.leaf).collect()))
 }
 
 /// The head and the leaves of a page, as far as `upto`. Off the runtime: a page is milliseconds of

@@ -17,7 +17,7 @@ use caracal_store::on_each_engine;
 use caracal_store::reseal::CHECKPOINT_KEY_AAD;
 use serde_json::json;
 
-use crate::verify::{sealing, signing};
+use crate::verify::{edit, sealing, signing};
 use crate::{events, key, log, zone};
 
 /// Waits for something.
@@ -120,6 +120,36 @@ on_each_engine! {
             };
             assert_eq!(found, Flaw::Checkpoint(CheckpointError::Replaced { at: 20 }));
         }
+    }
+
+    async fn a_tree_has_what_others_appended_too(store: Store) {
+        let (ingest, mut checkpoints) = signing(&store, Arc::new(TestClock::default()));
+        let other = crate::ingest(&store);
+        ingest.commit(events(0..3)).await.unwrap();
+        other.commit(events(3..5)).await.unwrap();
+        ingest.commit(events(5..9)).await.unwrap();
+        checkpoints.sign_all().await;
+        ingest.commit(events(9..12)).await.unwrap();
+        other.commit(events(12..13)).await.unwrap();
+        checkpoints.sign_all().await;
+        let trust = Trust {
+            keys: caracal_tlog::vkeys(&store).await.unwrap().into(),
+            ..Trust::default()
+        };
+        let ledger = verify_ledger(&store, &log("z1"), Some(&key()), &trust).await.unwrap();
+        assert_eq!((ledger.head.seq(), ledger.checkpoints), (13, 2));
+    }
+
+    /// The tree has what came in, whatever the rows say meanwhile.
+    async fn a_row_that_is_changed_before_it_is_signed_contradicts_what_is_signed(store: Store) {
+        let (ingest, mut checkpoints) = signing(&store, Arc::new(TestClock::default()));
+        ingest.commit(events(0..20)).await.unwrap();
+        edit(&store).await;
+        checkpoints.sign_all().await;
+        checkpoints.verify_again().await;
+        let found = store.audit_findings().await.unwrap();
+        let found: Vec<_> = found.iter().map(|(found, _)| (found.zone.as_str(), found.seq)).collect();
+        assert_eq!(found, [("z1", 7)]);
     }
 
     async fn an_audit_that_cannot_sign_leaves_the_lead_to_one_that_can(store: Store) {
