@@ -184,16 +184,52 @@ async fn may_decide(sts: &Sts, hold: &Approval, mandate: &Mandate) -> Result<(),
     {
         return denied("this approval is for another user to decide");
     }
+    if is_namesake(sts, hold, &mandate.sid).await? {
+        return denied("this approval is for a user of another issuer to decide");
+    }
     if is_own(sts, hold, &mandate.sid).await? {
         return denied("the agent acts with this very session: sign in anew to decide");
     }
     Ok(())
 }
 
+/// The records of the request.
+fn own(hold: &Approval) -> Vec<&RecordId> {
+    hold.own_records.iter().chain(&hold.record_id).collect()
+}
+
+/// Whether the approver only has the name of the user for whom the agent acts: the issuers of a zone
+/// give out names by themselves, and may give one to two people.
+async fn is_namesake(sts: &Sts, hold: &Approval, approver: &RecordId) -> Result<bool, Refused> {
+    let Some(anchor) = &hold.subject_anchor else {
+        return Ok(false);
+    };
+    let scope = sts.store.zone(&hold.zone);
+    let issuer_of = async |id: &RecordId| {
+        let record = scope.authority_record(id).await;
+        let record = record.map_err(|error| unavailable(&error))?;
+        let user = record.filter(|record| record.subject_id == *anchor);
+        Ok::<_, Refused>(user.and_then(|user| user.issuer))
+    };
+    // Imported records may not say.
+    let Some(vouched_by) = issuer_of(approver).await? else {
+        return Ok(false);
+    };
+    for id in own(hold) {
+        if issuer_of(id)
+            .await?
+            .is_some_and(|issuer| issuer != vouched_by)
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Whether the approver's record lies in one line with a record of the request: then the agent may
 /// hold its token, and would approve for itself.
 async fn is_own(sts: &Sts, hold: &Approval, approver: &RecordId) -> Result<bool, Refused> {
-    let own: Vec<&RecordId> = hold.own_records.iter().chain(&hold.record_id).collect();
+    let own = own(hold);
     if own.contains(&approver) {
         return Ok(true);
     }

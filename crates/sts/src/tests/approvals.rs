@@ -214,6 +214,7 @@ caracal_store::on_each_engine! {
             ("other application", paying_id, by("r-elsewhere", "user_1", elsewhere).await, yes.clone()),
             ("class operator", operator_id, user.clone(), of(&gated.hold(&operator).await)),
             ("another user", paying_id, by("r-other", "user_2", json!({})).await, yes.clone()),
+            ("of another issuer", paying_id, by("r-namesake", "user_1", json!({})).await, yes.clone()),
             ("the agent's own", paying_id, by("r-user", "user_1", json!({})).await, yes.clone()),
             ("a child of it", paying_id, by("r-child", "user_1", json!({})).await, yes.clone()),
             ("other binding", paying_id, user.clone(), json!({"decision": "approved", "binding": "00"})),
@@ -251,6 +252,7 @@ caracal_store::on_each_engine! {
         other application  | 403 access_denied: the session is not live, or is with another application
         class operator     | 403 access_denied: this approval is for an operator to decide
         another user       | 403 access_denied: this approval is for another user to decide
+        of another issuer  | 403 access_denied: this approval is for a user of another issuer to decide
         the agent's own    | 403 access_denied: the agent acts with this very session: sign in anew to decide
         a child of it      | 403 access_denied: the agent acts with this very session: sign in anew to decide
         other binding      | 409 access_denied: binding is not that of the hold

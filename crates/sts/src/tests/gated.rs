@@ -65,8 +65,8 @@ const BIND: Sql = raw(
 );
 const RECORD: Sql = raw(
     "INSERT INTO authority_records (id, zone_id, record_type, subject_id,
-    client_id, parent_id, status, expires_at, created_at)
-    VALUES ($1, 'z1', 'user', $2, $3, $4, 'active', $5, 0)",
+    client_id, parent_id, status, expires_at, claims_json, created_at)
+    VALUES ($1, 'z1', 'user', $2, $3, $4, 'active', $5, $6, 0)",
 );
 const SESSION: Sql = raw("INSERT INTO sessions (id, zone_id, application_id, subject_record_id,
     subject_type, lifecycle, labels, metadata_json, status, depth, live_children, ttl_seconds,
@@ -147,8 +147,13 @@ pub async fn provision_gated(store: &Store) {
         ("r-other", "user_2", "app-z1", None),
         ("r-elsewhere", "user_1", "app-z2", None),
         ("r-revoked", "user_1", "app-z1", None),
+        ("r-namesake", "user_1", "app-z1", None),
     ] {
-        tx.execute(&RECORD, &params![id, subject, client, parent, end])
+        let issuer = match id {
+            "r-namesake" => r#"{"iss":"https://other.example"}"#,
+            _ => r#"{"iss":"https://idp.example"}"#,
+        };
+        tx.execute(&RECORD, &params![id, subject, client, parent, end, issuer])
             .await
             .unwrap();
     }
