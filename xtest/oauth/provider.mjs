@@ -1,7 +1,9 @@
-// A certified OpenID provider (npm: oidc-provider) for the tests of upstream credentials, with a
-// browser beside it: GET CONTROL/browse?url= signs in and answers where it was sent in the end.
+// A certified OpenID provider (npm: oidc-provider) for the tests of upstream credentials and of users,
+// with a browser beside it: GET CONTROL/browse?url= signs in and answers where it was sent in the end,
+// GET CONTROL/id-token?client= what a client gets for that.
 //
 //   node provider.mjs ADDRESS PORT CONTROL_PORT CERTIFICATE KEY CALLBACK
+import { createHash, randomBytes } from 'node:crypto';
 import http from 'node:http';
 import https from 'node:https';
 import { readFileSync } from 'node:fs';
@@ -16,6 +18,7 @@ const provider = new Provider(issuer, {
     { client_id: 'service', client_secret: 'service-secret', grant_types: ['client_credentials'], redirect_uris: [], response_types: [] },
     { client_id: 'signer', token_endpoint_auth_method: 'private_key_jwt', token_endpoint_auth_signing_alg: 'ES256', jwks: { keys: [publicKey] }, grant_types: ['client_credentials'], redirect_uris: [], response_types: [] },
     { client_id: 'web', client_secret: 'web-secret', token_endpoint_auth_method: 'client_secret_post', grant_types: ['authorization_code', 'refresh_token'], redirect_uris: [callback] },
+    { client_id: 'other', client_secret: 'other-secret', token_endpoint_auth_method: 'client_secret_post', redirect_uris: [callback] },
   ],
   features: { clientCredentials: { enabled: true }, devInteractions: { enabled: false }, revocation: { enabled: true } },
   scopes: ['openid', 'offline_access', 'mail'],
@@ -67,6 +70,28 @@ async function browse(url) {
   return url;
 }
 
+// The ID token of whoever signs in at this client: the authorization code flow, with PKCE.
+async function idToken(client) {
+  const verifier = randomBytes(32).toString('base64url');
+  const challenge = createHash('sha256').update(verifier).digest('base64url');
+  const wish = new URLSearchParams({
+    client_id: client, redirect_uri: callback, response_type: 'code', scope: 'openid',
+    code_challenge: challenge, code_challenge_method: 'S256',
+  });
+  const code = new URL(await browse(`${issuer}/auth?${wish}`)).searchParams.get('code');
+  const form = new URLSearchParams({
+    grant_type: 'authorization_code', code, redirect_uri: callback, code_verifier: verifier,
+    client_id: client, client_secret: `${client}-secret`,
+  });
+  const headers = { 'content-type': 'application/x-www-form-urlencoded' };
+  const answer = await new Promise((resolve, reject) => {
+    https.request(`${issuer}/token`, { method: 'POST', ca: tls.cert, headers }, resolve).on('error', reject).end(`${form}`);
+  });
+  let text = '';
+  for await (const chunk of answer) text += chunk;
+  return JSON.parse(text).id_token;
+}
+
 async function about(value) {
   for (const kind of ['ClientCredentials', 'AccessToken', 'RefreshToken']) {
     const found = await provider[kind].find(value);
@@ -80,6 +105,7 @@ http.createServer(async (request, response) => {
   const json = (body) => response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify(body));
   try {
     if (url.pathname === '/browse') return json({ location: await browse(url.searchParams.get('url')) });
+    if (url.pathname === '/id-token') return json({ id_token: await idToken(url.searchParams.get('client')) });
     if (url.pathname === '/about') return json(await about(url.searchParams.get('token')));
     return json({ asked });
   } catch (error) {

@@ -1,4 +1,4 @@
-//! A certified OpenID provider (npm: `oidc-provider`) for tests of upstream credentials.
+//! A certified OpenID provider (npm: `oidc-provider`) for tests of upstream credentials and of users.
 //!
 //! A token endpoint on loopback is never asked, whatever is configured, so the provider runs in a
 //! network namespace of its own, behind a private address that the deployment is told of. That
@@ -7,7 +7,7 @@
 //!
 //! ```sh
 //! npm install --prefix xtest/oauth --no-package-lock --ignore-scripts
-//! CARACAL_TEST_OAUTH=$PWD/xtest/oauth cargo test -p xtest providers
+//! CARACAL_TEST_OAUTH=$PWD/xtest/oauth cargo test -p xtest --test it provider
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -117,11 +117,23 @@ fn certify(directory: &Path, address: &str) -> Option<(String, String)> {
 }
 
 impl OauthProvider {
-    /// Starts one that knows the public key of `signer`; `None` where that is not possible.
+    /// Starts one that knows the public key of [`signer`]; `None`, which is said, where that is not
+    /// possible.
     ///
     /// # Panics
     /// When everything is there and it does not start all the same.
-    pub fn start(jwk: &str) -> Option<Self> {
+    pub fn start(for_what: &str) -> Option<Self> {
+        let provider = Self::try_start();
+        if provider.is_none() {
+            crate::visibly(&format!(
+                "skipped {for_what}: needs root, ip, openssl, node and CARACAL_TEST_OAUTH"
+            ));
+        }
+        provider
+    }
+
+    fn try_start() -> Option<Self> {
+        let (_, jwk) = signer();
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let package = PathBuf::from(std::env::var_os("CARACAL_TEST_OAUTH")?);
         let n = std::process::id()
@@ -219,6 +231,22 @@ impl OauthProvider {
             .await
             .expect("a sign-in");
         answer["location"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// What its ID tokens say that it is.
+    #[must_use]
+    pub fn issuer(&self) -> String {
+        format!("https://{}:{PORT}", self.address)
+    }
+
+    /// The ID token of the user `alice`, who signs in at this client: `web` or `other`.
+    ///
+    /// # Panics
+    /// When the provider does not let her in.
+    pub async fn id_token(&self, client: &str) -> String {
+        let answer = self.ask(&format!("id-token?client={client}")).await;
+        let answer = answer.expect("a sign-in");
+        answer["id_token"].as_str().expect("an ID token").to_owned()
     }
 
     /// What the provider knows of a token.

@@ -11,6 +11,7 @@ mod custody;
 mod drills;
 mod evidence;
 mod faults;
+mod federation;
 mod governed_call;
 mod identity;
 mod launch;
