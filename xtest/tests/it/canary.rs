@@ -9,9 +9,11 @@ mod planted;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use xtest::http::Request;
 use xtest::{Agent, Deployment, Options, Part, Stack, World, eventually};
 
+use crate::answering::answering;
 use crate::collector::{Collected, collector};
 use planted::Garden;
 
@@ -31,10 +33,14 @@ const SECRET_SETTINGS: [&str; 10] = [
 const UPSTREAM_KEY: &str = "canary-upstream-key-3f1c9b";
 const GUESS: &str = "canary-guessed-secret-77d0";
 
-/// The same, of those that are set here only.
-const MORE_SETTINGS: [(&str, &str); 5] = [
+/// Those of the export to a bucket.
+const EXPORT_SETTINGS: [(&str, &str); 2] = [
     ("AWS_SECRET_ACCESS_KEY", "canary-export-key-of-s3-02cd"),
     ("AWS_SESSION_TOKEN", "canary-export-session-of-s3-13de"),
+];
+
+/// The same, of those that are set here only.
+const MORE_SETTINGS: [(&str, &str); 3] = [
     ("STS_ADMIN_TOKEN", "canary-sts-admin-token-51ab"),
     (
         "SECRET_STORE_KEK_PREVIOUS",
@@ -46,14 +52,46 @@ const MORE_SETTINGS: [(&str, &str); 5] = [
     ),
 ];
 
+fn set(options: Options, settings: &[(&str, &str)]) -> Options {
+    let one = |options: Options, (name, value): &(&str, &str)| options.env(name, value);
+    settings.iter().fold(options, one)
+}
+
 fn loud() -> Options {
-    let loud = Options::default()
-        .env("LOG_LEVEL", "trace")
+    set(Options::default().env("LOG_LEVEL", "trace"), &MORE_SETTINGS)
+}
+
+/// What servers of others were asked for.
+type Paths = Arc<Mutex<Vec<String>>>;
+
+/// A bucket that nobody may write to, and webhooks that take nothing, at one address: it refuses
+/// everything, and repeats in its answer whatever it was shown.
+fn refusing() -> (Paths, String) {
+    let paths = Paths::default();
+    let asked_for = Arc::clone(&paths);
+    let url = answering(move |asked| {
+        let shown = [
+            "authorization",
+            "x-amz-security-token",
+            "x-caracal-signature",
+        ];
+        let shown = shown.map(|name| asked.header(name)).join(" ");
+        let said = format!("{shown} {}", String::from_utf8_lossy(&asked.body));
+        asked_for.lock().push(asked.path);
+        (403, said.into_bytes())
+    });
+    (paths, url)
+}
+
+/// Exports to a bucket, and may call webhooks on this machine.
+fn exporting(url: &str) -> Options {
+    let options = loud()
         .env("AWS_ACCESS_KEY_ID", "AKIACANARY24EF")
         .env("AUDIT_EXPORT_S3_BUCKET", "evidence")
-        .env("AUDIT_EXPORT_S3_ENDPOINT", "http://127.0.0.1:9");
-    let set = |options: Options, (name, value)| options.env(name, value);
-    MORE_SETTINGS.into_iter().fold(loud, set)
+        .env("AUDIT_EXPORT_S3_ENDPOINT", url)
+        .env("CARACAL_PRIVATE_EGRESS_HOSTS", "127.0.0.1")
+        .stepping_clock();
+    set(options, &EXPORT_SETTINGS)
 }
 
 /// What came out, and where.
@@ -92,13 +130,26 @@ fn distributed_tells_no_secret() {
 
 fn on(deployment: Deployment) {
     let (collected, url) = collector();
-    let options = loud().env("OTEL_EXPORTER_OTLP_ENDPOINT", &url);
+    let (asked_for, refusing) = refusing();
+    let options = exporting(&refusing).env("OTEL_EXPORTER_OTLP_ENDPOINT", &url);
     xtest::on(deployment, options, async |stack: Arc<Stack>| {
-        no_secret_is_in_anything_that_leaves_a_process(&stack, &collected).await;
+        no_secret_is_in_anything_that_leaves_a_process(&stack, &collected, &refusing).await;
+        // Else nothing was shown that could have leaked.
+        let exported = stack.has_stepping_clock().then_some("/evidence/");
+        for place in exported.into_iter().chain(["/hook"]) {
+            eventually(&format!("{place} was asked for"), async || {
+                asked_for.lock().iter().any(|path| path.starts_with(place))
+            })
+            .await;
+        }
     });
 }
 
-async fn no_secret_is_in_anything_that_leaves_a_process(stack: &Arc<Stack>, traces: &Collected) {
+async fn no_secret_is_in_anything_that_leaves_a_process(
+    stack: &Arc<Stack>,
+    traces: &Collected,
+    refusing: &str,
+) {
     let world = World::new(Arc::clone(stack)).await;
     let mut seen = Seen::default();
     // What succeeds: secrets are stored, a call is made.
@@ -111,7 +162,7 @@ async fn no_secret_is_in_anything_that_leaves_a_process(stack: &Arc<Stack>, trac
     let provider = garden.providers().await;
     garden.connection(&provider).await;
     garden.workload().await;
-    garden.sink().await;
+    garden.sink(refusing).await;
     garden.token().await;
     let agent = world.agent().await;
     garden.users(&agent).await;
@@ -137,6 +188,7 @@ async fn no_secret_is_in_anything_that_leaves_a_process(stack: &Arc<Stack>, trac
     }
     eventually("calls are traced", async || !traces.lock().is_empty()).await;
     seen.note("traces", traces.lock().concat());
+    an_hour_later_the_ledger_is_exported(stack).await;
     let logs = stack.logs();
     assert!(
         logs.to_lowercase().contains("\"trace\""),
@@ -147,7 +199,8 @@ async fn no_secret_is_in_anything_that_leaves_a_process(stack: &Arc<Stack>, trac
 
     let settings = SECRET_SETTINGS
         .into_iter()
-        .chain(MORE_SETTINGS.map(|(name, _)| name));
+        .chain(MORE_SETTINGS.map(|(name, _)| name))
+        .chain(EXPORT_SETTINGS.map(|(name, _)| name));
     secrets.extend(settings.map(|name| (name, stack.setting(name).to_owned())));
     if stack.deployment == Deployment::Distributed {
         for name in ["DATABASE_URL", "REDIS_URL"] {
@@ -169,6 +222,25 @@ async fn no_secret_is_in_anything_that_leaves_a_process(stack: &Arc<Stack>, trac
     ]);
     let leaks = seen.leaks(&secrets);
     assert!(leaks.is_empty(), "{leaks:#?}");
+}
+
+/// Only whole hours are exported, so the hour of what was recorded is made to be over.
+async fn an_hour_later_the_ledger_is_exported(stack: &Stack) {
+    if !stack.has_stepping_clock() {
+        xtest::visibly("skipped the export of the canaries: no libfaketime");
+        return;
+    }
+    stack.kill9(&[Part::Audit]);
+    if stack.deployment == Deployment::Distributed {
+        // Whoever was killed would lead for two minutes more.
+        stack.redis("DEL caracal:audit:export").await;
+    }
+    stack.step_clocks(3_700);
+    stack.restart().await;
+    eventually("a bucket was asked, and refused", async || {
+        stack.logs().contains("the ledger was not exported")
+    })
+    .await;
 }
 
 /// What fails, each with a secret in hand: the request that was denied, and a mandate that was not

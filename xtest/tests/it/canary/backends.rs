@@ -1,5 +1,6 @@
 //! Credentials of secret backends, shown to a server that repeats in its errors whatever it is shown.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -31,6 +32,22 @@ fn repeats(asked: &Asked) -> (u16, Vec<u8>) {
     let shown = ["authorization", "x-vault-token", "x-amz-security-token"];
     let shown = shown.map(|name| asked.header(name)).concat();
     let shown = format!("{shown} {}", String::from_utf8_lossy(&asked.body));
+    match asked.path.as_str() {
+        "/assume" => return (200, assumed().into_bytes()),
+        "/refuse" => {
+            let error = format!("<Code>{shown}</Code><Message>{shown}</Message>");
+            let refused = format!("<ErrorResponse><Error>{error}</Error></ErrorResponse>");
+            return (403, refused.into_bytes());
+        }
+        "/keys" => {
+            let keys = json!({
+                "AccessKeyId": "ASIACANARY", "SecretAccessKey": ISSUED, "Token": ISSUED,
+                "Expiration": "2090-01-01T00:00:00Z",
+            });
+            return (200, keys.to_string().into_bytes());
+        }
+        _ => {}
+    }
     let logs_in = ["/login", "/oauth2/", "/token"];
     let logs_in = logs_in.iter().any(|part| asked.path.contains(part));
     let (status, answer) = if logs_in && !asked.path.contains("-self") {
@@ -45,20 +62,115 @@ fn repeats(asked: &Asked) -> (u16, Vec<u8>) {
     (status, answer.to_string().into_bytes())
 }
 
-/// A backend, its settings, and which of them are secret.
+/// Keys of a role, as AWS issues them.
+fn assumed() -> String {
+    let keys = format!(
+        "<AccessKeyId>ASIACANARY</AccessKeyId><SecretAccessKey>{ISSUED}</SecretAccessKey>\
+         <SessionToken>{ISSUED}</SessionToken><Expiration>2090-01-01T00:00:00Z</Expiration>"
+    );
+    let result = "AssumeRoleWithWebIdentityResult";
+    format!("<R><{result}><Credentials>{keys}</Credentials></{result}></R>")
+}
+
+/// A backend, its settings, and what of them is secret.
 struct Backend {
     name: &'static str,
     settings: Vec<(&'static str, String)>,
     secret: &'static [&'static str],
+    /// Secrets in files that the settings name.
+    in_files: Vec<(&'static str, String)>,
+}
+
+impl Backend {
+    /// With this secret, in a file that this setting names.
+    fn reads(mut self, at: &Path, setting: &'static str, secret: &str) -> Self {
+        let file = at.join(setting.to_lowercase());
+        std::fs::write(&file, format!("{secret}\n")).unwrap();
+        self.settings.push((setting, file.display().to_string()));
+        self.in_files.push((setting, secret.to_owned()));
+        self
+    }
+}
+
+fn backend(
+    name: &'static str,
+    settings: Vec<(&'static str, String)>,
+    secret: &'static [&'static str],
+) -> Backend {
+    Backend {
+        name,
+        settings,
+        secret,
+        in_files: Vec::new(),
+    }
+}
+
+/// Backends whose proof is in a file, or is issued for one.
+fn with_files(url: &str, at: &Path) -> Vec<Backend> {
+    let own = |text: &str| text.to_owned();
+    let vault = |auth: &str| {
+        let settings = vec![
+            ("CARACAL_VAULT_ADDR", own(url)),
+            ("CARACAL_VAULT_AUTH", own(auth)),
+            ("CARACAL_VAULT_ROLE", own("caracal")),
+        ];
+        backend("vault", settings, &[])
+    };
+    let aws = |more: Vec<(&'static str, String)>, secret| {
+        let mut settings = vec![
+            ("AWS_REGION", own("eu-west-1")),
+            ("AWS_ENDPOINT_URL_SECRETS_MANAGER", own(url)),
+        ];
+        settings.extend(more);
+        backend("awssecretsmanager", settings, secret)
+    };
+    let role = |sts: &str| {
+        let role = [
+            ("AWS_ROLE_ARN", own("arn:aws:iam::1:role/caracal")),
+            ("AWS_ENDPOINT_URL_STS", format!("{url}{sts}")),
+        ];
+        aws(role.to_vec(), &[])
+    };
+    let container = ("AWS_CONTAINER_CREDENTIALS_FULL_URI", format!("{url}/keys"));
+    let token = (
+        "AWS_CONTAINER_AUTHORIZATION_TOKEN",
+        own("canary-container-token-a441"),
+    );
+    vec![
+        vault("kubernetes").reads(
+            at,
+            "CARACAL_VAULT_KUBERNETES_TOKEN_FILE",
+            "canary-pods-token-a1d4",
+        ),
+        vault("token").reads(
+            at,
+            "CARACAL_VAULT_TOKEN_FILE",
+            "hvs.canary-token-of-a-file-b2e5",
+        ),
+        role("/assume").reads(
+            at,
+            "AWS_WEB_IDENTITY_TOKEN_FILE",
+            "canary-web-identity-c3f6",
+        ),
+        role("/refuse").reads(
+            at,
+            "AWS_WEB_IDENTITY_TOKEN_FILE",
+            "canary-web-identity-d407",
+        ),
+        aws(
+            vec![container.clone(), token],
+            &["AWS_CONTAINER_AUTHORIZATION_TOKEN"],
+        ),
+        aws(vec![container], &[]).reads(
+            at,
+            "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+            "canary-container-token-e518",
+        ),
+    ]
 }
 
 fn backends(url: &str, key_file: &str) -> Vec<Backend> {
     let own = |text: &str| text.to_owned();
-    let backend = |name, settings, secret| Backend {
-        name,
-        settings,
-        secret,
-    };
     vec![
         backend(
             "vault",
@@ -144,7 +256,11 @@ fn no_credential_of_a_backend_is_in_anything_that_leaves_a_process() {
         "private_key_id": "k1", "project_id": "p1", "token_uri": format!("{url}/token"),
     });
     std::fs::write(&key_file, account.to_string()).unwrap();
-    for backend in backends(&url, &key_file.display().to_string()) {
+    let with_files = with_files(&url, directory.path());
+    for backend in backends(&url, &key_file.display().to_string())
+        .into_iter()
+        .chain(with_files)
+    {
         let options = super::loud().env("CARACAL_SECRET_BACKEND", backend.name);
         let set = |options: Options, (name, value): &(&str, String)| options.env(name, value);
         let options = backend.settings.iter().fold(options, set);
@@ -206,7 +322,8 @@ async fn refused(stack: &Stack, backend: &Backend) {
         ("a key in transit", key.to_owned()),
         ("a private key", PEM.lines().nth(2).unwrap().to_owned()),
     ];
-    let secrets: Vec<_> = set.chain(more).collect();
+    let in_files = backend.in_files.iter().cloned();
+    let secrets: Vec<_> = set.chain(more).chain(in_files).collect();
     let leaks = seen.leaks(&secrets);
     assert!(leaks.is_empty(), "{}: {leaks:#?}", backend.name);
 }

@@ -171,10 +171,21 @@ impl Garden<'_> {
         self.keep("a guess at it", guess);
     }
 
-    /// A webhook's signing secret, and a webhook address that holds one.
-    pub async fn sink(&mut self) {
-        let body = json!({"name": "pager", "url": "https://hooks.invalid/caracal", "event_types": ["step_up_issued"]});
+    /// The signing secret of a webhook, which takes nothing and repeats what it is sent.
+    pub async fn sink(&mut self, refusing: &str) {
+        let body = json!({"name": "pager", "url": format!("{refusing}/hook"), "event_types": ["step_up_issued"]});
         let made = self.post("notification-sinks", &body).await;
+        let path = format!("notification-sinks/{}", made.text("id"));
+        let tested = self.post(&format!("{path}/test"), &json!({})).await;
+        assert_eq!(
+            (
+                &tested.json()["delivered"],
+                &tested.json()["response_status"]
+            ),
+            (&json!(false), &json!(403))
+        );
+        self.seen.note("a webhook's test", &tested.body);
+        self.read(&format!("{path}/deliveries")).await;
         let secret = ["secret", "signing_secret"]
             .map(|name| made.text(name))
             .concat();
