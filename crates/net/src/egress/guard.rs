@@ -3,8 +3,8 @@
 //! is listed (spec: admin-api §5). What the environment of the process names is not judged: who
 //! sets that could do anything.
 //!
-//! An IPv6 address that carries an IPv4 address (mapped, compatible, NAT64, 6to4, Teredo) is judged
-//! by both: a translator on the way would deliver it there.
+//! An IPv6 address that carries an IPv4 address (mapped, compatible, NAT64, 6to4, Teredo, ISATAP) is
+//! judged by both: a translator on the way would deliver it there.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -24,7 +24,11 @@ const UNSPECIFIED6: Net6 = (Ipv6Addr::UNSPECIFIED, 128);
 const LOOPBACK6: Net6 = (Ipv6Addr::LOCALHOST, 128);
 
 /// Metadata services of clouds outside the link-local range: never, not even for a listed host.
-const METADATA4: [Net4; 1] = [v4(100, 100, 100, 200, 32)];
+const METADATA4: [Net4; 3] = [
+    v4(100, 100, 100, 200, 32),
+    v4(168, 63, 129, 16, 32),
+    v4(192, 0, 0, 192, 32),
+];
 const METADATA6: [Net6; 1] = [(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), 128)];
 
 const UPSTREAM4: [Net4; 3] = [
@@ -34,14 +38,22 @@ const UPSTREAM4: [Net4; 3] = [
 ];
 const UPSTREAM6: [Net6; 3] = [UNSPECIFIED6, v6(0xfe80, 0, 10), v6(0xff00, 0, 8)];
 
-const STRICT4: [Net4; 5] = [
+const STRICT4: [Net4; 7] = [
     v4(0, 0, 0, 0, 8),
     v4(127, 0, 0, 0, 8),
     v4(169, 254, 0, 0, 16),
+    v4(192, 0, 0, 0, 24),
+    v4(198, 18, 0, 0, 15),
     v4(224, 0, 0, 0, 4),
     v4(240, 0, 0, 0, 4),
 ];
-const STRICT6: [Net6; 4] = [UNSPECIFIED6, LOOPBACK6, v6(0xfe80, 0, 10), v6(0xff00, 0, 8)];
+const STRICT6: [Net6; 5] = [
+    UNSPECIFIED6,
+    LOOPBACK6,
+    v6(0xfe80, 0, 10),
+    v6(0xfec0, 0, 10),
+    v6(0xff00, 0, 8),
+];
 
 const PRIVATE4: [Net4; 4] = [
     v4(10, 0, 0, 0, 8),
@@ -168,6 +180,7 @@ fn embedded(address: Ipv6Addr) -> [Option<Ipv4Addr>; 2] {
         [0, 0, 0, 0, 0, 0, ..] if bits > 1 => [Some(low), None],
         [0x64, 0xff9b, 0, 0, 0, 0, ..] | [0x64, 0xff9b, 1, ..] => [Some(low), None],
         [0x2002, ..] => [Some(at(80)), None],
+        [_, _, _, _, 0 | 0x200, 0x5efe, ..] => [Some(low), None],
         // Teredo: the server, and the client with every bit turned.
         [0x2001, 0, ..] => [Some(at(64)), Some(Ipv4Addr::from_bits(!low.to_bits()))],
         _ => [None, None],
@@ -198,6 +211,15 @@ mod tests {
         ("100.127.255.255",            true,  false, true),
         ("100.128.0.1",                true,  true,  true),
         ("100.100.100.200",            false, false, false),
+        ("168.63.129.16",              false, false, false),
+        ("192.0.0.192",                false, false, false),
+        ("::ffff:168.63.129.16",       false, false, false),
+        ("192.0.0.8",                  true,  false, false),
+        ("198.18.0.1",                 true,  false, false),
+        ("198.20.0.1",                 true,  true,  true),
+        ("fec0::1",                    true,  false, false),
+        ("2606::5efe:169.254.169.254", false, false, false),
+        ("2606::200:5efe:10.0.0.1",    true,  false, true),
         ("169.254.169.254",            false, false, false),
         ("169.254.0.1",                false, false, false),
         ("169.253.0.1",                true,  true,  true),
@@ -207,7 +229,6 @@ mod tests {
         ("255.255.255.255",            true,  false, false),
         ("fe80::1",                    false, false, false),
         ("febf::1",                    false, false, false),
-        ("fec0::1",                    true,  true,  true),
         ("ff02::1",                    false, false, false),
         ("fc00::1",                    true,  false, true),
         ("fd12:3456::1",               true,  false, true),
