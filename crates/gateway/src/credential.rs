@@ -5,7 +5,7 @@ use caracal_model::Secret;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::headers::X_CARACAL_IDENTITY;
+use crate::headers::{self, X_CARACAL_IDENTITY};
 
 /// Headers that a credential may not take the place of: they frame the message, name the caller or
 /// carry the trace.
@@ -59,7 +59,8 @@ pub fn place<'d>(
 ) -> Result<Option<(&'d str, &'d str)>, CredentialError> {
     let header = header_name(&directive.auth_header)?;
     headers.remove(AUTHORIZATION);
-    headers.remove(&header);
+    // A caller that spells it otherwise would bring a credential of its own.
+    headers::remove_spelled(headers, &header);
     if directive.auth_mode == AuthMode::None {
         return Ok(None);
     }
@@ -100,10 +101,12 @@ fn header_name(text: &str) -> Result<HeaderName, CredentialError> {
         return Ok(AUTHORIZATION);
     }
     let name = HeaderName::from_bytes(text.as_bytes()).map_err(|_| CredentialError::Header)?;
-    let reserved = RESERVED.contains(&name.as_str())
+    // As an upstream may read it.
+    let read = name.as_str().replace('_', "-");
+    let reserved = RESERVED.contains(&&*read)
         || RESERVED_PREFIXES
             .iter()
-            .any(|prefix| name.as_str().starts_with(prefix));
+            .any(|prefix| read.starts_with(prefix));
     if reserved {
         Err(CredentialError::Header)
     } else {
@@ -149,6 +152,23 @@ mod tests {
             write!(seen, " {name}={}", value.to_str().unwrap()).unwrap();
         }
         seen
+    }
+
+    #[test]
+    fn no_spelling_of_the_credentials_header_passes() {
+        let directive = r#"{"auth_mode":"provider_apikey","auth_header":"X-Api-Key",
+            "provider_token":"k"}"#;
+        let directive: Directive = serde_json::from_str(directive).unwrap();
+        let mut headers = HeaderMap::new();
+        for name in ["x-api-key", "x_api_key", "X-Api_Key", "x-api-keys"] {
+            let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+            headers.append(name, HeaderValue::from_static("inbound"));
+        }
+        place(&mut headers, &directive, None).unwrap();
+        let mut seen: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        seen.sort_unstable();
+        assert_eq!(seen, ["x-api-key", "x-api-keys"]);
+        assert_eq!(headers["x-api-key"], "k");
     }
 
     #[test]

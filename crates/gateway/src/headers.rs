@@ -6,8 +6,9 @@ use caracal_model::{Ids, RequestId};
 use caracal_net::problem::X_REQUEST_ID;
 use caracal_net::trace::{TRACEPARENT, TraceContext, current_trace};
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, CONTENT_LOCATION, EXPECT, HOST, LOCATION, PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION, REFRESH, SERVER, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    ALT_SVC, CONNECTION, CONTENT_LENGTH, CONTENT_LOCATION, EXPECT, HOST, LOCATION,
+    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, REFRESH, SERVER, TE, TRAILER, TRANSFER_ENCODING,
+    UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -43,9 +44,10 @@ const HOP_BY_HOP: [HeaderName; 9] = [
     UPGRADE,
 ];
 
-/// What tells of the upstream's make, or moves a browser on.
-const TELLTALE: [HeaderName; 5] = [
+/// What tells of the upstream's make, or moves a client on: what is said of an origin is said of ours.
+const TELLTALE: [HeaderName; 6] = [
     SERVER,
+    ALT_SVC,
     HeaderName::from_static("x-powered-by"),
     HeaderName::from_static("x-aspnet-version"),
     HeaderName::from_static("x-aspnetmvc-version"),
@@ -79,7 +81,9 @@ pub fn outbound(
     keep_foreign_baggage(headers);
     remove_prefixed(headers, &["x-caracal-", "x-forwarded-"]);
     headers.remove(FORWARDED);
-    headers.remove(X_REAL_IP);
+    for name in [X_REAL_IP, X_REQUEST_ID] {
+        remove_spelled(headers, &name);
+    }
     set(headers, X_REQUEST_ID, request_id.as_str());
     forwarded.write(headers);
     headers.remove(HOST);
@@ -128,6 +132,24 @@ fn remove_prefixed(headers: &mut HeaderMap, prefixes: &[&str]) {
     };
     let named = |name: &&HeaderName| prefixes.iter().any(|p| starts(name.as_str(), p));
     let found: Vec<HeaderName> = headers.keys().filter(named).cloned().collect();
+    for name in found {
+        headers.remove(name);
+    }
+}
+
+/// Removes a header under every spelling that an upstream may take for it, dashes or underscores.
+pub fn remove_spelled(headers: &mut HeaderMap, name: &HeaderName) {
+    headers.remove(name);
+    let same = |other: &&HeaderName| {
+        let dashed = |b: u8| if b == b'_' { b'-' } else { b };
+        let (a, b) = (name.as_str().bytes(), other.as_str().bytes());
+        a.map(dashed).eq(b.map(dashed))
+    };
+    let is_underscored = |other: &&HeaderName| other.as_str().contains('_');
+    let others = headers
+        .keys()
+        .filter(|other| is_underscored(other) || name.as_str().contains('_'));
+    let found: Vec<HeaderName> = others.filter(same).cloned().collect();
     for name in found {
         headers.remove(name);
     }

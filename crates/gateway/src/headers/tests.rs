@@ -74,6 +74,8 @@ fn what_a_caller_sends_about_hops_and_about_us_does_not_reach_the_upstream() {
         ("x-forwarded-port", "1"),
         ("forwarded", "for=10.0.0.1"),
         ("x-real-ip", "10.0.0.1"),
+        ("X_Real_IP", "10.0.0.1"),
+        ("x_request-id", "forged"),
         ("x-request-id", "forged"),
     ]);
     let trace = outbound(
@@ -181,6 +183,7 @@ fn what_an_upstream_says_of_itself_and_of_us_does_not_reach_the_caller() {
         ("transfer-encoding", "chunked"),
         ("trailer", "x"),
         ("server", "nginx"),
+        ("alt-svc", "h3=\"elsewhere.example:443\""),
         ("x-powered-by", "PHP"),
         ("x-aspnet-version", "1"),
         ("x-aspnetmvc-version", "1"),
