@@ -18,6 +18,16 @@ pub struct Held {
     driver: tokio::task::JoinHandle<Result<(), tokio_postgres::Error>>,
 }
 
+/// Writers that are at it.
+#[derive(Debug)]
+pub struct Flood(Vec<tokio::task::JoinHandle<()>>);
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        self.0.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+}
+
 impl Held {
     /// Ends it.
     pub async fn lets_go(self) {
@@ -135,6 +145,50 @@ impl Stack {
         answer.unwrap_or_else(|error| panic!("{text}: {error}"))
     }
 
+    /// Somebody else writes much into its database, each row on disk before the next, until this is
+    /// dropped.
+    ///
+    /// # Panics
+    /// When it cannot be begun.
+    pub async fn floods_postgres(&self, writers: usize) -> Flood {
+        // One by one: a setting of the server is not changed within a transaction.
+        for statement in [
+            "ALTER SYSTEM SET fsync = on",
+            "SELECT pg_reload_conf()",
+            "CREATE TABLE flood (line text)",
+        ] {
+            self.sql(statement).await;
+        }
+        let mut flood = Vec::new();
+        for _ in 0..writers {
+            let session = self.session_of_postgres().await;
+            flood.push(tokio::spawn(async move {
+                let row = "INSERT INTO flood (line) VALUES (repeat('x', 2000))";
+                while session.client.batch_execute(row).await.is_ok() {}
+            }));
+        }
+        Flood(flood)
+    }
+
+    /// Somebody else writes to the disk of this deployment, each piece through to the device, until
+    /// this is dropped.
+    pub fn floods_disk(&self, writers: usize) -> Flood {
+        let write = |nth| {
+            let path = self.directory.path().join(format!("flood-{nth}"));
+            tokio::spawn(async move {
+                loop {
+                    let path = path.clone();
+                    let written = tokio::task::spawn_blocking(move || {
+                        std::fs::write(&path, vec![0u8; 1 << 20])?;
+                        std::fs::File::open(&path)?.sync_all()
+                    });
+                    written.await.expect("a thread").expect("a disk");
+                }
+            })
+        };
+        Flood((0..writers).map(write).collect())
+    }
+
     /// Leaves a transaction open that did this, as a person with a console does.
     ///
     /// # Panics
@@ -231,6 +285,14 @@ impl Stack {
     /// When it was not asked for.
     pub fn redis_proxy(&self) -> &FaultProxy {
         self.proxies.first().expect("Options::faulty")
+    }
+
+    /// The proxy on the Gateway's own way to Postgres.
+    ///
+    /// # Panics
+    /// When it was not asked for.
+    pub fn gateway_postgres_proxy(&self) -> &FaultProxy {
+        self.proxies.get(2).expect("Options::faulty")
     }
 
     /// The proxy before Postgres.

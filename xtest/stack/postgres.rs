@@ -1,5 +1,6 @@
 //! A Postgres server of one test, which may crash and be away without anybody else noticing.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -49,6 +50,8 @@ impl Postgres {
             .output()
             .expect("initdb runs");
         assert!(made.status.success(), "{made:?}");
+        // In the file, so that a test may turn it on.
+        append(&data.join("postgresql.conf"), "fsync = off\n");
         let port = ports::free();
         let process = Self::process(place, &programs.join("postgres"), &data, port);
         let mut server = Self {
@@ -64,7 +67,7 @@ impl Postgres {
         let command = as_its_user(place, program);
         let arguments = command.get_args().map(ToOwned::to_owned);
         let own = format!(
-            "-D {} -p {port} -k {} -c listen_addresses=127.0.0.1 -c fsync=off \
+            "-D {} -p {port} -k {} -c listen_addresses=127.0.0.1 \
              -c max_connections=200 -c shared_buffers=32MB -c max_wal_size=256MB",
             data.display(),
             place.display()
@@ -110,6 +113,12 @@ impl Postgres {
     pub fn crashes(&mut self) {
         self.process.ends_on(Signal::QUIT);
     }
+}
+
+fn append(path: &Path, line: &str) {
+    let file = std::fs::OpenOptions::new().append(true).open(path);
+    let written = file.and_then(|mut file| file.write_all(line.as_bytes()));
+    written.expect("a configuration");
 }
 
 /// `env -C place setpriv … program`: processes that replace one another, so that the one which is

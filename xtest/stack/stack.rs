@@ -157,6 +157,8 @@ pub struct Stack {
     pub(crate) directory: TempDir,
     seats: Vec<Seat>,
     environment: Vec<(String, String)>,
+    /// Its own way to Postgres, over that of all.
+    gateway_database: String,
     /// Which of the two.
     pub deployment: Deployment,
     /// Where the services listen.
@@ -205,6 +207,7 @@ impl Stack {
             environment.push(("REDIS_URL".into(), url));
         }
         let (mut postgres, mut database) = (None, None);
+        let mut gateway_database = String::new();
         if let Place::Distributed(server) = &place {
             let url = if options.own_postgres {
                 let own = Postgres::start().await.expect("a Postgres to start");
@@ -214,6 +217,7 @@ impl Stack {
             };
             let url = reached(&url, &mut proxies, options.faulty).await;
             environment.push(("DATABASE_URL".into(), with_password(&url)));
+            gateway_database = with_password(&reached(&url, &mut proxies, options.faulty).await);
         }
         if options.stepping_clock {
             environment.extend(clock::environment(directory.path()));
@@ -232,6 +236,7 @@ impl Stack {
             directory,
             seats,
             environment,
+            gateway_database,
             deployment,
             urls,
             http: Http::default(),
@@ -309,7 +314,11 @@ impl Stack {
         environment.push(("AUDIT_REPLAY_DIR".into(), replay.display().to_string()));
         environment.push(("HOSTNAME".into(), format!("{name}-{nth}")));
         // And may do with the database what its service needs, and no more.
-        let url = as_role(self.setting("DATABASE_URL"), name);
+        let url = match part {
+            Part::Gateway => &self.gateway_database,
+            _ => self.setting("DATABASE_URL"),
+        };
+        let url = as_role(url, name);
         environment.push(("DATABASE_URL".into(), url));
         let log = self.directory.path().join(format!("{name}-{nth}.log"));
         Process::new(

@@ -34,7 +34,7 @@ pub enum Bottleneck {
     StsCrypto,
     /// The STS does not answer the Gateway, or too late.
     StsUnavailable,
-    /// The Gateway fetches key sets all the time.
+    /// The Gateway reads zones, and the keys in them, all the time.
     GatewayKeySets,
     /// Upstreams cannot be reached.
     Egress,
@@ -189,7 +189,15 @@ impl Bottleneck {
                 B::StsEvaluation,
                 B::StsCrypto,
             ],
-            Self::GatewayKeySets => &[B::StsUnavailable],
+            Self::GatewayKeySets => &[
+                B::PostgresUnreachable,
+                B::RedisUnreachable,
+                B::RedisLatency,
+                B::PostgresConnections,
+                B::PostgresIo,
+                B::PostgresLocks,
+                B::PostgresPool,
+            ],
             Self::GatewayProxying => &[B::RedisUnreachable, B::RedisLatency],
             Self::RevocationLag | Self::PolicyPropagation | Self::Outbox => &[
                 B::PostgresUnreachable,
@@ -327,9 +335,9 @@ impl Bottleneck {
             Self::GatewayKeySets => advice(
                 "Gateway: key sets",
                 Layer::Stateless,
-                "see why key sets are fetched so often: mandates with unknown keys, or an STS that hands them out slowly",
-                "the verify stage falls below a millisecond",
-                "after an emergency rotation this ends by itself within minutes",
+                "see who changes zones all the time, and how far Postgres is from the Gateway: a zone whose keys, resources or policy change is read anew before its next call",
+                "the keys stage falls below a millisecond",
+                "after a start, or a rotation, this ends by itself once each zone was read",
             ),
             Self::Egress => advice(
                 "upstreams that cannot be reached",

@@ -357,7 +357,7 @@ fn eval_or_not(observation: &Observation) -> Bottleneck {
 /// What a call at the Gateway takes long for.
 fn call_time(observation: &Observation, told: Option<String>, found: &mut Found) {
     let gateway = Service::Gateway;
-    let stages = ["verify", "replay"];
+    let stages = ["keys", "verify", "replay"];
     let mut parts = Parts::of(observation, gateway, names::GATEWAY_STAGES, &stages);
     let sum = |name| {
         let time = observation.distribution(gateway, name, &[]);
@@ -387,7 +387,7 @@ fn call_time(observation: &Observation, told: Option<String>, found: &mut Found)
             .unwrap_or(Bottleneck::StsUnavailable),
         Some("upstream") => Bottleneck::Upstream,
         Some("replay") => Bottleneck::RedisLatency,
-        Some("verify") => Bottleneck::GatewayKeySets,
+        Some("keys" | "verify") => Bottleneck::GatewayKeySets,
         _ => Bottleneck::GatewayProxying,
     };
     if let Some(told) = told {

@@ -53,7 +53,7 @@ pub static CATALOGUE: Catalogue = Catalogue {
         seconds("caracal_gateway_request_duration_seconds", "Proxied requests, to the head of the response"),
         seconds("caracal_gateway_sts_exchange_duration_seconds", "Exchanges at the STS"),
         seconds("caracal_gateway_upstream_duration_seconds", "Upstreams, to the head of their response"),
-        seconds("caracal_gateway_stage_duration_seconds", "Stages of a request: verify (the signature), replay (revocation and single use), exchange, upstream_headers").by(&["stage"]),
+        seconds("caracal_gateway_stage_duration_seconds", "Stages of a request: keys (those of its zone, from memory or read anew), verify (the signature), replay (revocation and single use), exchange, upstream_headers").by(&["stage"]),
     ],
     signals: &[
         Signal {

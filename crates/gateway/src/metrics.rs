@@ -95,6 +95,8 @@ catalogue! {
 /// Where the time of a request goes.
 #[derive(Clone, Debug)]
 pub struct Stages {
+    /// The zone of the mandate, with its keys: from memory, or read anew.
+    pub keys: Histogram,
     /// The signature of the mandate.
     pub verify: Histogram,
     /// Whether it was revoked, or used before.
@@ -107,12 +109,13 @@ pub struct Stages {
 
 impl Stages {
     fn new(registry: &Registry) -> Self {
-        let names = ["verify", "replay", "exchange", "upstream_headers"];
-        let [verify, replay, exchange, upstream] =
+        let names = ["keys", "verify", "replay", "exchange", "upstream_headers"];
+        let [keys, verify, replay, exchange, upstream] =
             registry.stages("stage_duration_seconds", "stage", names);
         registry.histogram("sts_exchange_duration_seconds", &exchange);
         registry.histogram("upstream_duration_seconds", &upstream);
         Self {
+            keys,
             verify,
             replay,
             exchange,

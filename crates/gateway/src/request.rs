@@ -87,7 +87,11 @@ async fn handle(
         )
     })?;
     acceptable(&head, gateway.config.max_request_bytes)?;
-    let zone = zone_of(gateway, &zone).await?;
+    let since = gateway.clock.ticks();
+    let zone = zone_of(gateway, &zone).await;
+    let took = gateway.clock.ticks().since(since);
+    gateway.metrics.stages.keys.took(took);
+    let zone = zone?;
 
     let admitted = admit(gateway, unverified, &zone).await;
     let admitted = on_record(gateway, admitted, id, resource, bearer).await?;

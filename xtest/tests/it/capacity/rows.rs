@@ -6,6 +6,7 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -14,10 +15,14 @@ use xtest::{
     Agent, DEAD_LETTERS, Deployment, Fault, FaultProxy, Options, Part, Stack, World, eventually,
 };
 
-use super::{PATIENT, capacity, finding, meanwhile, names, names_storage_first};
+use super::{CALLERS, PATIENT, capacity, finding, meanwhile, names, names_storage_first};
 
 /// Connections of each pool: five of them are all that Postgres has.
 const POOL: &str = "39";
+/// How long a cause may take to be what stands out, on a machine that does much else.
+const NAMED_WITHIN: Duration = Duration::from_secs(90);
+/// Applications whose secrets are guessed, which is answered so often a minute and no more.
+const GUESSED: usize = 8;
 /// How long a part is out of service.
 const OUT: Duration = Duration::from_secs(2);
 /// A caller's rest between calls: together they are some hundred a second, which leaves a machine that
@@ -42,6 +47,26 @@ fn every_cause_is_named_by_what_it_brings_about() {
             Box::pin(rows.signals()).await;
             Box::pin(rows.escalations()).await;
             Box::pin(rows.symptoms()).await;
+        },
+    );
+}
+
+/// A secret that is none.
+const GUESS: &str = "guessed by somebody, and long enough";
+
+#[test]
+fn a_slow_disk_of_evidence_is_named() {
+    let options = Options::default().env("AUDIT_DURABILITY", "machine");
+    xtest::on(
+        Deployment::Distributed,
+        options,
+        async |stack: Arc<Stack>| {
+            let rows = Rows::of(&stack).await;
+            let flood = stack.floods_disk(4);
+            let line = "--threshold sts_latency=0.002";
+            let verdict = rows.is_short_of("evidence_disk", line).await;
+            says(&verdict, "evidence");
+            drop(flood);
         },
     );
 }
@@ -84,16 +109,27 @@ impl Rows {
 
     /// Looks, while calls go on, until this is what the deployment is short of.
     async fn is_short_of(&self, bottleneck: &str, line: &str) -> (Value, i32) {
+        self.is_short_of_while(bottleneck, line, async || ()).await
+    }
+
+    /// The same, while each caller does this besides.
+    async fn is_short_of_while(
+        &self,
+        bottleneck: &str,
+        line: &str,
+        besides: impl AsyncFn(),
+    ) -> (Value, i32) {
         let began = Instant::now();
         // What one row did to readiness is no matter of the next.
         let line = format!("--over 1s {PATIENT} --threshold readiness_flaps=1000 {line}");
         loop {
             let verdict = meanwhile(&self.stack, &line, async || {
                 self.calls().await;
+                besides().await;
                 tokio::time::sleep(REST).await;
             });
             let verdict = verdict.await;
-            if verdict.0["bottleneck"] == bottleneck || began.elapsed() > Duration::from_secs(30) {
+            if verdict.0["bottleneck"] == bottleneck || began.elapsed() > NAMED_WITHIN {
                 names(&verdict, bottleneck);
                 xtest::visibly(&format!("{bottleneck} after {:.1?}", began.elapsed()));
                 return verdict;
@@ -209,6 +245,46 @@ impl Rows {
         let verdict = self.is_short_of("sts_evaluation", line).await;
         says(&verdict, "policy");
         put_in_force(stack, &self.world.zone, &grants).await;
+
+        // Cryptography: secrets that people chose are guessed at.
+        let chosen = self.applications_with_chosen_secrets().await;
+        let next = AtomicUsize::new(0);
+        let line = "--threshold sts_latency=0.02";
+        let guesses = self.is_short_of_while("sts_crypto", line, async || {
+            let nth = next.fetch_add(1, Ordering::Relaxed) % chosen.len();
+            let guess = World {
+                app: chosen[nth].clone(),
+                secret: GUESS.to_owned(),
+                ..self.world.clone()
+            };
+            drop(guess.exchange(&[("scope", "desk:read")]).await);
+        });
+        says(&guesses.await, "authenticate");
+
+        // The disk: others have Postgres write each row through to it.
+        let flood = stack.floods_postgres(12).await;
+        let verdict = self.is_short_of("postgres_io", "").await;
+        says(&verdict, "Statements that wait for the disk");
+        names_storage_first(&verdict, true);
+        drop(flood);
+    }
+
+    /// Applications whose secrets somebody chose, so that a guess costs as much as the right one.
+    async fn applications_with_chosen_secrets(&self) -> Vec<String> {
+        let applications = format!("/v1/zones/{}/applications", self.world.zone);
+        let mut ids = Vec::new();
+        for _ in 0..GUESSED {
+            let name = self.stack.unique("chosen");
+            let body = json!({"name": name, "registration_method": "managed"});
+            let made = self.stack.post(&applications, &body).await.expect(201);
+            let url = format!("{}{applications}/{}", self.stack.urls.api, made.text("id"));
+            let body = json!({"client_secret": "chosen by a person, and long enough"});
+            let token = &self.stack.admin_token;
+            let changed = self.stack.http.json("PATCH", url, token, &body).await;
+            changed.expect(200);
+            ids.push(made.text("id"));
+        }
+        ids
     }
 
     async fn symptoms(&self) {
@@ -224,6 +300,23 @@ impl Rows {
         let verdict = self.is_short_of("egress", "").await;
         says(&verdict, "Calls whose upstream fails");
         upstream.does(Fault::None);
+
+        // Or it reads zones all the time, over a long way.
+        let far = stack.gateway_postgres_proxy();
+        far.does(Fault::Slow(Duration::from_millis(150)));
+        let line = "--threshold gateway_latency=0.2";
+        let changes = AtomicUsize::new(0);
+        let verdict = self.is_short_of_while("gateway_key_sets", line, async || {
+            // One of the callers is enough.
+            if changes
+                .fetch_add(1, Ordering::Relaxed)
+                .is_multiple_of(CALLERS)
+            {
+                stack.renames_zone(&self.world.zone).await;
+            }
+        });
+        says(&verdict.await, "keys");
+        far.does(Fault::None);
 
         // Or its own processors are used up.
         let alone = format!("--target gateway={} --no-backends", stack.urls.gateway);
@@ -247,6 +340,23 @@ impl Rows {
         let _ = write!(line, " --target sts={another}");
         let verdict = self.is_short_of("postgres_connections", &line).await;
         names_storage_first(&verdict, true);
+
+        // Evidence that neither the disk nor the stream took; said until the replica is replaced.
+        stack.streams_take_entries(false).await;
+        stack.fill_disks(&[Part::Sts], true);
+        let line = "--threshold postgres_budget=1000";
+        let verdict = self.is_short_of_while("evidence_lost", line, async || {
+            let (session, edge) = (&self.agent.session, &self.agent.edge);
+            drop(self.world.mints(session, edge, "desk:burn").await);
+        });
+        says(&verdict.await, "Evidence lost");
+        stack.fill_disks(&[Part::Sts], false);
+        stack.streams_take_entries(true).await;
+        stack.kill9(&[Part::Sts]);
+        stack.restart().await;
+        let (verdict, _) = capacity(stack, &format!("--over 1s {PATIENT}")).await;
+        let lost = finding(&verdict, "evidence_lost");
+        assert!(lost.is_null(), "{verdict:#}");
     }
 
     /// Figures for `caracal capacity plan` that do not depend on how fast the binary is.
