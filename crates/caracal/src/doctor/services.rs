@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use caracal_model::Timestamp;
+use caracal_model::{Secret, Timestamp};
 use futures_util::future::join_all;
 use http::StatusCode;
 use serde_json::Value;
@@ -71,6 +71,17 @@ async fn ask(patient: &Patient, call: Call) -> Result<Answer, NoAnswer> {
     }
 }
 
+/// What is said of a token that cannot be sent.
+const NO_HEADER: &str = "it holds characters that no header may hold";
+
+/// With the token, if there is one.
+fn with_token(call: Call, token: Option<&Secret<String>>) -> anyhow::Result<Call> {
+    match token {
+        Some(token) => call.bearer(token.expose()),
+        None => Ok(call),
+    }
+}
+
 fn told(answer: &Answer) -> String {
     let told = format!("{} {}", answer.status.as_u16(), answer.code());
     told.trim_end().to_owned()
@@ -100,13 +111,11 @@ async fn admin(patient: &Patient, api: &str, checks: &mut Checks) -> bool {
         );
         return false;
     };
-    let call = Call::get(format!("{api}/v1/zones?limit=1")).bearer(token.expose());
-    let Ok(call) = call else {
-        checks.fail(
-            Section::Health,
-            name,
-            "it holds characters that no header may hold",
-        );
+    let call = Call::get(format!("{api}/v1/zones?limit=1"));
+    let Ok(call) = with_token(call, Some(token)) else {
+        checks
+            .fail(Section::Health, name, NO_HEADER)
+            .advise("see the file that it is in: a line break, or a character that is not ASCII");
         return false;
     };
     match ask(patient, call).await {
@@ -131,9 +140,9 @@ async fn admin(patient: &Patient, api: &str, checks: &mut Checks) -> bool {
 async fn checkpoints(patient: &Patient, api: &str, checks: &mut Checks) {
     let name = "evidence is signed for others";
     let call = Call::get(format!("{api}/v1/audit-keys"));
-    let call = match &patient.admin {
-        Some(token) => call.clone().bearer(token.expose()).unwrap_or(call),
-        None => call,
+    // Whoever may not ask was told so with the token.
+    let Ok(call) = with_token(call, patient.admin.as_ref()) else {
+        return;
     };
     match ask(patient, call).await {
         Ok(answer) if answer.status.is_success() => {
@@ -275,11 +284,15 @@ async fn numbers(patient: &Patient, checks: &mut Checks) {
         ),
     ] {
         let check = format!("numbers of {service}");
-        let call = Call::get(url);
         let secret = patient.secret(token);
-        let call = match &secret {
-            Some(secret) => call.clone().bearer(secret.expose()).unwrap_or(call),
-            None => call,
+        // Not asked without: the service would refuse for another reason than the one to mend.
+        let Ok(call) = with_token(Call::get(url), secret.as_ref()) else {
+            checks
+                .fail(Section::Readiness, check, format!("{token}: {NO_HEADER}"))
+                .advise(
+                    "see the file that it is in: a line break, or a character that is not ASCII",
+                );
+            continue;
         };
         match ask(patient, call).await {
             Ok(answer) if answer.status.is_success() => {
