@@ -14,12 +14,15 @@ mod harm;
 pub mod http;
 pub mod oauth;
 mod options;
+mod policy;
 mod ports;
 mod postgres;
 pub mod probe;
 mod process;
+mod recorded;
 mod servers;
 mod stack;
+mod upstream;
 pub mod wishes;
 pub mod world;
 

@@ -8,10 +8,12 @@ use bytes::Bytes;
 use caracal_crypto::digest::b64url_decode;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::Stack;
 use crate::http::{Answer, Request};
+pub use crate::policy::{PolicySet, policy_set, put_in_force};
+pub use crate::recorded::{CALLED, DENIED, MINTED, REPLAYED, kind, kinds};
+use crate::upstream::echo;
 
 /// The resource of the first application of a zone.
 pub const DESK: &str = "resource://desk";
@@ -377,117 +379,6 @@ impl World {
     }
 }
 
-/// Puts a policy set of one document with this body into force.
-///
-/// # Panics
-/// When the deployment refuses, or does not load it in time.
-pub async fn put_in_force(stack: &Stack, zone: &str, body: &str) {
-    let set = policy_set(stack, zone, body).await;
-    set.activate(stack).await;
-    eventually("the policy set is loaded", async || {
-        stack
-            .read(&set.status())
-            .await
-            .expect(200)
-            .text("propagation_status")
-            == "loaded"
-    })
-    .await;
-}
-
-/// A version of a policy set, to be activated.
-pub struct PolicySet {
-    path: String,
-    version: String,
-}
-
-impl PolicySet {
-    /// Puts it in force; answers before everybody knows.
-    ///
-    /// # Panics
-    /// When the deployment refuses.
-    pub async fn activate(&self, stack: &Stack) {
-        let body = json!({"version_id": self.version});
-        stack
-            .post(&format!("{}/activate", self.path), &body)
-            .await
-            .expect(202);
-    }
-
-    /// The id of the set.
-    pub fn id(&self) -> &str {
-        self.path.rsplit('/').next().unwrap_or_default()
-    }
-
-    /// The id of the version.
-    pub fn version(&self) -> &str {
-        &self.version
-    }
-
-    fn status(&self) -> String {
-        format!(
-            "{}/activation-status?version_id={}",
-            self.path, self.version
-        )
-    }
-}
-
-/// A policy set of one document with this body.
-///
-/// # Panics
-/// When the deployment refuses.
-pub async fn policy_set(stack: &Stack, zone: &str, body: &str) -> PolicySet {
-    let z = format!("/v1/zones/{zone}");
-    let document =
-        format!("# caracal:data-document\npackage caracal.authz\nimport rego.v1\n{body}\n");
-    let unique = stack.unique("policy");
-    let body = json!({"name": unique, "content": document});
-    let version = stack
-        .post(&format!("{z}/policies"), &body)
-        .await
-        .expect(201)
-        .text("version_id");
-    let set = stack
-        .post(&format!("{z}/policy-sets"), &json!({"name": unique}))
-        .await
-        .expect(201);
-    let path = format!("{z}/policy-sets/{}", set.text("id"));
-    let body = json!({"manifest": [{"policy_version_id": version}]});
-    let version = stack
-        .post(&format!("{path}/versions"), &body)
-        .await
-        .expect(201)
-        .text("version_id");
-    PolicySet { path, version }
-}
-
-/// What is recorded of a mandate.
-pub const MINTED: &[&str] = &["token_exchange allow complete"];
-/// What is recorded of a mint that policy denies: the resource, and that nothing was left of it.
-pub const DENIED: &[&str] = &[
-    "token_exchange deny complete",
-    "token_exchange deny exchange_denied",
-];
-/// What is recorded of a call that reached its upstream.
-pub const CALLED: &[&str] = &[
-    "gateway_resource_request allow executed",
-    "token_exchange allow complete",
-];
-/// What is recorded of a mandate that was used again.
-pub const REPLAYED: &[&str] = &["replay_detected deny anomaly"];
-
-/// `event decision status` of each event.
-pub fn kinds(events: &[Value]) -> Vec<String> {
-    events.iter().map(kind).collect()
-}
-
-/// `event decision status` of an event.
-pub fn kind(event: &Value) -> String {
-    let [what, decision, status] = ["event_type", "decision", "evaluation_status"]
-        .map(|member| event[member].as_str().unwrap_or("?"));
-    format!("{what} {decision} {status}")
-}
-
 /// A part of a token: its header (0) or its claims (1).
 ///
 /// # Panics
@@ -524,50 +415,5 @@ pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     while !holds().await {
         assert!(Instant::now() < deadline, "not within 30 s: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-/// An upstream that answers `{"ok":true}` and counts.
-async fn echo(reached: Arc<AtomicU64>, heads: Arc<Mutex<Vec<String>>>) -> String {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(serve(stream, Arc::clone(&reached), Arc::clone(&heads)));
-        }
-    });
-    url
-}
-
-async fn serve(
-    mut stream: tokio::net::TcpStream,
-    reached: Arc<AtomicU64>,
-    heads: Arc<Mutex<Vec<String>>>,
-) {
-    let mut seen = Vec::new();
-    let mut chunk = [0u8; 4096];
-    while let Ok(n) = stream.read(&mut chunk).await {
-        if n == 0 {
-            return;
-        }
-        seen.extend_from_slice(&chunk[..n]);
-        while let Some(end) = seen.windows(4).position(|window| window == b"\r\n\r\n") {
-            let head: Vec<u8> = seen.drain(..end + 4).collect();
-            keep(&mut heads.lock(), &head);
-            reached.fetch_add(1, Ordering::SeqCst);
-            let answer = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\
-                          content-length: 11\r\n\r\n{\"ok\":true}";
-            if stream.write_all(answer.as_bytes()).await.is_err() {
-                return;
-            }
-        }
-    }
-}
-
-/// Some thousands at most: a probe of hours sends more than memory holds.
-fn keep(heads: &mut Vec<String>, head: &[u8]) {
-    heads.push(String::from_utf8_lossy(head).into_owned());
-    if heads.len() > 10_000 {
-        heads.drain(..5_000);
     }
 }

@@ -1,0 +1,73 @@
+//! What is kept for a while: claims, counts, leaders, boards; and the server itself.
+
+use super::*;
+
+on_both! {
+    /// An operator is told what answers; memory is no server.
+    async fn the_server_describes_itself(bus: Bus) {
+        if let Some(server) = bus.server().await.unwrap() {
+            assert!(server.major() >= 6, "{server:?}");
+            assert!(!server.maxmemory_policy.is_empty() && server.used_memory > 0, "{server:?}");
+            assert!(server.now.unix_micros() > 1_600_000_000_000_000, "{server:?}");
+        }
+    }
+
+    /// However many ask at once, one wins, until the claim has expired.
+    async fn a_claim_has_exactly_one_winner(bus: Bus) {
+        let mut claims = JoinSet::new();
+        for _ in 0..64 {
+            let bus = bus.clone();
+            claims.spawn(async move { bus.claim("seen:jti:1", WAIT).await.unwrap() });
+        }
+        let won = claims.join_all().await;
+        assert_eq!(won.into_iter().filter(|won| *won).count(), 1);
+        let short = Duration::from_millis(30);
+        assert!(bus.claim("seen:jti:2", short).await.unwrap());
+        assert!(!bus.claim("seen:jti:2", short).await.unwrap());
+        eventually("the claim expires", || async {
+            bus.claim("seen:jti:2", WAIT).await.unwrap()
+        })
+        .await;
+    }
+
+    /// A window ends a fixed time after its first count.
+    async fn counts_start_again_when_their_window_has_passed(bus: Bus) {
+        let window = Duration::from_millis(200);
+        for expected in 1..=5 {
+            assert_eq!(bus.count("mint:app", window).await.unwrap(), expected);
+        }
+        assert_eq!(bus.count("mint:other", window).await.unwrap(), 1);
+        eventually("the window passes", || async {
+            bus.count("mint:app", window).await.unwrap() == 1
+        })
+        .await;
+    }
+
+    /// Whoever leads stays the leader while it renews; another takes over only after silence.
+    async fn leadership_is_kept_by_renewing_and_lost_by_silence(bus: Bus) {
+        let short = Duration::from_millis(60);
+        assert!(bus.lead("sweeper", "one", WAIT).await.unwrap());
+        assert!(!bus.lead("sweeper", "two", WAIT).await.unwrap());
+        assert!(bus.lead("sweeper", "one", short).await.unwrap());
+        eventually("the other takes over", || async {
+            bus.lead("sweeper", "two", WAIT).await.unwrap()
+        })
+        .await;
+        assert!(!bus.lead("sweeper", "one", WAIT).await.unwrap());
+    }
+
+    /// A member is heard until its word expires.
+    async fn a_board_shows_what_living_members_said(bus: Bus) {
+        bus.post("caracal:view:applied", "a", "1-0", WAIT).await.unwrap();
+        bus.post("caracal:view:applied", "a", "2-0", WAIT).await.unwrap();
+        let short = Duration::from_millis(30);
+        bus.post("caracal:view:applied", "b", "1-0", short).await.unwrap();
+        eventually("the silent one is gone", || async {
+            let posts = bus.posts("caracal:view:applied").await.unwrap();
+            posts == [("a".to_owned(), "2-0".to_owned())]
+        })
+        .await;
+        assert_eq!(bus.posts("nobody").await.unwrap(), []);
+        bus.ping().await.unwrap();
+    }
+}
