@@ -172,7 +172,7 @@ impl Revocations {
     }
 
     /// The first of these subjects that what was issued to it is dead for.
-    fn first_cut(&self, subjects: &[IssuedTo<'_>]) -> Option<Anchor> {
+    pub fn first_cut(&self, subjects: &[IssuedTo<'_>]) -> Option<Anchor> {
         if self.cutoffs.is_empty() {
             return None;
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use caracal_authority::{EdgeFacts, RecordFacts, RecordStatus, SessionFacts, SessionStatus};
 use caracal_bus::{Bus, Position};
 use caracal_crypto::{HmacKey, Keyring};
+use caracal_model::id::uuid7_millis;
 use caracal_model::{
     ApplicationId, ApprovalId, Clock, DelegationId, Histogram, Mandate, ProviderId, RecordId,
     SessionId, Topic, ZoneId,
@@ -21,7 +22,7 @@ use crate::connections::UserConnection;
 use crate::feed::{Feed, Positions};
 use crate::lease::Lease;
 use crate::live::LiveTable;
-use crate::revocations::{Anchors, MandateAnchors, Revocations};
+use crate::revocations::{Anchors, IssuedTo, MandateAnchors, Revocations};
 use crate::secrets::Cells;
 use crate::zones::Zones;
 use crate::{Follower, ViewError, ZoneView, facts};
@@ -318,14 +319,41 @@ impl Views {
             row.map(facts::record).transpose()
         };
         let found = at.held_or(&at.records, &key, load).await?;
-        let dead = at.is_dead(|| Anchor::Record(id.clone()));
-        Ok(found.map(|facts| match facts.status {
-            RecordStatus::Active if dead => Arc::new(RecordFacts {
-                status: RecordStatus::Revoked,
-                ..(*facts).clone()
-            }),
-            _ => facts,
-        }))
+        let Some(facts) = found else {
+            return Ok(None);
+        };
+        let dead = facts.status == RecordStatus::Active
+            && (at.is_dead(|| Anchor::Record(id.clone())) || self.is_cut(zone, &facts).await?);
+        if !dead {
+            return Ok(Some(facts));
+        }
+        Ok(Some(Arc::new(RecordFacts {
+            status: RecordStatus::Revoked,
+            ..(*facts).clone()
+        })))
+    }
+
+    /// Whether the subject of a record was cut off after the record was made. One that was on its way
+    /// into the store at that moment was not there to be revoked with the others.
+    async fn is_cut(&self, zone: &ZoneId, record: &RecordFacts) -> Result<bool, ViewError> {
+        let at = &self.0;
+        let made = uuid7_millis(record.id.as_str()).and_then(|made| i64::try_from(made).ok());
+        let Some(at_ms) = made else {
+            // Not an id of ours: it was imported, and is revoked by its row.
+            return Ok(false);
+        };
+        let issued = [IssuedTo {
+            zone,
+            subject: &record.subject_id,
+            at_ms,
+        }];
+        // As in `revoked`.
+        let trusted = at.lease.holds();
+        let cut = at.revocations.first_cut(&issued).is_some();
+        if trusted || cut {
+            return Ok(cut);
+        }
+        Ok(at.first_cut(&issued).await?.is_some())
     }
 
     /// The epoch of the zone's authority graph; 0 before its first edge.

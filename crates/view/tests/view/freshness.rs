@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use caracal_authority::{EdgeStatus, RecordStatus, SessionStatus};
-use caracal_model::{RecordId, Topic};
+use caracal_crypto::os::OsRng;
+use caracal_model::{Ids, RecordId, Topic};
 use caracal_view::{Anchor, Anchors, Announce, Local, ViewError, Views};
 use tokio::task::JoinSet;
 
@@ -50,6 +51,44 @@ async fn a_revocation_is_visible_on_the_very_next_call_after_its_announcement() 
             assert_eq!(held.status, SessionStatus::Terminated);
         }
         assert!(views.lease_holds(), "all of it came from memory");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_that_was_on_its_way_when_its_subject_was_cut_off_is_dead() {
+    let clock = system_clock();
+    on_each_store(clock.clone(), async |store| {
+        let bus = buses(&clock, 1_000).await.swap_remove(0);
+        let replica = Replica::started(&store, &bus, &clock, "one").await;
+        let announce = Local::new(replica.relay.clone(), replica.views.clone());
+        let ids = Ids::new(clock.clone(), Arc::new(OsRng));
+        let stands = async |id: &RecordId| {
+            let record = replica.views.record(&zone(), id).await.unwrap();
+            record.unwrap().status == RecordStatus::Active
+        };
+        let before = RecordId::trusted(ids.uuid());
+        add_record(&store, &before).await;
+        assert!(stands(&before).await);
+        // Made, signed, and not stored yet.
+        let late = RecordId::trusted(ids.uuid());
+        let cut_at = clock.now();
+        let mut tx = store.begin("test").await.unwrap();
+        let of = zone();
+        let mut subjects = tx.subjects(&of);
+        let cut = subjects.cut_off("piper", "left", cut_at, cut_at).await;
+        assert!(cut.unwrap().is_some());
+        tx.commit().await.unwrap();
+        announce.announce().await;
+        add_record(&store, &late).await;
+        assert!(!stands(&before).await && !stands(&late).await);
+        // The user signs in again.
+        while clock.now().unix_millis() <= cut_at.unix_millis() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let again = RecordId::trusted(ids.uuid());
+        add_record(&store, &again).await;
+        assert!(stands(&again).await);
     })
     .await;
 }
