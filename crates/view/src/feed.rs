@@ -238,7 +238,8 @@ impl Inner {
     fn apply_zone(&self, zone: ZoneId) -> Option<ZoneId> {
         // It may have got an application.
         self.homeless.forget();
-        self.zones.invalidate(&zone).then_some(zone)
+        let is_held = self.zones.invalidate(&zone);
+        (is_held || self.config.warm).then_some(zone)
     }
 }
 

@@ -132,8 +132,10 @@ impl Follower {
         for zone in zones {
             let views = self.views.clone();
             self.beside.spawn(async move {
-                if let Err(error) = views.zone(&zone).await {
-                    tracing::warn!(%zone, %error, "zone not loaded after a change");
+                match views.zone(&zone).await {
+                    // The change may have been its end.
+                    Ok(_) | Err(ViewError::UnknownZone) => {}
+                    Err(error) => tracing::warn!(%zone, %error, "zone not loaded after a change"),
                 }
             });
         }

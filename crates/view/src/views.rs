@@ -47,7 +47,8 @@ pub struct ViewConfig {
     pub backend: Option<Arc<dyn SecretBackend>>,
     /// How long a call waits for it: less than a Gateway waits for its STS (`STS_TIMEOUT`, 5 s).
     pub backend_patience: Duration,
-    /// Whether zones are loaded before anybody asks for them.
+    /// Whether zones are loaded before anybody asks for them: those with an active policy at the
+    /// start, and every one that changes.
     pub warm: bool,
 }
 
