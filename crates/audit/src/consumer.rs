@@ -9,7 +9,8 @@
 //! topic is the queue. Only poison goes to the dead-letter topic: no text, no valid signature, no
 //! event, another text under a known id, or a text that the store refuses while it takes others. A
 //! batch that fails although the store answers is taken apart: what fails alone, again and again,
-//! while others succeed, is poison too (`AUDIT_MAX_DELIVERIES`).
+//! while others succeed, is poison too (`AUDIT_MAX_DELIVERIES`). Where there are no others in the
+//! batch, those that come later are read beside it, so that it does not hold them up.
 //!
 //! INVARIANT (acknowledge last): an entry is acknowledged after its commit, or after its dead
 //! letter was written. Whatever fails in between comes again, and is then a duplicate.
@@ -227,11 +228,11 @@ impl Consumer {
     /// Takes a batch, unless one is in hand, and finishes it. What failed alone joins the next one,
     /// to see whether it fails while others succeed.
     async fn turn(&mut self, stop: &CancellationToken) -> Result<(), ConsumeError> {
-        if self.in_hand.is_empty() || !self.failures.is_empty() {
+        if self.in_hand.is_empty() || !self.failures.is_empty() || self.is_suspect() {
             let room = self.options.batch.saturating_sub(self.in_hand.len());
             if room > 0 {
                 let taken = self.take(room, stop).await?;
-                self.add(taken);
+                self.in_hand.extend(taken);
             }
         }
         self.finish().await?;
@@ -239,13 +240,12 @@ impl Consumer {
         Ok(())
     }
 
-    /// An entry that is in hand already may be claimed again.
-    fn add(&mut self, taken: Vec<Entry>) {
+    /// What is in hand already is claimed again when that takes long: it must not stand before what
+    /// nobody has.
+    fn without_held(&self, mut taken: Vec<Entry>) -> Vec<Entry> {
         let held: HashSet<Position> = self.in_hand.iter().map(|entry| entry.position).collect();
-        let new = taken
-            .into_iter()
-            .filter(|entry| !held.contains(&entry.position));
-        self.in_hand.extend(new);
+        taken.retain(|entry| !held.contains(&entry.position));
+        taken
     }
 
     async fn take(
@@ -266,6 +266,7 @@ impl Consumer {
                 .bus
                 .claim_idle(TOPIC, GROUP, &options.name, options.claim_idle, room)
                 .await?;
+            let claimed = self.without_held(claimed);
             let count = u64::try_from(claimed.len()).unwrap_or(u64::MAX);
             self.ingest.metrics().retries.inc_by(count);
             if !claimed.is_empty() {
@@ -281,7 +282,7 @@ impl Consumer {
         tokio::select! {
             // What a read that was cut off had been given is claimed later, by anybody.
             () = stop.cancelled() => Ok(Vec::new()),
-            entries = read => Ok(entries?),
+            entries = read => Ok(self.without_held(entries?)),
         }
     }
 
@@ -313,7 +314,7 @@ impl Consumer {
     /// One event may be why a batch fails: then each is committed alone, until none is left that
     /// fails.
     async fn commit(&mut self, texts: Vec<String>) -> Result<IngestOutcome, ConsumeError> {
-        let apart = self.refusals >= SUSPECT || !self.failures.is_empty();
+        let apart = self.is_suspect() || !self.failures.is_empty();
         let outcome = if apart {
             self.ingest.commit_each(texts).await
         } else {
@@ -325,12 +326,17 @@ impl Consumer {
                 Ok(outcome)
             }
             Err(error) => {
-                if error.is_transient() && self.ingest.store().ping().await.is_ok() {
+                if !error.is_transient() || self.ingest.store().ping().await.is_ok() {
                     self.refusals = self.refusals.saturating_add(1);
                 }
                 Err(error.into())
             }
         }
+    }
+
+    /// Whether what is in hand may be why it fails.
+    fn is_suspect(&self) -> bool {
+        self.refusals >= SUSPECT
     }
 
     /// Counts the failures of what failed while others succeeded; answers with what stays in hand.

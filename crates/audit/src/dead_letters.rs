@@ -172,13 +172,18 @@ impl DeadLetters {
         if over == 0 {
             return Ok(0);
         }
-        let oldest = self.list(Position::START, PAGE).await?;
-        let going: Vec<Position> = oldest
-            .iter()
-            .filter(|letter| ANYBODYS.iter().any(|reason| letter.is_for(reason)))
-            .map(|letter| letter.position)
-            .take(usize::try_from(over).unwrap_or(usize::MAX))
-            .collect();
+        let over = usize::try_from(over).unwrap_or(usize::MAX);
+        let (mut going, mut from) = (Vec::new(), Position::START);
+        while going.len() < over {
+            let page = self.list(from, PAGE).await?;
+            let anybodys = |letter: &&Letter| ANYBODYS.iter().any(|reason| letter.is_for(reason));
+            going.extend(page.iter().filter(anybodys).map(|letter| letter.position));
+            match page.last() {
+                Some(last) if page.len() == PAGE => from = last.position.next(),
+                _ => break,
+            }
+        }
+        going.truncate(over);
         tracing::error!(
             over,
             dropped = going.len(),

@@ -1,7 +1,7 @@
 //! Dead letters whose reason may have gone away are tried again by themselves: into the ledger
 //! directly, so that no exporter reads them twice, with a backoff, and so often only.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ const LEADER: &str = "caracal:audit:dead-letters";
 const FIRST_PAUSE: Duration = Duration::from_secs(60);
 /// Attempts of one process; an operator can replay what is left.
 const ATTEMPTS: u32 = 8;
-/// Letters that are looked at in one turn.
+/// Letters that are read at a time.
 const PAGE: usize = 500;
 
 /// Tries dead letters again.
@@ -86,29 +86,39 @@ impl Retry {
     /// # Errors
     /// When letters or ledger cannot be reached.
     pub async fn turn(&mut self) -> Result<usize, LettersError> {
-        let now = self.ingest.clock().ticks();
-        let letters = self
-            .ingest
-            .dead_letters()
-            .list(Position::START, PAGE)
-            .await?;
+        let (mut settled, mut there) = (0, HashSet::new());
+        let mut from = Position::START;
+        // All of them: what nobody can replay must not stand before what may work now.
+        loop {
+            let letters = self.ingest.dead_letters().list(from, PAGE).await?;
+            for letter in letters.iter().filter(|letter| letter.is_replayable()) {
+                there.insert(letter.position);
+                settled += usize::from(self.try_again(letter).await?);
+            }
+            match letters.last() {
+                Some(last) if letters.len() == PAGE => from = last.position.next(),
+                _ => break,
+            }
+        }
         // What is gone was removed by somebody.
-        self.tried
-            .retain(|position, _| letters.iter().any(|letter| letter.position == *position));
-        let mut settled = 0;
-        for letter in letters.iter().filter(|letter| letter.is_replayable()) {
-            let tried = self.tried.entry(letter.position).or_default();
-            if !tried.is_due(now) {
-                continue;
-            }
-            *tried = Tried {
-                attempts: tried.attempts + 1,
-                at: Some(now),
-            };
-            if self.ingest.take_back(letter).await? {
-                settled += 1;
-                self.ingest.metrics().dlq_retried.inc();
-            }
+        self.tried.retain(|position, _| there.contains(position));
+        Ok(settled)
+    }
+
+    /// Whether it is in the ledger now.
+    async fn try_again(&mut self, letter: &Letter) -> Result<bool, LettersError> {
+        let now = self.ingest.clock().ticks();
+        let tried = self.tried.entry(letter.position).or_default();
+        if !tried.is_due(now) {
+            return Ok(false);
+        }
+        *tried = Tried {
+            attempts: tried.attempts + 1,
+            at: Some(now),
+        };
+        let settled = self.ingest.take_back(letter).await?;
+        if settled {
+            self.ingest.metrics().dlq_retried.inc();
         }
         Ok(settled)
     }

@@ -31,6 +31,13 @@ statements! { mod sql {
     SLOW_TRIGGER = pg: "CREATE TRIGGER slow BEFORE INSERT ON audit_events FOR EACH ROW
                         WHEN (NEW.id = '\\x00706f69736f6e'::bytea) EXECUTE FUNCTION slow()",
                    lite: "SELECT 1 AS one";
+    POISON = pg: "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+                  'BEGIN RAISE EXCEPTION ''no''; END'",
+             lite: "CREATE TRIGGER poison BEFORE INSERT ON audit_events
+                    WHEN NEW.id = x'00706f69736f6e' BEGIN SELECT RAISE(ABORT, 'no'); END";
+    POISON_TRIGGER = pg: "CREATE TRIGGER poison BEFORE INSERT ON audit_events FOR EACH ROW
+                          WHEN (NEW.id = '\\x00706f69736f6e'::bytea) EXECUTE FUNCTION refuse()",
+                     lite: "SELECT 1 AS one";
 } }
 
 struct Running {
@@ -272,6 +279,25 @@ on_each_engine! {
         let ids = |text: &str| text.contains("poison");
         assert!(ids(&letter["src_data"]));
         length(&store).await;
+        running.stop().await;
+    }
+
+    async fn one_that_is_refused_alone_does_not_hold_up_what_comes_later(store: Store) {
+        change(&store, &sql::POISON).await;
+        let mut tx = store.begin("poisoning").await.unwrap();
+        tx.query(&sql::POISON_TRIGGER, &[]).await.unwrap();
+        tx.commit().await.unwrap();
+        let running = Running::on(&store);
+        running.publish(&[event("poison")]).await;
+        let failed = running.ingest.metrics().commit_failures.clone();
+        until(async || failed.get() >= 4).await;
+        assert!(running.dead_letters().await.is_empty(), "it may be the store that fails");
+        running.publish(&events(0..5)).await;
+        running.is_done().await;
+        assert_eq!(length(&store).await, 5);
+        let letters = running.dead_letters().await;
+        assert_eq!(letters.len(), 1);
+        assert!(letters[0]["reason"].starts_with("pg_permanent_error:"), "{letters:?}");
         running.stop().await;
     }
 

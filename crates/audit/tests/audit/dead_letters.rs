@@ -240,6 +240,18 @@ on_each_engine! {
         retries_what_may_work_now(Desk::new(&store, false)).await;
     }
 
+    async fn what_nobody_can_replay_does_not_stand_before_what_may_work_now(store: Store) {
+        let desk = Desk::new(&store, false);
+        let poison: Vec<_> = (0..600).map(|_| desk.letter("hmac_verify_failed", "{}")).collect();
+        store.keep_audit_dead_letters(&poison).await.unwrap();
+        desk.keep("pg_permanent_error:no", &event("e1")).await;
+        let bus = Bus::memory(desk.clock.clone());
+        let mut retry = Retry::new(desk.ingest.clone(), bus, "here");
+        assert_eq!(retry.turn().await.unwrap(), 1);
+        let head = verify_zone(&store, &zone("z1"), Some(&key())).await.unwrap();
+        assert_eq!(head.seq(), 1);
+    }
+
     async fn a_replay_sends_what_is_replayable_to_the_topic_again(store: Store) {
         let desk = Desk::new(&store, true);
         desk.four().await;
