@@ -8,7 +8,7 @@ use caracal_crypto::HmacKey;
 use caracal_ledger::chain::StoredLink;
 use caracal_ledger::line::{Begin, Entry, Signed};
 use caracal_ledger::receipt::{decode, is_of};
-use caracal_ledger::{Flaw, Floor, History, Kept, Keys, Line, Sound, Unsound};
+use caracal_ledger::{Checkpoint, Flaw, Floor, History, Kept, Keys, Line, Sound, Unsound};
 use caracal_model::LogId;
 use caracal_store::Store;
 use caracal_tlog::pages;
@@ -148,7 +148,10 @@ impl<'k> Auditor<'k> {
     }
 
     fn checkpoint(&mut self, signed: &Signed, log: &LogId) -> Result<(), VerifyError> {
-        let seq = self.begin(log, None)?.size().max(1);
+        let read = self.begin(log, None)?.size().max(1);
+        // Where it says that it ends, for people: nothing of it is believed yet.
+        let claimed = Checkpoint::unverified(&signed.checkpoint);
+        let seq = claimed.map_or(read, |claimed| claimed.size);
         let opened = open_of(&mut self.keys, log, &signed.checkpoint);
         let opened = opened.map_err(|error| Finding {
             log: log.clone(),
