@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use caracal_crypto::os::SystemClock;
 use caracal_model::Secret;
 use clap::{Args, Subcommand};
@@ -100,9 +100,17 @@ impl Reader {
         };
         let web = match url.starts_with("https:") {
             true => {
-                let extra_ca = environment.get("CARACAL_TLS_EXTRA_CA_FILE");
+                if let Some(file) = &api.api_ca_file {
+                    ensure!(
+                        file.exists(),
+                        "--api-ca-file: {} is not there",
+                        file.display()
+                    );
+                }
+                let set = environment.get("CARACAL_TLS_EXTRA_CA_FILE").map(Path::new);
+                let extra_ca = api.api_ca_file.as_deref().or(set);
                 let clock = Arc::new(SystemClock::new());
-                Web::with_tls(extra_ca.map(Path::new), clock)?
+                Web::with_tls(extra_ca, clock)?
             }
             false => Web::new(),
         };
@@ -121,9 +129,17 @@ impl Reader {
         self.ask(http::Method::POST, path).await
     }
 
+    /// As [`Reader::get`]; `None` when there is no such thing.
+    pub async fn find(&self, path: &str) -> anyhow::Result<Option<Value>> {
+        self.web.find(self.call(http::Method::GET, path)?).await
+    }
+
     async fn ask(&self, method: http::Method, path: &str) -> anyhow::Result<Value> {
-        let call = Call::new(method, format!("{}{path}", self.api)).bearer(self.token.expose())?;
-        self.web.json(call).await
+        self.web.json(self.call(method, path)?).await
+    }
+
+    fn call(&self, method: http::Method, path: &str) -> anyhow::Result<Call> {
+        Call::new(method, format!("{}{path}", self.api)).bearer(self.token.expose())
     }
 
     /// Opens the events that a path answers with, after the one of this id.

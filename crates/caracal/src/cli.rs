@@ -111,6 +111,10 @@ pub struct Api {
     /// URL of the management API [default: the running `up`'s]
     #[arg(long, value_name = "URL")]
     pub api_url: Option<String>,
+    /// Certificate authorities to trust for an https URL besides the system's, PEM
+    /// [default: CARACAL_TLS_EXTRA_CA_FILE]
+    #[arg(long, value_name = "FILE")]
+    pub api_ca_file: Option<PathBuf>,
     /// File with an admin token [default: CARACAL_ADMIN_TOKEN, or the running `up`'s]
     #[arg(long, value_name = "FILE")]
     pub admin_token_file: Option<PathBuf>,

@@ -10,13 +10,15 @@ use caracal_model::Clock;
 use caracal_net::egress::{AddressGuard, Egress, GuardedConnector, SystemResolver, client_config};
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 
+/// Most bytes of an answer that is read whole: a page of the largest events is less.
+const MOST: usize = 128 * 1024 * 1024;
 /// No answer within this is an error.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -111,7 +113,8 @@ impl Web {
     /// holds.
     pub fn with_tls(extra_ca: Option<&Path>, clock: Arc<dyn Clock>) -> anyhow::Result<Self> {
         let config = client_config(extra_ca)?;
-        let egress = Egress::new(AddressGuard::upstream(), Arc::new(SystemResolver), clock);
+        // Where to go is said by whoever runs the command.
+        let egress = Egress::new(AddressGuard::operator(), Arc::new(SystemResolver), clock);
         let connector = GuardedConnector::new(egress, config);
         Ok(Self {
             tls: Some(Client::builder(TokioExecutor::new()).build(connector)),
@@ -158,15 +161,31 @@ impl Web {
     /// Sends, and takes nothing but success for an answer.
     pub async fn json(&self, call: Call) -> anyhow::Result<Value> {
         let what = format!("{} {}", call.method, call.url);
-        let answer = self.send(call, PATIENCE).await.with_context(|| {
+        let answer = self.answer(call, &what).await?;
+        match answer.status.is_success() {
+            true => answer.value(),
+            false => Err(answer.refusal(&what)),
+        }
+    }
+
+    /// The same; `None` when there is no such thing.
+    pub async fn find(&self, call: Call) -> anyhow::Result<Option<Value>> {
+        let what = format!("{} {}", call.method, call.url);
+        let answer = self.answer(call, &what).await?;
+        match answer.status {
+            StatusCode::NOT_FOUND => Ok(None),
+            status if status.is_success() => answer.value().map(Some),
+            _ => Err(answer.refusal(&what)),
+        }
+    }
+
+    async fn answer(&self, call: Call, what: &str) -> anyhow::Result<Answer> {
+        let sent = self.send(call, PATIENCE).await;
+        sent.with_context(|| {
             format!(
                 "{what}. Is Caracal running there? See `caracal status`, start it with `caracal up`"
             )
-        })?;
-        if answer.status.is_success() {
-            return answer.value();
-        }
-        Err(answer.refusal(&what))
+        })
     }
 }
 
@@ -181,7 +200,8 @@ pub enum Opened {
 
 async fn whole(response: Response<Incoming>) -> Result<Answer, NoAnswer> {
     let (head, body) = response.into_parts();
-    let body = body.collect().await.map_err(|_| NoAnswer::Unreachable)?;
+    let body = Limited::new(body, MOST).collect().await;
+    let body = body.map_err(|_| NoAnswer::Unreachable)?;
     Ok(Answer {
         status: head.status,
         headers: head.headers,

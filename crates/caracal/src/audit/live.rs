@@ -1,10 +1,16 @@
 //! The logs of a deployment as its API hands them out, verified page by page: what is held at a time
 //! is one page, whatever the size of the log.
+//!
+//! **Forces.** Whoever answers is not trusted: it may leave out a log, its end, or all of it, and what
+//! is left still fits itself. **Choice.** What the API says elsewhere (zones, the newest entry, the
+//! latest checkpoint) and what was kept must be there. **Consequence.** An API that lies everywhere
+//! about a log of which nothing was kept cannot be caught: what it hands out nothing of is named, and
+//! not told as sound.
 
 use anyhow::{Context as _, bail};
-use caracal_audit::{Auditor, Trust, VerifyError};
+use caracal_audit::{Auditor, Finding, Trust, VerifyError};
 use caracal_crypto::mac::HmacKey;
-use caracal_ledger::{Floor, Line, Sound, Vkey};
+use caracal_ledger::{Checkpoint, Flaw, Floor, Line, Sound, Unsound, Vkey, Why};
 use caracal_model::{LogId, LogKind, ZoneId};
 use serde_json::Value;
 
@@ -14,23 +20,59 @@ use super::{Reader, items};
 const PAGE: u32 = 500;
 /// How often a log is read from its beginning again because retention has dropped that meanwhile.
 const TRIES: u32 = 5;
+/// Whoever answers must not keep us reading for ever.
+const SAME: &str = "the API answers with the same page again";
 
-/// Every log of the deployment, or those of one zone.
+/// A log that was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// It holds.
+    Holds(Box<Sound>),
+    /// The API hands out nothing of it, and nothing else says that there is something: that cannot
+    /// be told from a log that is kept back.
+    Nothing,
+}
+
+/// Every log that the deployment has or might have, or those of one zone.
 pub async fn logs(reader: &Reader, zone: Option<&str>) -> anyhow::Result<Vec<LogId>> {
     if let Some(zone) = zone {
         let zone = ZoneId::parse(zone).context("--zone")?;
         return Ok(vec![LogId::events(zone.clone()), LogId::admin(zone)]);
     }
-    let mut logs = Vec::new();
-    let mut path = "/v1/audit-logs?limit=1000".to_owned();
+    let mut logs = vec![LogId::admin(ZoneId::trusted(""))];
+    each(reader, "/v1/audit-logs", |item| {
+        logs.push(log(item).context("a log of the deployment cannot be read")?);
+        Ok(())
+    })
+    .await?;
+    // A zone whose logs are not listed might have them all the same.
+    each(reader, "/v1/zones", |item| {
+        let id = item.get("id").and_then(Value::as_str).unwrap_or_default();
+        let zone = ZoneId::parse(id).context("a zone of the deployment cannot be read")?;
+        logs.extend([LogId::events(zone.clone()), LogId::admin(zone)]);
+        Ok(())
+    })
+    .await?;
+    Ok(logs)
+}
+
+/// Every item of a listing.
+async fn each(
+    reader: &Reader,
+    path: &str,
+    mut take: impl FnMut(&Value) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let mut cursor: Option<String> = None;
     loop {
-        let page = reader.get(&path).await?;
-        for item in items(&page) {
-            logs.push(log(item).context("a log of the deployment cannot be read")?);
-        }
-        match page.get("next_cursor").and_then(Value::as_str) {
-            None => return Ok(logs),
-            Some(next) => path = format!("/v1/audit-logs?limit=1000&cursor={}", encoded(next)),
+        let at = cursor.as_deref().map(encoded);
+        let at = at.map_or_else(String::new, |cursor| format!("&cursor={cursor}"));
+        let page = reader.get(&format!("{path}?limit=1000{at}")).await?;
+        items(&page).try_for_each(&mut take)?;
+        let next = page.get("next_cursor").and_then(Value::as_str);
+        match next {
+            None => return Ok(()),
+            Some(next) if cursor.as_deref() == Some(next) => bail!("{SAME}"),
+            Some(next) => cursor = Some(next.to_owned()),
         }
     }
 }
@@ -53,9 +95,92 @@ fn encoded(text: &str) -> String {
 fn path(log: &LogId) -> String {
     let zone = encoded(log.zone().as_str());
     match (log.kind(), zone.as_str()) {
-        (LogKind::Events, zone) => format!("/v1/zones/{zone}/audit/ledger?limit={PAGE}"),
-        (LogKind::Admin, "") => format!("/v1/admin-audit/ledger?limit={PAGE}"),
-        (LogKind::Admin, zone) => format!("/v1/zones/{zone}/admin-audit/ledger?limit={PAGE}"),
+        (LogKind::Events, zone) => format!("/v1/zones/{zone}/audit"),
+        (LogKind::Admin, "") => "/v1/admin-audit".to_owned(),
+        (LogKind::Admin, zone) => format!("/v1/zones/{zone}/admin-audit"),
+    }
+}
+
+/// What the API says of a log elsewhere. Asked for before the log is read, so what it hands out then
+/// must have all of it: an API that keeps entries back has to lie everywhere, and always.
+#[derive(Debug, Default)]
+struct Said {
+    /// The latest checkpoint.
+    checkpoint: Option<Checkpoint>,
+    note: String,
+    /// The id of the newest entry.
+    newest: Option<String>,
+    has_checkpoint: bool,
+    has_newest: bool,
+}
+
+impl Said {
+    async fn of(reader: &Reader, log: &LogId) -> anyhow::Result<Self> {
+        let path = path(log);
+        let first = async |which: &str| {
+            let page = reader.find(&format!("{path}{which}?limit=1")).await?;
+            anyhow::Ok(page.as_ref().and_then(|page| items(page).next().cloned()))
+        };
+        let text = |item: &Option<Value>, name: &str| {
+            let text = item.as_ref()?.get(name)?.as_str()?;
+            Some(text.to_owned())
+        };
+        let (newest, latest) = (first("").await?, first("/checkpoints").await?);
+        let note = text(&latest, "checkpoint").unwrap_or_default();
+        let checkpoint = match note.is_empty() {
+            true => None,
+            false => Some(Checkpoint::unverified(&note).context("the latest checkpoint")?),
+        };
+        Ok(Self {
+            checkpoint,
+            note,
+            newest: text(&newest, "id"),
+            ..Self::default()
+        })
+    }
+
+    fn again(&mut self) {
+        (self.has_checkpoint, self.has_newest) = (false, false);
+    }
+
+    fn see(&mut self, line: &Line) {
+        match line {
+            Line::Checkpoint(line) => self.has_checkpoint |= line.checkpoint == self.note,
+            Line::Entry(line) => {
+                let newest = self.newest.as_deref();
+                self.has_newest |= newest.is_some_and(|id| line.event.contains(id));
+            }
+            Line::Floor(_) | Line::Key(_) => {}
+        }
+    }
+
+    /// Whether what was handed out has all of it.
+    fn agrees(&self, sound: &Sound) -> Result<(), Unsound> {
+        let read = sound.head.seq();
+        if let Some(checkpoint) = &self.checkpoint
+            && !self.has_checkpoint
+        {
+            let size = checkpoint.size;
+            return Err(match size > read {
+                true => Unsound {
+                    seq: read + 1,
+                    flaw: Flaw::Cut { size },
+                },
+                false => Unsound {
+                    seq: size,
+                    flaw: Flaw::Unproven { size },
+                },
+            });
+        }
+        // Retention may have dropped the newest meanwhile, with all others.
+        let is_kept = read == 0 || sound.floor < read;
+        match self.newest.is_some() && !self.has_newest && is_kept {
+            true => Err(Unsound {
+                seq: read + 1,
+                flaw: Flaw::Chain(Why::Truncated),
+            }),
+            false => Ok(()),
+        }
     }
 }
 
@@ -70,23 +195,34 @@ async fn keys(reader: &Reader, log: &LogId) -> anyhow::Result<Vec<Vkey>> {
     keys.context("a key of the deployment cannot be read")
 }
 
-/// Verifies one log from its beginning; the finding when it does not hold. Without a key, those that
-/// the deployment itself names are believed.
+/// Verifies one log from its beginning; the finding when it does not hold, or when the API hands out
+/// less than it says elsewhere that there is. Without a key, those that the deployment itself names
+/// are believed.
 pub async fn verify(
     reader: &Reader,
     log: &LogId,
     key: Option<&HmacKey>,
     trust: &Trust,
-) -> anyhow::Result<Result<Sound, VerifyError>> {
+) -> anyhow::Result<Result<Reading, VerifyError>> {
     let mut trust = trust.of(log);
+    let mut said = Said::of(reader, log).await?;
     if trust.keys.trusted().is_empty() {
         trust.keys = keys(reader, log).await?.into();
     }
     let mut tries = 0;
     loop {
         let mut begin = None;
-        let verified = pass(reader, log, key, &trust, &mut begin).await?;
+        said.again();
+        let verified = pass(reader, log, key, &trust, (&mut begin, &mut said)).await?;
         tries += 1;
+        let verified = verified.and_then(|sound| match said.agrees(&sound) {
+            Err(Unsound { seq, flaw }) => {
+                let log = log.clone();
+                Err(Finding { log, seq, flaw }.into())
+            }
+            Ok(()) if sound.head.seq() == 0 => Ok(Reading::Nothing),
+            Ok(()) => Ok(Reading::Holds(Box::new(sound))),
+        });
         if verified.is_ok() || tries == TRIES {
             return Ok(verified);
         }
@@ -104,13 +240,14 @@ async fn pass(
     log: &LogId,
     key: Option<&HmacKey>,
     trust: &Trust,
-    begin: &mut Option<Floor>,
+    (begin, said): (&mut Option<Floor>, &mut Said),
 ) -> anyhow::Result<Result<Sound, VerifyError>> {
     let mut auditor = Auditor::new(key, trust);
     let mut cursor: Option<String> = None;
     loop {
         let (lines, next) = page(reader, log, cursor.as_deref(), begin).await?;
         for line in lines {
+            said.see(&line);
             if let Err(error) = auditor.take(line) {
                 return Ok(Err(error));
             }
@@ -118,9 +255,8 @@ async fn pass(
         if next.is_none() {
             break;
         }
-        // Whoever answers must not keep us reading for ever.
         if next == cursor {
-            bail!("the API answers with the same page again");
+            bail!("{SAME}");
         }
         cursor = next;
     }
@@ -137,7 +273,7 @@ async fn page(
     cursor: Option<&str>,
     begin: &mut Option<Floor>,
 ) -> anyhow::Result<(Vec<Line>, Option<String>)> {
-    let mut path = path(log);
+    let mut path = format!("{}/ledger?limit={PAGE}", path(log));
     if let Some(cursor) = cursor {
         path = format!("{path}&cursor={}", encoded(cursor));
     }
@@ -162,3 +298,6 @@ async fn page(
     let next = page.get("next_cursor").and_then(Value::as_str);
     Ok((lines, next.map(str::to_owned)))
 }
+
+#[cfg(test)]
+mod tests;
