@@ -129,7 +129,7 @@ pub struct Relay {
     rng: Arc<dyn Rng>,
     grace: Duration,
     failures: u32,
-    /// Offered and not taken; offered again as it is.
+    /// Offered and not taken; offered again as it is, or with what came since.
     in_hand: Batch,
     /// Sent and not known to have arrived, each with the place of its end on the stream.
     on_the_way: VecDeque<(Span, Position)>,
@@ -282,6 +282,11 @@ impl Relay {
 
     async fn deliver(&mut self) -> Result<usize, SinkError> {
         let unlogged = self.deliver_unlogged().await;
+        if self.failures > 0 && self.in_hand.events.len() < BATCH {
+            // A sink that takes apart what it refuses can tell one bad event from its own trouble only
+            // beside others: what came meanwhile goes with it.
+            self.in_hand = Batch::default();
+        }
         if self.in_hand.events.is_empty() {
             self.in_hand = self.drain.next().await?;
         }

@@ -31,6 +31,39 @@ async fn a_sink_that_fails_loses_nothing_and_sees_again_only_what_it_did_not_tak
     assert!(on_disk(dir.path()).is_empty());
 }
 
+/// Refuses a batch of nothing but the first event, as a ledger does that takes others.
+#[derive(Default)]
+struct Picky(Shelf);
+
+#[async_trait]
+impl Sink for Picky {
+    async fn deliver(&self, batch: &[Pending]) -> Result<crate::Delivered, SinkError> {
+        match batch {
+            [only] if only.id.as_str() == "evt-0" => Err(SinkError::new("no")),
+            _ => self.0.deliver(batch).await,
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_event_that_is_refused_alone_does_not_hold_up_those_that_come_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, drain) = open(dir.path());
+    record(&log, 0..1).await;
+    let picky = Arc::new(Picky::default());
+    let stop = CancellationToken::new();
+    let relay = Relay::new(drain, picky.clone(), Arc::new(OsRng)).run(stop.clone());
+    let others = async {
+        until(&log, |stats| stats.sink_errors > 1).await;
+        record(&log, 1..3).await;
+        until(&log, |stats| stats.pending == 0).await;
+        stop.cancel();
+    };
+    tokio::join!(relay, others);
+    assert_eq!(picky.0.ids(), ids(0..3));
+    log.close().await;
+}
+
 #[tokio::test]
 async fn a_backlog_larger_than_memory_keeps_is_delivered_in_order() {
     let dir = tempfile::tempdir().unwrap();
