@@ -14,6 +14,7 @@ mod http;
 mod ingest;
 mod retention;
 mod signing;
+mod stranger;
 mod verify;
 mod verify_admin;
 
