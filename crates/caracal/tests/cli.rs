@@ -7,6 +7,8 @@ mod capacity;
 mod config;
 #[path = "cli/doctor.rs"]
 mod doctor;
+#[path = "cli/https.rs"]
+mod https;
 #[path = "cli/run.rs"]
 mod run;
 
