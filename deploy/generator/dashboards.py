@@ -73,7 +73,7 @@ PANELS = {
             "caracal_audit_tamper_chain_breaks_total",
             "caracal_audit_tamper_hmac_failures_total",
         ],
-        "Checkpoints": ["caracal_audit_checkpoints_total", "caracal_audit_checkpoint_errors_total", "caracal_audit_signs_checkpoints"],
+        "Checkpoints": ["caracal_audit_checkpoints_total", "caracal_audit_checkpoint_errors_total", "caracal_audit_unproven_key_changes_total", "caracal_audit_signs_checkpoints"],
         "Export": ["caracal_audit_export_backlog_hours"],
         "Leaders": ["caracal_audit_is_export_leader", "caracal_audit_is_retention_leader"],
     },

@@ -301,6 +301,7 @@ fn reads() -> Routes {
             get(audit::explain),
         )
         .route("/v1/audit-logs", get(proofs::logs))
+        .route("/v1/audit-findings", get(proofs::findings))
         .merge(proofs_of("/v1/zones/{zone}/audit"))
         .merge(proofs_of("/v1/zones/{zone}/admin-audit"))
         .merge(proofs_of("/v1/admin-audit"))

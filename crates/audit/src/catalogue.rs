@@ -37,6 +37,7 @@ pub static CATALOGUE: Catalogue = Catalogue {
         gauge("caracal_audit_tamper_last_full_unix", "When the last event was verified again, in seconds since 1970").of("seconds"),
         counter("caracal_audit_checkpoints_total", "Checkpoints signed"),
         counter("caracal_audit_checkpoint_errors_total", "Checkpoints that could not be made"),
+        counter("caracal_audit_unproven_key_changes_total", "Checkpoints of another key than the one before, with nothing that proves the change"),
         gauge("caracal_audit_signs_checkpoints", "Whether this process has SECRET_STORE_KEK, without which it signs no checkpoint"),
         gauge("caracal_audit_checkpoint_last_unix", "When a checkpoint was signed last, in seconds since 1970").of("seconds"),
         counter("caracal_audit_retention_created_total", "Months of the ledger that were made"),

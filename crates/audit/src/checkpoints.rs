@@ -36,7 +36,7 @@ use caracal_ledger::{Checkpoint, Flaw, Head, Keys, Unsound, Why};
 use caracal_model::{LogId, Rng, Ticks, Timestamp};
 use caracal_store::StoreError;
 use caracal_store::audit_trees::{AuditCheckpoint, AuditFinding};
-use caracal_tlog::{Signer, TlogError, ZoneLog};
+use caracal_tlog::{Signed, Signer, TlogError, ZoneLog};
 use tokio_util::sync::CancellationToken;
 
 use crate::ingest::Ingest;
@@ -196,6 +196,7 @@ impl Checkpoints {
                 if self.again_at.is_none_or(|at| now.since(at) >= AGAIN) {
                     self.again_at = Some(now);
                     self.verify_again().await;
+                    self.forget_keys().await;
                 }
             }
             Ok(false) => {
@@ -373,7 +374,11 @@ impl Checkpoints {
         // As it will be read: to the millisecond.
         checkpoint.at = Timestamp::parse_rfc3339(&now.iso_millis()).ok();
         let note = last.as_ref().map(|last| last.note.as_str());
-        let (checkpoint, note) = signer.sign(checkpoint, note)?;
+        let Signed {
+            checkpoint,
+            note,
+            is_unproven,
+        } = signer.sign(checkpoint, note)?;
         let stored = AuditCheckpoint {
             size,
             note,
@@ -386,8 +391,46 @@ impl Checkpoints {
             let rotated = checkpoint.rotation.is_some();
             tracing::info!(ledger = %log, size, rotated, "a checkpoint was signed");
             self.signed.insert(log.clone(), checkpoint);
+            if is_unproven {
+                self.report_unproven(log, size).await;
+            }
         }
         Ok(())
+    }
+
+    /// A log went over to another key, and whoever trusts only the one before cannot follow.
+    async fn report_unproven(&self, log: &LogId, size: u64) {
+        tracing::error!(ledger = %log, size, "the key that signed the last checkpoint is gone: the new \
+            one is of another key, and nothing proves the change. Give auditors the new key yourself");
+        self.ingest.metrics().unproven_key_changes.inc();
+        let finding = AuditFinding {
+            zone: log.key().clone(),
+            seq: size,
+            flaw:
+                "the checkpoint that ends with it is of another key than the one before, which is \
+                   gone: nothing proves the change"
+                    .to_owned(),
+        };
+        let recorded = self.ingest.store().add_audit_finding(&finding).await;
+        if let Err(error) = recorded {
+            tracing::warn!(%error, "a finding was not recorded");
+        }
+    }
+
+    /// Destroys what replaced keys could still sign with, where no log needs them.
+    pub async fn forget_keys(&mut self) {
+        if self.sealing.is_none() {
+            return;
+        }
+        let now = self.ingest.clock().now();
+        match caracal_tlog::forget_replaced(self.ingest.store(), now).await {
+            // Nor does this process keep them.
+            Ok(forgotten) if !forgotten.is_empty() => self.signer = None,
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(%error, "it is not known which checkpoint keys are needed")
+            }
+        }
     }
 
     /// Records, counts and logs; counts once, however often it is found again.

@@ -47,6 +47,8 @@ pub struct Metrics {
     pub checkpoints: Counter,
     /// Checkpoints that could not be made.
     pub checkpoint_errors: Counter,
+    /// Checkpoints of another key than the one before, with nothing that proves the change.
+    pub unproven_key_changes: Counter,
     pub(crate) batch_size: BatchSizes,
     pub(crate) verify: Histogram,
     pub(crate) commit: Histogram,
@@ -103,6 +105,7 @@ impl Metrics {
             ("tamper_hmac_failures", &self.tamper_hmac_failures),
             ("checkpoints", &self.checkpoints),
             ("checkpoint_errors", &self.checkpoint_errors),
+            ("unproven_key_changes", &self.unproven_key_changes),
         ] {
             registry.register(name, counter.clone());
         }

@@ -51,6 +51,14 @@ statements! { pub(crate) mod sql {
             ORDER BY length(id), id";
     ADD_KEY = "INSERT INTO audit_keys (id, deployment, public_key, sealed_private, created_at)
                VALUES ($1, $2, $3, $4, $5) ON CONFLICT (id) DO NOTHING";
+    /// Of a key that signs no more; never of the newest.
+    DESTROY_KEY = "UPDATE audit_keys SET sealed_private = $2
+                   WHERE id = $1 AND length(sealed_private) > 0
+                       AND id <> (SELECT id FROM audit_keys ORDER BY length(id) DESC, id DESC LIMIT 1)";
+    LATEST_OF_ALL = "SELECT tree.zone_id AS zone_id, signed.note AS note FROM audit_trees tree
+                     JOIN audit_checkpoints signed
+                         ON signed.zone_id = tree.zone_id AND signed.size = tree.signed_size
+                     WHERE tree.zone_id > $1 ORDER BY tree.zone_id LIMIT $2";
     TREE = concat!("SELECT ", tree!(), " FROM audit_trees WHERE zone_id = $1");
     /// Zones whose head is past what was signed, and where the period is over, enough has come, or
     /// somebody waits. Also those whose head was set back behind what was verified.
@@ -101,7 +109,8 @@ statements! { pub(crate) mod sql {
                FROM audit_trees";
     FIND = "INSERT INTO audit_findings (zone_id, seq, flaw, found_at) VALUES ($1, $2, $3, $4)
             ON CONFLICT (zone_id, seq, flaw) DO NOTHING";
-    FINDINGS = "SELECT zone_id, seq, flaw, found_at FROM audit_findings ORDER BY found_at, zone_id";
+    FINDINGS = "SELECT zone_id, seq, flaw, found_at FROM audit_findings
+                ORDER BY found_at DESC, zone_id DESC, seq DESC LIMIT 1000";
 } }
 
 /// A key that signs checkpoints.
@@ -113,10 +122,17 @@ pub struct AuditKey {
     pub deployment: String,
     /// The public half.
     pub public_key: Vec<u8>,
-    /// The envelope of the private half.
+    /// The envelope of the private half; empty once that was destroyed.
     pub sealed_private: Vec<u8>,
     /// When it was made.
     pub created_at: Timestamp,
+}
+
+impl AuditKey {
+    /// Whether the private half is still there.
+    pub fn has_private(&self) -> bool {
+        !self.sealed_private.is_empty()
+    }
 }
 
 impl std::fmt::Debug for AuditKey {
@@ -229,6 +245,28 @@ impl Store {
         Ok(added == 1)
     }
 
+    /// Destroys the private half of a key, unless it is the newest; whether it was there.
+    pub async fn destroy_audit_key(&self, id: &str) -> Result<bool, StoreError> {
+        let mut tx = self.begin("destroying a checkpoint key").await?;
+        let nothing: &[u8] = &[];
+        let destroyed = tx.execute(&sql::DESTROY_KEY, &params![id, nothing]).await?;
+        tx.commit().await?;
+        Ok(destroyed == 1)
+    }
+
+    /// The latest checkpoint of each log after this key of a log, as its note, with that key.
+    pub async fn latest_audit_notes(
+        &self,
+        after: &str,
+        limit: u32,
+    ) -> Result<Vec<(String, String)>, StoreError> {
+        let rows = self
+            .query(&sql::LATEST_OF_ALL, &params![after, limit])
+            .await?;
+        let read = |row: &Row| Ok((row.string("zone_id")?, row.string("note")?));
+        rows.iter().map(read).collect()
+    }
+
     /// Asks for a checkpoint of every zone that has one, as soon as there is something to sign.
     pub async fn wish_audit_checkpoints(&self) -> Result<(), StoreError> {
         let now = self.clock().now();
@@ -292,9 +330,10 @@ impl Store {
         Ok(added == 1)
     }
 
-    /// Everything that was found, with when, the first first.
+    /// The latest thousand findings, with when, the first first.
     pub async fn audit_findings(&self) -> Result<Vec<(AuditFinding, Timestamp)>, StoreError> {
-        let rows = self.query(&sql::FINDINGS, &[]).await?;
+        let mut rows = self.query(&sql::FINDINGS, &[]).await?;
+        rows.reverse();
         let read = |row: &Row| {
             let finding = AuditFinding {
                 zone: ZoneId::trusted(row.text("zone_id")?),

@@ -115,8 +115,8 @@ const TABLES: &[Table] = &[
     table("audit_checkpoint_wishes", ["ra",   "",     "",     "",     "rad"]),
     table("audit_findings",          ["r",    "",     "",     "",     "ra" ]),
     table("audit_alerts",            ["r",    "",     "",     "",     "ra" ]),
-    // The API replaces the key of checkpoints, and seals keys again.
-    table("audit_keys",              ["raw",  "",     "",     "",     "ra" ]),
+    // The API replaces the key of checkpoints, and seals keys again; Audit destroys private halves.
+    table("audit_keys",              ["raw",  "",     "",     "",     "raw"]),
     table("audit_dead_letters",      ["r",    "",     "",     "",     "rad"]),
     table("audit_exports",           ["r",    "",     "",     "",     "raw"]),
     table("audit_export_ranges",     ["r",    "",     "",     "",     "rad"]),

@@ -38,7 +38,8 @@ statements! { pub(crate) mod sql {
     SWAP_REFRESH = "UPDATE provider_connections SET refresh_token = $4 \
         WHERE zone_id = $1 AND id = $2 AND refresh_token = $3";
     CHECKPOINT_KEYS = "SELECT 'platform' AS zone_id, id, sealed_private AS sealed FROM audit_keys \
-        WHERE substr(sealed_private, 1, 12) <> $1 AND id > $2 ORDER BY id LIMIT $3";
+        WHERE length(sealed_private) > 0 AND substr(sealed_private, 1, 12) <> $1 AND id > $2 \
+        ORDER BY id LIMIT $3";
     SWAP_CHECKPOINT_KEY = "UPDATE audit_keys SET sealed_private = $4 \
         WHERE CAST($1 AS TEXT) IS NOT NULL AND id = $2 AND sealed_private = $3";
     SINKS = "SELECT zone_id, id, secret AS sealed FROM notification_sinks \

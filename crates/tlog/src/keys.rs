@@ -6,13 +6,20 @@
 //! after months. **Choice.** A log changes keys with its next checkpoint: that one tells of the change
 //! and is signed by the key of the checkpoint before, by all that came between, and by the newest. So
 //! the log itself proves the change, and nothing else has to be kept.
+//!
+//! **Consequence.** A key that was replaced is needed until every log has changed keys; then its
+//! private half is destroyed ([`forget_replaced`]), and its public half stays. Where the private half is
+//! gone before its time, the next checkpoint cannot prove the change: it is signed all the same, by
+//! the newest key alone, and whoever signs is told ([`Signed::is_unproven`]).
+
+use std::time::Duration;
 
 use caracal_crypto::digest::hex_encode;
 use caracal_crypto::envelope::Keyring;
 use caracal_crypto::{NoteKey, NoteVerifyKey};
 use caracal_ledger::checkpoint::{self, Checkpoint, Rotation};
 use caracal_ledger::note::{Vkey, is_name};
-use caracal_model::{Clock, LogId, Rng};
+use caracal_model::{Clock, LogId, Rng, Timestamp};
 use caracal_store::audit_trees::AuditKey;
 use caracal_store::reseal::CHECKPOINT_KEY_AAD;
 use caracal_store::{Store, StoreError};
@@ -22,12 +29,19 @@ use crate::TlogError;
 /// The id of the first key of a deployment; each later one has the next number.
 const FIRST: &str = "1";
 
+/// How long a key is needed after it was replaced, at least: another process may have opened it
+/// before, and be about to sign with it.
+const NEEDED_FOR: Duration = Duration::from_secs(3_600);
+/// Logs whose latest checkpoints are looked at together.
+const PAGE: u32 = 1_000;
+
 /// What signs checkpoints.
 #[derive(Debug)]
 pub struct Signer {
-    /// The oldest first; the last one signs.
-    keys: Vec<(Vkey, NoteKey)>,
-    ids: Vec<String>,
+    /// The oldest first; the last one signs. Without the private half when that was destroyed.
+    keys: Vec<(Vkey, Option<NoteKey>)>,
+    /// With whether the private half was there.
+    ids: Vec<(String, bool)>,
     deployment: String,
 }
 
@@ -63,9 +77,14 @@ impl Signer {
         })?;
         let deployment = newest.deployment.clone();
         let keys: Result<Vec<_>, _> = stored.iter().map(|key| unseal(keyring, key)).collect();
+        let keys = keys?;
+        if keys.last().is_none_or(|(_, private)| private.is_none()) {
+            let newest = stored.last().map_or(FIRST, |key| &key.id);
+            return Err(corrupt(newest).into());
+        }
         Ok(Self {
-            keys: keys?,
-            ids: stored.into_iter().map(|key| key.id).collect(),
+            keys,
+            ids: stored.iter().map(known).collect(),
             deployment,
         })
     }
@@ -76,7 +95,7 @@ impl Signer {
     /// [`StoreError`].
     pub async fn is_current(&self, store: &Store) -> Result<bool, StoreError> {
         let stored = store.audit_keys().await?;
-        Ok(stored.iter().map(|key| &key.id).eq(&self.ids))
+        Ok(stored.iter().map(known).eq(self.ids.iter().cloned()))
     }
 
     /// The key for verifying what is signed now, named after the deployment.
@@ -95,7 +114,7 @@ impl Signer {
     }
 
     /// Signs, after the note of the log's last checkpoint if there is one: when that is of an older
-    /// key, the new one tells of the change. Answers with what was signed, and its note.
+    /// key, the new one tells of the change.
     ///
     /// # Errors
     /// [`TlogError::Key`].
@@ -103,37 +122,60 @@ impl Signer {
         &self,
         mut checkpoint: Checkpoint,
         last: Option<&str>,
-    ) -> Result<(Checkpoint, String), TlogError> {
+    ) -> Result<Signed, TlogError> {
         let newest = self.keys.len().saturating_sub(1);
         let of_last = last.and_then(|note| {
-            let by = |(vkey, _): &(Vkey, NoteKey)| {
+            let by = |(vkey, _): &(Vkey, Option<NoteKey>)| {
                 Checkpoint::open(note, std::slice::from_ref(vkey)).is_ok()
             };
             self.keys.iter().rposition(by)
         });
-        let signing = self
-            .keys
-            .get(of_last.unwrap_or(newest)..)
-            .unwrap_or_default();
+        let can_sign = |place: &usize| matches!(self.keys.get(*place), Some((_, Some(_))));
+        let begin = of_last.filter(can_sign);
+        let signing = self.keys.get(begin.unwrap_or(newest)..).unwrap_or_default();
         if let [(from, _), .., (to, _)] = signing {
             checkpoint.rotation = Some(Rotation {
                 from: from.clone(),
                 to: to.clone(),
             });
         }
-        let note = checkpoint.sign(signing.iter().map(|(_, key)| key))?;
-        Ok((checkpoint, note))
+        let note = checkpoint.sign(signing.iter().filter_map(|(_, key)| key.as_ref()))?;
+        Ok(Signed {
+            checkpoint,
+            note,
+            is_unproven: last.is_some() && begin.is_none(),
+        })
     }
 }
 
-fn unseal(keyring: &Keyring, stored: &AuditKey) -> Result<(Vkey, NoteKey), TlogError> {
+/// A checkpoint that was signed.
+#[derive(Clone, Debug)]
+pub struct Signed {
+    /// What it says.
+    pub checkpoint: Checkpoint,
+    /// The signed note.
+    pub note: String,
+    /// Whether it is of another key than the one before, and nothing proves the change, because the
+    /// private half of that key is gone: whoever trusts only that key cannot follow.
+    pub is_unproven: bool,
+}
+
+/// What tells keys apart that changed since they were opened.
+fn known(stored: &AuditKey) -> (String, bool) {
+    (stored.id.clone(), stored.has_private())
+}
+
+fn unseal(keyring: &Keyring, stored: &AuditKey) -> Result<(Vkey, Option<NoteKey>), TlogError> {
+    if !stored.has_private() {
+        return Ok((vkey(stored)?, None));
+    }
     let seed = keyring.open(CHECKPOINT_KEY_AAD, &stored.sealed_private)?;
     let key = NoteKey::from_seed(seed.expose())?;
     if key.public().as_bytes()[..] != stored.public_key[..] {
         // Whoever put another public key there wants its signatures to be believed.
         return Err(corrupt(&stored.id).into());
     }
-    Ok((vkey(stored)?, key))
+    Ok((vkey(stored)?, Some(key)))
 }
 
 fn make(
@@ -207,4 +249,54 @@ pub async fn rotate(
     }
     store.wish_audit_checkpoints().await?;
     Ok(Some((made, vkey)))
+}
+
+/// Destroys the private halves of keys that no log needs any more: the latest checkpoint of each is of
+/// a later key, so its change is proven and kept. Answers with the ids of those keys.
+///
+/// For whoever signs. A log in which nothing happened since keeps the key that it was signed with, and
+/// a checkpoint of a key that nobody knows keeps them all.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn forget_replaced(store: &Store, now: Timestamp) -> Result<Vec<String>, StoreError> {
+    let stored = list(store).await?;
+    let Some((newest, _)) = stored.last() else {
+        return Ok(Vec::new());
+    };
+    let is_settled = now >= newest.created_at.plus(NEEDED_FOR);
+    let has_private = |(key, _): &(AuditKey, Vkey)| key.has_private();
+    if !is_settled || stored.iter().filter(|key| has_private(key)).count() < 2 {
+        return Ok(Vec::new());
+    }
+    let mut forgotten = Vec::new();
+    for (key, _) in stored.iter().take(first_needed(store, &stored).await?) {
+        if key.has_private() && store.destroy_audit_key(&key.id).await? {
+            tracing::info!(
+                id = key.id,
+                "no log needs this checkpoint key any more: its private half was destroyed"
+            );
+            forgotten.push(key.id.clone());
+        }
+    }
+    Ok(forgotten)
+}
+
+/// The place of the oldest key that some log was signed with last.
+async fn first_needed(store: &Store, keys: &[(AuditKey, Vkey)]) -> Result<usize, StoreError> {
+    let mut first = keys.len().saturating_sub(1);
+    let mut after = String::new();
+    loop {
+        let page = store.latest_audit_notes(&after, PAGE).await?;
+        for (_, note) in &page {
+            let by = |(_, vkey): &(AuditKey, Vkey)| {
+                Checkpoint::open(note, std::slice::from_ref(vkey)).is_ok()
+            };
+            first = first.min(keys.iter().rposition(by).unwrap_or_default());
+        }
+        match page.last() {
+            Some((log, _)) if first > 0 => after.clone_from(log),
+            _ => return Ok(first),
+        }
+    }
 }

@@ -19,7 +19,7 @@ use caracal_model::LogId;
 use caracal_store::audit_trees::{AuditCheckpoint, AuditTile, AuditTrees, Growing};
 use caracal_store::{Store, StoreError};
 
-pub use keys::{Signer, list, rotate, vkeys};
+pub use keys::{Signed, Signer, forget_replaced, list, rotate, vkeys};
 
 /// Checkpoints that are read at a time.
 const PAGE: u32 = 1_000;

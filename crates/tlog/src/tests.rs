@@ -85,8 +85,8 @@ on_each_engine! {
         let zone = LogId::events(ZoneId::trusted("z1"));
         assert_eq!(first.origin(&zone), "caracal.example/a/z1");
         let checkpoint = checkpoint_of(first.origin(&zone), &Head::GENESIS, &Tree::default());
-        let (signed, note) = again.sign(checkpoint, None).unwrap();
-        assert_eq!(Checkpoint::open(&note, &[vkey]), Ok(signed));
+        let signed = again.sign(checkpoint, None).unwrap();
+        assert_eq!(Checkpoint::open(&signed.note, &[vkey]), Ok(signed.checkpoint));
     }
 
     async fn a_key_that_does_not_open_is_said(store: Store) {
@@ -109,7 +109,7 @@ on_each_engine! {
             (0..size).for_each(|n| tree.append(leaf(n)));
             checkpoint_of(first.origin(&zone), &Head::GENESIS, &tree)
         };
-        let (_, old) = first.sign(sized(1), None).unwrap();
+        let old = first.sign(sized(1), None).unwrap().note;
         let (made, second) = turn().await.unwrap();
         assert_eq!(made.id, "2");
         assert!(!first.is_current(&store).await.unwrap());
@@ -119,13 +119,79 @@ on_each_engine! {
         assert!(signer.is_current(&store).await.unwrap());
         let vkeys = vkeys(&store).await.unwrap();
         assert_eq!(vkeys, [first.vkey().unwrap().clone(), second, third.clone()]);
-        let (changed, change) = signer.sign(sized(2), Some(&old)).unwrap();
+        let Signed { checkpoint: changed, note: change, is_unproven } = signer.sign(sized(2), Some(&old)).unwrap();
+        assert!(!is_unproven);
         let rotation = changed.rotation.unwrap();
         assert_eq!((&rotation.from, &rotation.to), (&vkeys[0], &third));
         assert_eq!(Checkpoint::signers(&change, &vkeys).len(), 3);
-        let (_, after) = signer.sign(sized(3), Some(&change)).unwrap();
+        let after = signer.sign(sized(3), Some(&change)).unwrap().note;
         assert_eq!(Checkpoint::signers(&after, &vkeys), [&third]);
-        assert!(signer.sign(sized(1), None).unwrap().0.rotation.is_none(), "a new log has nothing to tell");
+        let new = signer.sign(sized(1), None).unwrap();
+        assert!(new.checkpoint.rotation.is_none() && !new.is_unproven, "a new log has nothing to tell");
+    }
+
+    async fn a_private_half_is_destroyed_once_every_log_has_changed_keys(store: Store) {
+        let clock = SystemClock::new();
+        let open = async || Signer::open(&store, &keyring(), &OsRng, &clock, None).await.unwrap();
+        let turn = async || rotate(&store, &keyring(), &OsRng, &clock).await.unwrap().unwrap();
+        let forget = async |after: u64| {
+            let later = clock.now().plus(std::time::Duration::from_secs(after));
+            forget_replaced(&store, later).await.unwrap()
+        };
+        let [z1, z2] = ["z1", "z2"].map(|zone| LogId::events(ZoneId::trusted(zone)));
+        let grown = async |log: &LogId, signer: &Signer| -> Signed {
+            let log = (ZoneLog::of(&store, log), signer.origin(log));
+            grow(&log.0, 1).await;
+            let latest = log.0.rows().latest().await.unwrap();
+            let size = latest.as_ref().map_or(1, |latest| latest.size + 1);
+            let checkpoint = checkpoint_of(log.1, &Head::GENESIS, &log.0.tree(size).await.unwrap());
+            let signed = signer.sign(checkpoint, latest.as_ref().map(|latest| latest.note.as_str())).unwrap();
+            let kept = AuditCheckpoint { size, note: signed.note.clone(), made_at: clock.now() };
+            assert!(log.0.rows().sign(&kept).await.unwrap());
+            signed
+        };
+        let first = open().await;
+        for log in [&z1, &z2] {
+            grown(log, &first).await;
+        }
+        assert!(forget(9_999).await.is_empty(), "the only key signs");
+        turn().await;
+        let second = open().await;
+        grown(&z1, &second).await;
+        assert!(forget(9_999).await.is_empty(), "the other log is of the first key still");
+        turn().await;
+        let third = open().await;
+        assert!(!grown(&z2, &third).await.is_unproven);
+        assert!(forget(60).await.is_empty(), "somebody may have the old key open");
+        // The first log is of the second key.
+        assert_eq!(forget(9_999).await, ["1"]);
+        assert!(forget(9_999).await.is_empty());
+        assert!(!third.is_current(&store).await.unwrap());
+        let third = open().await;
+        assert!(!grown(&z1, &third).await.is_unproven, "the second key was there");
+        assert_eq!(forget(9_999).await, ["2"]);
+        let listed = list(&store).await.unwrap();
+        let private: Vec<_> = listed.iter().map(|(key, _)| key.has_private()).collect();
+        assert_eq!(private, [false, false, true]);
+        assert_eq!(vkeys(&store).await.unwrap(), third.vkeys(), "what they signed still verifies");
+    }
+
+    async fn a_checkpoint_after_a_key_that_is_gone_is_signed_and_said_to_prove_no_change(store: Store) {
+        let clock = SystemClock::new();
+        let open = async || Signer::open(&store, &keyring(), &OsRng, &clock, None).await;
+        let first = open().await.unwrap();
+        let zone = LogId::events(ZoneId::trusted("z1"));
+        let checkpoint = |signer: &Signer| checkpoint_of(signer.origin(&zone), &Head::GENESIS, &Tree::default());
+        let old = first.sign(checkpoint(&first), None).unwrap().note;
+        rotate(&store, &keyring(), &OsRng, &clock).await.unwrap();
+        assert!(store.destroy_audit_key("1").await.unwrap());
+        let signer = open().await.unwrap();
+        let signed = signer.sign(checkpoint(&signer), Some(&old)).unwrap();
+        assert!(signed.is_unproven && signed.checkpoint.rotation.is_none());
+        assert_eq!(Checkpoint::signers(&signed.note, &signer.vkeys()), [signer.vkey().unwrap()]);
+        assert!(!signer.sign(checkpoint(&signer), Some(&signed.note)).unwrap().is_unproven);
+        let foreign = old.replace("caracal/", "other/");
+        assert!(signer.sign(checkpoint(&signer), Some(&foreign)).unwrap().is_unproven);
     }
 
     async fn of_two_rotations_at_once_one_is_refused(store: Store) {

@@ -18,6 +18,7 @@ fn shown((key, vkey): &(AuditKey, Vkey), signs: bool) -> Value {
         "id": key.id,
         "key": vkey.to_string(),
         "status": if signs { "signing" } else { "replaced" },
+        "private_key": if key.has_private() { "kept" } else { "destroyed" },
         "created_at": key.created_at.iso_millis(),
     })
 }

@@ -290,6 +290,25 @@ pub async fn logs(State(api): State<Arc<Api>>, caller: Caller, RawQuery(raw): Ra
     wire::ok(json!({"items": items, "next_cursor": next}))
 }
 
+/// `GET /v1/audit-findings`: where logs were found not to hold, the latest thousand, the first first.
+/// For the platform's own tokens.
+pub async fn findings(State(api): State<Arc<Api>>, caller: Caller) -> Answer {
+    admin_audit::of_platform(&caller)?;
+    let found = api.store.audit_findings().await?;
+    let items: Vec<_> = found
+        .iter()
+        .map(|(finding, at)| {
+            json!({
+                "log": finding.zone,
+                "seq": finding.seq,
+                "flaw": finding.flaw,
+                "found_at": at.iso_millis(),
+            })
+        })
+        .collect();
+    wire::ok(json!({ "items": items }))
+}
+
 /// `GET …/checkpoint-key`
 pub async fn key(State(api): State<Arc<Api>>, of: Of) -> Answer {
     let keys = keys(&api).await?;

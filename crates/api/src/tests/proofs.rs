@@ -6,7 +6,7 @@ use caracal_ledger::history::checkpoint_of;
 use caracal_ledger::merkle::{Tree, leaf_hash};
 use caracal_ledger::{Consistency, Head, Receipt, Vkey};
 use caracal_model::{Clock as _, LogId, Timestamp, ZoneId};
-use caracal_store::audit_trees::AuditCheckpoint;
+use caracal_store::audit_trees::{AuditCheckpoint, AuditFinding};
 use caracal_tlog::{Signer, ZoneLog};
 use serde_json::json;
 
@@ -39,9 +39,8 @@ async fn sign(stack: &Stack, id: &LogId) -> u64 {
     let mut made = checkpoint_of(signer.origin(id), &Head::GENESIS, &tree);
     made.chain_hash = None;
     let last = log.rows().latest().await.unwrap();
-    let (_, note) = signer
-        .sign(made, last.as_ref().map(|last| last.note.as_str()))
-        .unwrap();
+    let last = last.as_ref().map(|last| last.note.as_str());
+    let note = signer.sign(made, last).unwrap().note;
     let stored = AuditCheckpoint {
         size: size_now,
         note,
@@ -79,6 +78,7 @@ on_stack! {
             .map(|key| (key["key"].clone(), key["status"].as_str().unwrap())).collect();
         assert_eq!(told, [(old.clone(), "replaced"), (made["key"].clone(), "signing")]);
         assert!(!listed.to_string().contains("sealed"), "{listed}");
+        assert!(listed["items"].as_array().unwrap().iter().all(|key| key["private_key"] == "kept"));
 
         let [old, new]: [Vkey; 2] = [&old, &made["key"]].map(|key| key.as_str().unwrap().parse().unwrap());
         let receipt = async || -> Receipt {
@@ -98,6 +98,16 @@ on_stack! {
         let proven: Consistency = serde_json::from_value(proven).unwrap();
         assert!(proven.verify(std::slice::from_ref(&new)).is_err(), "it begins under the old key");
         assert_eq!(proven.verify(&[old, new]).unwrap().1.size, 5);
+        assert!(stack.store.destroy_audit_key("1").await.unwrap());
+        let listed = stack.get("/v1/audit-keys").await.is(200);
+        assert_eq!(listed["items"][0]["private_key"], "destroyed");
+        assert_eq!(receipt().await, after, "its public half is there");
+
+        assert_eq!(stack.get("/v1/audit-findings").await.is(200), json!({"items": []}));
+        let finding = AuditFinding { zone: zone.clone(), seq: 3, flaw: "changed".to_owned() };
+        assert!(stack.store.add_audit_finding(&finding).await.unwrap());
+        let found = stack.get("/v1/audit-findings").await.is(200)["items"][0].clone();
+        assert_eq!((&found["log"], &found["seq"], &found["flaw"]), (&json!(zone), &json!(3), &json!("changed")));
     }
 
     async fn what_administrators_did_is_proven_as_events_are(stack: Stack) {
@@ -140,6 +150,7 @@ on_stack! {
             ("/v1/admin-audit/ledger".to_owned(), 403),
             ("/v1/admin-audit/tile/0/000".to_owned(), 403),
             ("/v1/audit-logs".to_owned(), 403),
+            ("/v1/audit-findings".to_owned(), 403),
         ] {
             let answer = stack.send_as(&token, "GET", &path, "").await;
             assert_eq!(answer.status.as_u16(), status, "{path}: {answer}");

@@ -86,6 +86,59 @@ on_each_engine! {
         }
     }
 
+    async fn a_key_that_no_log_needs_is_destroyed_and_one_that_is_missed_is_told_of(store: Store) {
+        let clock = Arc::new(TestClock::default());
+        let (ingest, mut checkpoints) = signing(&store, clock.clone());
+        let Sealing { keyring, rng } = sealing();
+        let rotate = async || {
+            let rotated = caracal_tlog::rotate(&store, &keyring, rng.as_ref(), clock.as_ref());
+            assert!(rotated.await.unwrap().is_some());
+        };
+        let private = async || -> Vec<bool> {
+            let keys = store.audit_keys().await.unwrap();
+            keys.iter().map(|key| key.has_private()).collect()
+        };
+        let mut next = 0;
+        let mut sign = async |checkpoints: &mut Checkpoints| {
+            ingest.commit(events(next..next + 5)).await.unwrap();
+            next += 5;
+            checkpoints.sign_all().await;
+        };
+        sign(&mut checkpoints).await;
+        rotate().await;
+        clock.advance(Duration::from_secs(7_200));
+        checkpoints.forget_keys().await;
+        assert_eq!(private().await, [true, true], "the log is of the first key still");
+        sign(&mut checkpoints).await;
+        checkpoints.forget_keys().await;
+        assert_eq!(private().await, [false, true]);
+        sign(&mut checkpoints).await;
+        let told = || ingest.metrics().unproven_key_changes.get();
+        assert_eq!((told(), store.audit_findings().await.unwrap().len()), (0, 0));
+
+        rotate().await;
+        assert!(store.destroy_audit_key("2").await.unwrap());
+        sign(&mut checkpoints).await;
+        sign(&mut checkpoints).await;
+        assert_eq!((told(), ingest.metrics().checkpoints.get()), (1, 5));
+        let found = store.audit_findings().await.unwrap();
+        assert_eq!((found.len(), found[0].0.seq), (1, 20));
+        assert!(found[0].0.flaw.contains("nothing proves the change"));
+        let vkeys = caracal_tlog::vkeys(&store).await.unwrap();
+        let verified = async |keys: &[Vkey]| {
+            let trust = Trust { keys: keys.to_vec().into(), ..Trust::default() };
+            verify_ledger(&store, &log("z1"), None, &trust).await
+        };
+        assert_eq!(verified(&vkeys).await.unwrap().signed.unwrap().size, 25);
+        let unknown = Flaw::Checkpoint(CheckpointError::Note(caracal_ledger::note::NoteError::OtherKey));
+        match verified(&vkeys[..2]).await.unwrap_err() {
+            VerifyError::Found(found) => assert_eq!((found.seq, found.flaw), (20, unknown)),
+            other => panic!("{other}"),
+        }
+        checkpoints.verify_again().await;
+        assert_eq!(store.audit_findings().await.unwrap().len(), 1);
+    }
+
     async fn a_key_that_was_replaced_continues_no_ledger(store: Store) {
         let (ingest, mut checkpoints) = signing(&store, Arc::new(TestClock::default()));
         let Sealing { keyring, rng } = sealing();

@@ -68,12 +68,17 @@ impl Of {
 }
 
 fn list(keys: &Value) -> anyhow::Result<()> {
-    println!("{:<4} {:<9} {:<25} KEY", "ID", "STATUS", "MADE AT");
+    let titles = ("ID", "STATUS", "PRIVATE", "MADE AT");
+    println!(
+        "{:<4} {:<9} {:<10} {:<25} KEY",
+        titles.0, titles.1, titles.2, titles.3
+    );
     for key in items(keys) {
         println!(
-            "{:<4} {:<9} {:<25} {}",
+            "{:<4} {:<9} {:<10} {:<25} {}",
             text(key, "id")?,
             text(key, "status")?,
+            text(key, "private_key")?,
             text(key, "created_at")?,
             text(key, "key")?,
         );

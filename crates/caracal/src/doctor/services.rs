@@ -54,6 +54,7 @@ pub async fn examine(patient: &Patient, checks: &mut Checks) -> bool {
     numbers(patient, checks).await;
     if is_admin {
         checkpoints(patient, &api, checks).await;
+        findings(patient, &api, checks).await;
     }
     is_admin
 }
@@ -139,17 +140,28 @@ async fn admin(patient: &Patient, api: &str, checks: &mut Checks) -> bool {
 /// Whether anything was ever signed: an Audit without the key-encryption key signs nothing.
 async fn checkpoints(patient: &Patient, api: &str, checks: &mut Checks) {
     let name = "evidence is signed for others";
-    let call = Call::get(format!("{api}/v1/audit-keys"));
+    if let Some(keys) = known(patient, &format!("{api}/v1/audit-keys"), name, checks).await {
+        judge_keys(name, &keys, checks);
+    }
+}
+
+/// What the leading Audit found, ever: what its numbers say is gone once it was started again.
+async fn findings(patient: &Patient, api: &str, checks: &mut Checks) {
+    let name = "ledger was never found changed";
+    let found = known(patient, &format!("{api}/v1/audit-findings"), name, checks).await;
+    if let Some(found) = found {
+        judge_findings(name, &found, checks);
+    }
+}
+
+/// What the API answers; a token of one zone may not know.
+async fn known(patient: &Patient, url: &str, name: &str, checks: &mut Checks) -> Option<Value> {
     // Whoever may not ask was told so with the token.
-    let Ok(call) = with_token(call, patient.admin.as_ref()) else {
-        return;
-    };
+    let call = with_token(Call::get(url), patient.admin.as_ref()).ok()?;
     match ask(patient, call).await {
         Ok(answer) if answer.status.is_success() => {
-            let keys = answer.value().unwrap_or_default();
-            judge_keys(name, &keys, checks);
+            return Some(answer.value().unwrap_or_default());
         }
-        // A token of one zone may not know.
         Ok(answer) if answer.status == StatusCode::FORBIDDEN => {}
         Ok(answer) => {
             checks.warn(Section::Readiness, name, told(&answer));
@@ -158,6 +170,30 @@ async fn checkpoints(patient: &Patient, api: &str, checks: &mut Checks) {
             checks.warn(Section::Readiness, name, none.to_string());
         }
     }
+    None
+}
+
+fn judge_findings(name: &str, found: &Value, checks: &mut Checks) {
+    let Some(found) = found.pointer("/items").and_then(Value::as_array) else {
+        checks.warn(Section::Readiness, name, "its answer has no items");
+        return;
+    };
+    let Some(last) = found.last() else {
+        checks.ok(Section::Readiness, name, "nothing was found");
+        return;
+    };
+    let text = |field: &str| last.get(field).and_then(Value::as_str).unwrap_or_default();
+    let seq = last.get("seq").and_then(Value::as_u64).unwrap_or_default();
+    let count = found.len();
+    let detail = format!(
+        "{count} findings, the last of {}: log {}, {seq}: {}",
+        text("found_at"),
+        text("log"),
+        text("flaw")
+    );
+    checks
+        .warn(Section::Readiness, name, detail)
+        .advise("run `caracal audit verify`, and see docs/operations/alerts.md");
 }
 
 fn judge_keys(name: &str, keys: &Value, checks: &mut Checks) {
@@ -366,6 +402,22 @@ mod tests {
                 .collect();
             assert_eq!(told, [status], "{keys}");
         }
+    }
+
+    #[test]
+    fn what_was_found_once_stays_told() {
+        let told = |found: Value| {
+            let mut checks = Checks::default();
+            judge_findings("unchanged", &found, &mut checks);
+            checks
+                .outcomes()
+                .into_iter()
+                .map(|(_, status)| status)
+                .collect::<Vec<_>>()
+        };
+        let finding = json!({"log": "z1", "seq": 7, "flaw": "the event was changed", "found_at": "2026-05-21"});
+        assert_eq!(told(json!({"items": []})), [Status::Ok]);
+        assert_eq!(told(json!({"items": [finding]})), [Status::Warn]);
     }
 
     #[test]

@@ -77,6 +77,44 @@ crate::on_each_engine! {
         assert_eq!(store.audit_keys().await.unwrap(), [key(1)]);
     }
 
+    async fn only_the_private_half_of_a_key_that_was_replaced_is_destroyed(store: Store) {
+        let key = |id: &str| AuditKey {
+            id: id.to_owned(),
+            deployment: "caracal/a1".to_owned(),
+            public_key: vec![1; 32],
+            sealed_private: vec![2; 100],
+            created_at: Timestamp::from_unix_seconds(1),
+        };
+        for id in ["9", "10"] {
+            assert!(store.add_audit_key(&key(id)).await.unwrap());
+        }
+        assert!(!store.destroy_audit_key("10").await.unwrap(), "it signs");
+        assert!(store.destroy_audit_key("9").await.unwrap());
+        assert!(!store.destroy_audit_key("9").await.unwrap(), "it is gone");
+        let gone = AuditKey { sealed_private: vec![], ..key("9") };
+        assert!(!gone.has_private() && key("10").has_private());
+        assert_eq!(store.audit_keys().await.unwrap(), [gone, key("10")]);
+        // Nor is what is gone sealed again under another key.
+        let place = crate::reseal::Place::CheckpointKeys;
+        let sealed = store.sealed_otherwise(place, b"KEK1........", "", 10).await.unwrap();
+        assert_eq!(sealed.iter().map(|one| one.id.as_str()).collect::<Vec<_>>(), ["10"]);
+    }
+
+    async fn the_latest_checkpoint_of_every_log_is_read_page_by_page(store: Store) {
+        for zone in ["z1", "z2", "z3"] {
+            let zone = ZoneId::trusted(zone);
+            let tree = store.zone(&zone).audit_tree();
+            assert!(tree.grow(&growing((0, "none"), (2, "two"), &[])).await.unwrap());
+            if zone.as_str() != "z2" {
+                assert!(tree.sign(&checkpoint(1)).await.unwrap());
+                assert!(tree.sign(&checkpoint(2)).await.unwrap());
+            }
+        }
+        let read = async |after: &str| store.latest_audit_notes(after, 1).await.unwrap();
+        let of = |zone: &str| vec![(zone.to_owned(), checkpoint(2).note)];
+        assert_eq!((read("").await, read("z1").await, read("z3").await), (of("z1"), of("z3"), vec![]));
+    }
+
     async fn keys_are_in_the_order_of_their_numbers_whatever_the_clock_said(store: Store) {
         for (id, at) in [("10", 1), ("2", 2), ("1", 3)] {
             let key = AuditKey {
