@@ -4,7 +4,7 @@ use caracal_crypto::os::{OsRng, SystemClock};
 use caracal_ledger::history::checkpoint_of;
 use caracal_ledger::merkle::{leaf_hash, verify_consistency, verify_inclusion};
 use caracal_ledger::{Checkpoint, Head};
-use caracal_model::ZoneId;
+use caracal_model::{Clock as _, ZoneId};
 use caracal_store::on_each_engine;
 
 const KEK: &str = "8f3d9a712c45e6b0d18f2a4c6e9b3d57a1c4f8020e6a9c3d5b7f1a2c4e6d8b90";
