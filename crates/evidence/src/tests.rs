@@ -120,7 +120,7 @@ impl Running {
     )]
     pub fn start<S: Sink + 'static>(drain: Drain, sink: &Arc<S>) -> Self {
         let relay =
-            Relay::new(drain, sink.clone(), Arc::new(OsRng)).with_grace(Duration::from_millis(300));
+            Relay::new(drain, sink.clone(), Arc::new(OsRng)).with_grace(Duration::from_secs(5));
         let stop = CancellationToken::new();
         Self {
             task: tokio::spawn(relay.run(stop.clone())),
