@@ -152,6 +152,7 @@ impl Reader {
         }
         match self.web.open(call).await.context(what.clone())? {
             Opened::Stream(body) => Ok(Events::of(body)),
+            Opened::Other => bail!("{what}: the answer is no stream of events; is that the API?"),
             Opened::Refused(answer) => Err(answer.refusal(&what)),
         }
     }

@@ -144,11 +144,16 @@ impl Web {
         answered.map_err(|_| NoAnswer::Unreachable)
     }
 
-    /// Opens an answer that does not end by itself.
+    /// Opens a stream of events, which does not end by itself.
     pub async fn open(&self, call: Call) -> Result<Opened, NoAnswer> {
         let opening = async {
             let response = self.ask(call).await?;
             if response.status().is_success() {
+                let kind = response.headers().get(CONTENT_TYPE);
+                let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+                if !kind.starts_with("text/event-stream") {
+                    return Ok(Opened::Other);
+                }
                 return Ok(Opened::Stream(response.into_body()));
             }
             Ok(Opened::Refused(whole(response).await?))
@@ -192,8 +197,10 @@ impl Web {
 /// The answer to [`Web::open`].
 #[derive(Debug)]
 pub enum Opened {
-    /// A success, to be read.
+    /// The events, to be read.
     Stream(Incoming),
+    /// A success that is no stream of events.
+    Other,
     /// Anything else.
     Refused(Answer),
 }

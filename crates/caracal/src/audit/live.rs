@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use super::{Reader, items};
 
-/// Entries of a page.
+/// Entries of a page: what every listing of the API allows.
 const PAGE: u32 = 500;
 /// How often a log is read from its beginning again because retention has dropped that meanwhile.
 const TRIES: u32 = 5;
@@ -66,7 +66,7 @@ async fn each(
     loop {
         let at = cursor.as_deref().map(encoded);
         let at = at.map_or_else(String::new, |cursor| format!("&cursor={cursor}"));
-        let page = reader.get(&format!("{path}?limit=1000{at}")).await?;
+        let page = reader.get(&format!("{path}?limit={PAGE}{at}")).await?;
         items(&page).try_for_each(&mut take)?;
         let next = page.get("next_cursor").and_then(Value::as_str);
         match next {

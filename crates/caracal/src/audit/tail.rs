@@ -163,11 +163,13 @@ fn left(end: &Value) -> Left {
     }
 }
 
-/// Tries until the stream is open again; says once that it is not.
+/// Tries until the stream is open again; says once that it is not. Waits before each attempt: who
+/// answers with streams that end at once must not be asked without a pause.
 async fn reopen(reader: &Reader, path: &str, cursor: Option<&str>) -> Events {
     let mut wait = FIRST_WAIT;
     let mut told = false;
     loop {
+        tokio::time::sleep(wait).await;
         match reader.events(path, cursor).await {
             Ok(events) => return events,
             Err(error) if !told => {
@@ -176,7 +178,6 @@ async fn reopen(reader: &Reader, path: &str, cursor: Option<&str>) -> Events {
             }
             Err(_) => {}
         }
-        tokio::time::sleep(wait).await;
         wait = (wait * 2).min(LONGEST_WAIT);
     }
 }

@@ -117,11 +117,9 @@ fn an_api_behind_https_is_asked_with_the_roots_of_the_system_or_those_that_are_g
         told.contains("2 logs were not verified") && !told.contains("holds"),
         "{told}"
     );
-    for command in [
-        "trace r1 --zone z1",
-        "explain r1 --zone z1",
-        "tail --zone z1 --lines 1",
-    ] {
+    let told = fails(&asked("tail --zone z1", &ca, &[]));
+    assert!(told.contains("no stream of events"), "{told}");
+    for command in ["trace r1 --zone z1", "explain r1 --zone z1"] {
         let reached = asked(command, &ca, &[]);
         let told = super::said(&reached);
         assert!(!told.contains("unreachable"), "{command}: {told}");
