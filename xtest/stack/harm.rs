@@ -1,6 +1,8 @@
 //! What a deployment is made to suffer: killed, cut off, without its data, without room, at another
 //! time.
 
+use std::time::{Duration, Instant};
+
 use serde_json::json;
 
 use crate::stack::{Deployment, Part, Stack};
@@ -17,6 +19,9 @@ pub struct Held {
     client: tokio_postgres::Client,
     driver: tokio::task::JoinHandle<Result<(), tokio_postgres::Error>>,
 }
+
+/// Writes that tell whether syncing costs anything.
+const SYNCS: u32 = 20;
 
 /// Writers that are at it.
 #[derive(Debug)]
@@ -168,6 +173,27 @@ impl Stack {
             }));
         }
         Flood(flood)
+    }
+
+    /// Whether writing through to the disk of this deployment takes time. In memory, or where syncing
+    /// is made to do nothing, no flood of writes makes anybody wait, and what a slow disk does cannot
+    /// be shown; that is said then.
+    ///
+    /// # Panics
+    /// When the disk takes nothing.
+    pub fn syncing_takes_time(&self) -> bool {
+        let path = self.directory.path().join("synced");
+        let began = Instant::now();
+        for _ in 0..SYNCS {
+            std::fs::write(&path, vec![0u8; 1 << 16]).expect("a disk");
+            let synced = std::fs::File::open(&path).and_then(|file| file.sync_all());
+            synced.expect("a disk");
+        }
+        let takes = began.elapsed() > SYNCS * Duration::from_micros(200);
+        if !takes {
+            crate::visibly("SKIPPED: what a slow disk does: syncing to this one costs nothing");
+        }
+        takes
     }
 
     /// Somebody else writes to the disk of this deployment, each piece through to the device, until
