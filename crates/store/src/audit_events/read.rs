@@ -49,7 +49,7 @@ macro_rules! page {
             " WHERE ",
             in_zone!(),
             $($driven,)*
-            " AND occurred_at >= $2 AND occurred_at < $3 AND occurred_at <= $4
+            " AND occurred_at >= $2 AND occurred_at < $3
                AND (occurred_at, id) < ($4, $5)
                AND (CAST($6 AS TEXT) IS NULL OR decision = $6)
                AND (CAST($7 AS BYTEA) IS NULL OR request_id = $7)
@@ -170,6 +170,10 @@ impl<'s> AuditEvents<'s> {
         limit: u32,
     ) -> Result<Vec<AuditEvent>, StoreError> {
         let (after, after_id) = after.unwrap_or((Timestamp::from_unix_micros(i64::MAX), ""));
+        // One upper bound: of two, SQLite takes the first for its walk along the index, and would come
+        // down from the newest event to the cursor each time.
+        let beyond = Timestamp::from_unix_micros(after.unix_micros().saturating_add(1));
+        let until = filter.until.map_or(beyond, |until| until.min(beyond));
         // A label with the separator in it is no label that was ever stored.
         let label = filter
             .label
@@ -177,7 +181,7 @@ impl<'s> AuditEvents<'s> {
         let params = [
             Param::from(self.0.id()),
             filter.since_or_ever(),
-            filter.until_or_ever(),
+            Param::from(until),
             Param::from(after),
             Param::Blob(if after_id.is_empty() {
                 Vec::new()
