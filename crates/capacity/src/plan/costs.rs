@@ -25,13 +25,13 @@ pub struct Costs(Vec<Cost>);
 
 /// Processor time of a call in each process, microseconds.
 const CALL: [(&str, f64); 7] = [
-    ("api_us_per_call", 4.0),
-    ("sts_us_per_call", 253.0),
-    ("gateway_us_per_call", 202.0),
-    ("audit_us_per_call", 124.0),
-    ("coordinator_us_per_call", 4.0),
-    ("redis_us_per_call", 132.0),
-    ("postgres_us_per_call", 91.0),
+    ("api_us_per_call", 0.0),
+    ("sts_us_per_call", 249.0),
+    ("gateway_us_per_call", 197.0),
+    ("audit_us_per_call", 106.0),
+    ("coordinator_us_per_call", 0.0),
+    ("redis_us_per_call", 95.0),
+    ("postgres_us_per_call", 84.0),
 ];
 /// Processor time of a Session that is started and ended, microseconds: every replica hears of both.
 const START: [(&str, f64); 7] = [
