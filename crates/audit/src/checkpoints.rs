@@ -46,6 +46,8 @@ use crate::verify::{Finding, VerifyError, open_stored};
 const TICK: Duration = Duration::from_secs(1);
 /// How long a leader is believed to live without a sign.
 const LEAD: Duration = Duration::from_secs(30);
+/// Events between two checkpoints of a log that is far behind, at least.
+const LEAST: u64 = 1_000;
 /// Between two slices of what is verified again.
 const AGAIN: Duration = Duration::from_secs(3_600);
 /// Before a log that did not hold is looked at again.
@@ -236,15 +238,21 @@ impl Checkpoints {
         }
     }
 
-    /// Brings the tree of a log to its head, and signs it.
+    /// Brings the tree of a log to the head that it has now, and signs it: on the way too, where that
+    /// is far.
     async fn log(&mut self, log: &LogId) {
         let done = async {
-            let last = self.last(log).await?;
-            let base = self.base(last.as_ref());
-            let grown = grow::to_head(&self.ingest, log, base).await?;
-            match grown {
-                Some((head, tree)) => self.sign(log, last, &head, &tree).await,
-                None => Ok(()),
+            loop {
+                let last = self.last(log).await?;
+                let base = self.base(last.as_ref());
+                let most = self.options.events.max(LEAST);
+                let Some(grown) = grow::grow(&self.ingest, log, base, most).await? else {
+                    return Ok(());
+                };
+                self.sign(log, last, &grown.head, &grown.tree).await?;
+                if grown.is_end || self.signer.is_none() {
+                    return Ok(());
+                }
             }
         };
         let done = Box::pin(done).await;

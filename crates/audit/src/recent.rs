@@ -47,11 +47,13 @@ impl Run {
 }
 
 impl Recent {
-    /// Adds what was committed behind this head.
+    /// Adds what was committed behind this head; what is too much goes, other zones first, then what
+    /// is oldest.
     pub fn add(&self, zone: &ZoneId, from: &Head, steps: Vec<Step>) {
         let state = &mut *self.0.lock();
         if state.held + steps.len() > MOST {
-            *state = State::default();
+            state.zones.retain(|held, _| held == zone);
+            state.held = state.zones.values().map(|run| run.steps.len()).sum();
         }
         let run = state.zones.entry(zone.clone()).or_insert_with(|| Run {
             from: from.clone(),
@@ -64,6 +66,11 @@ impl Recent {
         }
         state.held += steps.len();
         run.steps.extend(steps);
+        let excess = state.held.saturating_sub(MOST);
+        if let Some(last) = run.steps.drain(..excess).next_back() {
+            run.from = last.head;
+            state.held -= excess;
+        }
     }
 
     /// Up to `most` events behind this head, which are known to continue it; forgets those before.
@@ -147,12 +154,16 @@ mod tests {
     }
 
     #[test]
-    fn no_more_than_a_bounded_number_is_held() {
+    fn no_more_than_a_bounded_number_is_held_and_the_newest_stay() {
         let recent = Recent::default();
         let most = u64::try_from(MOST).unwrap();
         recent.add(&zone(), &head(0), steps(1..=most));
+        recent.add(&zone(), &head(most), steps(most + 1..=most + 2));
+        assert_eq!(recent.0.lock().held, MOST);
+        assert!(recent.after(&zone(), &head(1), 9).is_empty());
+        assert_eq!(seqs(&recent.after(&zone(), &head(2), 2)), [3, 4]);
         recent.add(&ZoneId::trusted("z2"), &head(0), steps(1..=1));
         assert_eq!(recent.0.lock().held, 1);
-        assert!(recent.after(&zone(), &head(0), 9).is_empty());
+        assert!(recent.after(&zone(), &head(2), 9).is_empty());
     }
 }

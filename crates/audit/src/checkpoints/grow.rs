@@ -1,4 +1,4 @@
-//! From where a log was verified to its head.
+//! From where a log was verified towards its head.
 
 use caracal_ledger::merkle::{Hash, Tree};
 use caracal_ledger::{Flaw, Head, History, Unsound, Why};
@@ -9,23 +9,30 @@ use super::head_at;
 use crate::ingest::Ingest;
 use crate::parallel;
 use crate::source::{self, Page};
-use crate::verify::{Finding, VerifyError};
+use crate::verify::{Finding, PAGE, VerifyError};
 
-/// Events that are read at a time: SQLite reads on the runtime.
-const SHORT: u32 = 250;
 /// Events that are taken at a time of those that this process appended: hashed on the runtime.
 const LONG: usize = 1_000;
 
+/// How far a log has come.
+pub(super) struct Grown {
+    pub head: Head,
+    pub tree: Tree,
+    /// Whether that was the end of the log when it was begun.
+    pub is_end: bool,
+}
+
 /// Adds the entries that the tree does not have yet: those that this process appended itself as it
-/// did, all others once they are verified; answers with the head that it
-/// has come to and the tree there. With a `base`, that tree is the one at the base and what the
-/// events since say, whatever the tiles say; without, the one of the tiles. `None` when another
-/// process grows it too.
-pub(super) async fn to_head(
+/// did, all others once they are verified. It ends after `most` of them, and before any that was
+/// appended since it began: who appends faster than this reads must not keep it from an end. With a
+/// `base`, the tree of the answer is the one at the base and what the events since say, whatever the
+/// tiles say; without, the one of the tiles. `None` when another process grows it too.
+pub(super) async fn grow(
     ingest: &Ingest,
     log: &LogId,
     base: Option<Head>,
-) -> Result<Option<(Head, Tree)>, VerifyError> {
+    most: u64,
+) -> Result<Option<Grown>, VerifyError> {
     let kept = ZoneLog::of(ingest.store(), log);
     let known = match kept.rows().state().await? {
         Some(state) => head_at(state.size, &state.chain_hash, log)?,
@@ -36,23 +43,28 @@ pub(super) async fn to_head(
         // The tree was set back behind what was signed of it.
         return Err(unlike(log, known.seq() + 1, Flaw::Tree));
     }
+    // After the tree, so that it cannot be behind it.
+    let end = source::head(ingest.store(), log).await?;
+    if end.seq() < known.seq() {
+        return Err(unlike(log, end.seq(), Flaw::Chain(Why::Head)));
+    }
     let mut tree = kept.tree(head.seq()).await?;
+    let mut added = 0;
     loop {
-        let behind = head.seq() < known.seq();
-        if head.seq() == known.seq() && head != known {
-            return Err(unlike(log, known.seq(), Flaw::Chain(Why::Head)));
-        }
-        let (to, leaves) = match appended(ingest, log, &head) {
-            Some(own) if !behind => own,
-            _ => {
-                let page = next(ingest, log, &head).await?;
-                let upto = if behind { known.seq() } else { u64::MAX };
-                check(ingest, log, &head, page, upto).await?
+        for place in [&known, &end] {
+            if head.seq() == place.seq() && head != *place {
+                return Err(unlike(log, head.seq(), Flaw::Chain(Why::Head)));
             }
-        };
-        if leaves.is_empty() {
-            return Ok(Some((head, tree)));
         }
+        let behind = head.seq() < known.seq();
+        if head.seq() == end.seq() || added >= most && !behind {
+            break;
+        }
+        let upto = if behind { known.seq() } else { end.seq() };
+        let (to, leaves) = match appended(ingest, log, &head, upto) {
+            Some(own) if !behind => own,
+            _ => read(ingest, log, &head, upto).await?,
+        };
         leaves.iter().for_each(|leaf| tree.append(*leaf));
         if !behind {
             let mut growth = kept.growth(head.seq()).await?;
@@ -64,30 +76,39 @@ pub(super) async fn to_head(
             }
             let count = u64::try_from(leaves.len()).unwrap_or(u64::MAX);
             ingest.metrics().tamper_checked.inc_by(count);
+            added += count;
         }
         head = to;
     }
+    let is_end = head.seq() == end.seq();
+    Ok(Some(Grown { head, tree, is_end }))
 }
 
-/// What this process appended behind a head, as far as it remembers.
-fn appended(ingest: &Ingest, log: &LogId, head: &Head) -> Option<(Head, Vec<Hash>)> {
+/// What this process appended behind a head, as far as it remembers, and as far as `upto`.
+fn appended(ingest: &Ingest, log: &LogId, head: &Head, upto: u64) -> Option<(Head, Vec<Hash>)> {
     if !log.kind().is_events() {
         return None;
     }
-    let steps = ingest.recent().after(log.zone(), head, LONG);
+    let mut steps = ingest.recent().after(log.zone(), head, LONG);
+    steps.retain(|step| step.head.seq() <= upto);
     let to = steps.last()?.head.clone();
     Some((to, steps.iter().map(|step| step.leaf).collect()))
 }
 
-/// The head and the leaves of a page, as far as `upto`. Off the runtime: a page is milliseconds of
-/// unpacking and hashing, and whoever is served there must not wait for it.
-async fn check(
+/// The next entries behind a head, which must be there, as far as `upto`, with their head. Verified
+/// off the runtime: a page is milliseconds of unpacking and hashing, and whoever is served there must
+/// not wait for it.
+async fn read(
     ingest: &Ingest,
     log: &LogId,
     from: &Head,
-    page: Page,
     upto: u64,
 ) -> Result<(Head, Vec<Hash>), VerifyError> {
+    let page = Page::read(ingest.store(), log, from.seq(), PAGE).await?;
+    if page.is_empty() {
+        // Entries and head move together.
+        return Err(unlike(log, from.seq() + 1, Flaw::Chain(Why::Truncated)));
+    }
     let (log, from, key) = (log.clone(), from.clone(), ingest.shared_key());
     parallel::aside(move || {
         let mut rows = page.unpack()?;
@@ -96,6 +117,9 @@ async fn check(
         let mut history = History::after(&from, source::required(&log, key));
         let checked = source::check_all(&log, &mut history, &rows, key);
         let leaves = checked.map_err(|unsound| Finding::at(&log, unsound))?;
+        if leaves.is_empty() {
+            return Err(unlike(&log, from.seq() + 1, Flaw::Chain(Why::Truncated)));
+        }
         Ok((history.head().clone(), leaves))
     })
     .await
@@ -103,27 +127,4 @@ async fn check(
 
 fn unlike(log: &LogId, seq: u64, flaw: Flaw) -> VerifyError {
     Finding::at(log, Unsound { seq, flaw }).into()
-}
-
-/// The entries after a head; none at the head of the chain, which must be there.
-async fn next(ingest: &Ingest, log: &LogId, from: &Head) -> Result<Page, VerifyError> {
-    let store = ingest.store();
-    let rows = Page::read(store, log, from.seq(), SHORT).await?;
-    if !rows.is_empty() {
-        return Ok(rows);
-    }
-    let head = source::head(store, log).await?;
-    if head == *from {
-        return Ok(rows);
-    }
-    // Entries and head move together, so what was appended since the page is there now.
-    let late = Page::read(store, log, from.seq(), SHORT).await?;
-    if !late.is_empty() {
-        return Ok(late);
-    }
-    let (seq, why) = match head.seq() > from.seq() {
-        true => (from.seq() + 1, Why::Truncated),
-        false => (head.seq(), Why::Head),
-    };
-    Err(unlike(log, seq, Flaw::Chain(why)))
 }

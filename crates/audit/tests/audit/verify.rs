@@ -351,6 +351,14 @@ on_each_engine! {
         assert_eq!(covered.into_iter().collect::<Vec<_>>(), [(z1.clone(), 56)]);
     }
 
+    async fn what_another_one_left_unsigned_is_signed_on_the_way_to_its_end(store: Store) {
+        ingest(&store).commit(events(0..2_500)).await.unwrap();
+        let (_, mut checkpoints) = signing(&store, Arc::new(TestClock::default()));
+        checkpoints.sign_due().await;
+        let all = store.zone(&zone("z1")).audit_tree().above(0, 100).await.unwrap();
+        assert_eq!(all.iter().map(|one| one.size).collect::<Vec<_>>(), [1_000, 2_000, 2_500]);
+    }
+
     async fn an_orderly_stop_signs_what_is_not_signed_yet(store: Store) {
         let (ingest, checkpoints) = signing(&store, Arc::new(TestClock::default()));
         ingest.commit(events(0..3)).await.unwrap();
