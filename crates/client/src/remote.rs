@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use axum::body::Body;
-use caracal_crypto::digest::hex_encode;
+use caracal_crypto::digest::{hex_encode, sha256};
 use caracal_crypto::mac::{GatewaySignature, HmacKey};
 use caracal_model::{Clock, Rng};
 use caracal_net::breaker::{Breaker, Circuit};
@@ -129,7 +129,7 @@ impl RemoteExchange {
                 nonce: &nonce,
                 method: "POST",
                 path: self.token.path(),
-                body: body.as_bytes(),
+                body_sha256: sha256(body.as_bytes()),
             };
             headers.insert(SIGNATURE, header(&signature.sign(key))?);
             headers.insert(TIMESTAMP, HeaderValue::from(timestamp));

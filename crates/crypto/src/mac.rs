@@ -7,9 +7,7 @@ use aws_lc_rs::hmac;
 use caracal_model::Secret;
 use caracal_model::change::Fields;
 
-use crate::digest::{
-    b64url_encode, hex_decode, hex_decode_array, hex_encode, sha256_hex, to_array,
-};
+use crate::digest::{b64url_encode, hex_decode, hex_decode_array, hex_encode, to_array};
 use crate::error::CryptoError;
 
 /// Shortest key that an environment variable may carry, in bytes.
@@ -137,15 +135,15 @@ pub struct GatewaySignature<'a> {
     pub method: &'a str,
     /// The escaped path, without the query.
     pub path: &'a str,
-    /// The raw body.
-    pub body: &'a [u8],
+    /// SHA-256 of the raw body: whoever announces it can be known before the body is read.
+    pub body_sha256: [u8; 32],
 }
 
 impl GatewaySignature<'_> {
     fn message(&self) -> String {
         let (timestamp, nonce, path) = (self.timestamp, self.nonce, self.path);
         let method = self.method.to_ascii_uppercase();
-        let body = sha256_hex(self.body);
+        let body = hex_encode(&self.body_sha256);
         format!("{timestamp}\n{nonce}\n{method}\n{path}\n{body}")
     }
 
@@ -163,6 +161,7 @@ impl GatewaySignature<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::digest::sha256;
     use proptest::prelude::*;
 
     const K: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
@@ -263,13 +262,13 @@ mod tests {
                 "0babaee3849843cb4d582e5e45bac33e90f31dbddceff6ba3da07e37d669b3ff"),
         ];
         for (key, timestamp, nonce, method, path, body, expected) in vectors {
-            let body = body.as_bytes();
+            let body_sha256 = sha256(body.as_bytes());
             let request = GatewaySignature {
                 timestamp,
                 nonce,
                 method,
                 path,
-                body,
+                body_sha256,
             };
             assert_eq!(request.sign(&key), expected);
             assert!(request.verify(&key, expected));

@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use caracal_authority::decide;
 use caracal_authority::decide::{Class, ExchangeRequest, Grant, Outcome, RequestedResource};
 use caracal_client::{Exchange, ExchangeRefused, GatewayExchange, GatewayGrant};
+use caracal_crypto::digest::{hex_decode_array, sha256};
 use caracal_crypto::es256::Jws;
 use caracal_crypto::mac::GatewaySignature;
 use caracal_model::limits::LEEWAY;
@@ -36,6 +37,8 @@ pub const TIMESTAMP: &str = "x-caracal-gateway-timestamp";
 pub const NONCE: &str = "x-caracal-gateway-request";
 /// The signature itself, hex.
 pub const SIGNATURE: &str = "x-caracal-gateway-signature";
+/// SHA-256 of a body that has yet to be read, hex.
+pub const BODY_SHA256: &str = "x-caracal-gateway-body-sha256";
 /// How far the clocks of Gateway and STS may be apart, in seconds.
 const MAX_SKEW: i64 = 60;
 /// How long a nonce is remembered: longer than a signature can be in time.
@@ -70,7 +73,41 @@ pub fn has_signature(sts: &Sts, headers: &HeaderMap) -> Result<(), Refused> {
     }
 }
 
-/// Proves that our Gateway (or API) sent these bytes, now and for the first time.
+/// The value of a header that stands there once.
+fn one<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+    let mut values = headers.get_all(name).iter();
+    let (value, None) = (values.next()?, values.next()) else {
+        return None;
+    };
+    value.to_str().ok()
+}
+
+/// The digest of the body that a request announces; `None` when it announces none.
+///
+/// # Errors
+/// 401 `access_denied` when there is one that does not read.
+pub fn announced(headers: &HeaderMap) -> Result<Option<[u8; 32]>, Refused> {
+    if !headers.contains_key(BODY_SHA256) {
+        return Ok(None);
+    }
+    let digest = one(headers, BODY_SHA256).and_then(hex_decode_array);
+    digest.map(Some).ok_or_else(bad_signature)
+}
+
+/// A body is what its request announced.
+///
+/// # Errors
+/// 401 `access_denied`.
+pub fn as_announced(announced: [u8; 32], body: &[u8]) -> Result<(), Refused> {
+    // Nothing secret is compared: the caller named the digest.
+    if sha256(body) == announced {
+        Ok(())
+    } else {
+        Err(bad_signature())
+    }
+}
+
+/// Proves that our Gateway (or API) signed a body of this digest, now and for the first time.
 ///
 /// # Errors
 /// 401 `access_denied`; 503 when the nonce cannot be recorded.
@@ -79,15 +116,9 @@ pub async fn proven(
     headers: &HeaderMap,
     method: &str,
     path: &str,
-    body: &[u8],
+    body_sha256: [u8; 32],
 ) -> Result<(), Refused> {
-    let one = |name: &str| {
-        let mut values = headers.get_all(name).iter();
-        let (value, None) = (values.next()?, values.next()) else {
-            return None;
-        };
-        value.to_str().ok()
-    };
+    let one = |name| one(headers, name);
     let (Some(timestamp), Some(nonce), Some(signature), Some(key)) =
         (one(TIMESTAMP), one(NONCE), one(SIGNATURE), &sts.gateway_key)
     else {
@@ -101,7 +132,7 @@ pub async fn proven(
         nonce,
         method,
         path,
-        body,
+        body_sha256,
     };
     if !in_time || !fits || !signed.verify(key, signature) {
         return Err(bad_signature());

@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use bytes::Bytes;
 use caracal_client::{Directive, GatewayExchange};
+use caracal_crypto::digest::sha256;
 use caracal_model::{Mandate, Refusal, Refused, RequestId, Secret, TokenUse, ZoneId};
 use caracal_net::{Peer, Problem, body};
 use caracal_view::ViewError;
@@ -80,7 +81,8 @@ async fn answer(
     let (parts, body) = form_of(request, "tokens are exchanged by POST").await?;
     if claims_gateway(&parts.headers) {
         let path = parts.uri.path();
-        proven(sts, &parts.headers, parts.method.as_str(), path, &body).await?;
+        let method = parts.method.as_str();
+        proven(sts, &parts.headers, method, path, sha256(&body)).await?;
         return from_gateway(sts, request_id, patience, &body).await;
     }
     let request = TokenRequest::parse(&body)?;

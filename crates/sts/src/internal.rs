@@ -1,30 +1,44 @@
 //! `/internal/policy/…` (spec: sts §16): policy asked over the wire by whoever holds the key that
 //! Gateway, API and STS share. Nothing here changes anything, nor is it counted.
+//!
+//! **Forces.** The signature is over the whole body, and a large one takes memory and a turn. Whoever
+//! may hold a turn before the signature was checked keeps all others out by sending slowly.
+//!
+//! **Choice.** The digest, which is what the signature covers, may be announced in a header: then the
+//! caller is known before anything is read, and the body is compared with it afterwards. Without the
+//! header a body is small, and takes a turn only once it is here and its signature was checked.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use caracal_crypto::digest::sha256;
 use caracal_model::ZoneId;
 use caracal_net::{Problem, body};
 use caracal_policy::SimulationError;
 use caracal_view::{ViewError, ZoneView};
 use http::StatusCode;
+use http::request::Parts;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::Sts;
 use crate::authenticate::unavailable;
-use crate::gateway::{has_signature, proven};
+use crate::form::MAX_BODY;
+use crate::gateway::{announced, as_announced, has_signature, proven};
 
 /// Largest simulation: more than a set of 256 documents of 262,144 characters needs in JSON.
 const MAX_SIMULATION: usize = 96 * 1024 * 1024;
-/// How long its body may take to arrive.
+/// How long it may take to arrive, of a caller who is known.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
-/// Simulations at a time; each holds its body in memory before the signature can be checked.
+/// How long a body may take of a caller who is not known yet.
+const UNKNOWN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Simulations at a time; each holds its body in memory.
 static SIMULATIONS: Semaphore = Semaphore::const_new(2);
 
 #[derive(Deserialize)]
@@ -50,17 +64,34 @@ fn malformed(why: impl std::fmt::Display) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, "invalid_request").because(why.to_string())
 }
 
+/// The body of a simulation whose caller is known, and a turn.
+async fn signed_body(
+    sts: &Sts,
+    parts: &Parts,
+    body: Body,
+) -> Result<(Option<SemaphorePermit<'static>>, Bytes), Problem> {
+    has_signature(sts, &parts.headers)?;
+    let (method, path) = (parts.method.as_str(), parts.uri.path());
+    if let Some(digest) = announced(&parts.headers)? {
+        proven(sts, &parts.headers, method, path, digest).await?;
+        let turn = SIMULATIONS.acquire().await.ok();
+        let body = body::read(body, MAX_SIMULATION, BODY_TIMEOUT).await?;
+        as_announced(digest, &body)?;
+        return Ok((turn, body));
+    }
+    let body = body::read(body, MAX_BODY, UNKNOWN_TIMEOUT).await?;
+    proven(sts, &parts.headers, method, path, sha256(&body)).await?;
+    // The semaphore is never closed.
+    Ok((SIMULATIONS.acquire().await.ok(), body))
+}
+
 /// `POST /internal/policy/simulate`
 ///
 /// # Errors
 /// 401 without a valid signature, 400 for what does not read, 422 `policy_eval_failed`.
 pub async fn simulate(State(sts): State<Arc<Sts>>, request: Request) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
-    has_signature(&sts, &parts.headers)?;
-    let _turn = SIMULATIONS.acquire().await;
-    let body = body::read(body, MAX_SIMULATION, BODY_TIMEOUT).await?;
-    let (method, path) = (parts.method.as_str(), parts.uri.path());
-    proven(&sts, &parts.headers, method, path, &body).await?;
+    let (turn, body) = signed_body(&sts, &parts, body).await?;
     let asked: Simulation = serde_json::from_slice(&body)
         .map_err(|error| malformed(format!("the body is not a simulation: {error}")))?;
     if asked.policies.is_empty() {
@@ -75,7 +106,11 @@ pub async fn simulate(State(sts): State<Arc<Sts>>, request: Request) -> Result<R
         Value::Null => json!({}),
         input => input,
     };
-    let work = move || caracal_policy::simulate(&documents, &input);
+    // A caller who hangs up does not end the work: the turn is over when it is.
+    let work = move || {
+        let _turn = turn;
+        caracal_policy::simulate(&documents, &input)
+    };
     let result = match tokio::task::spawn_blocking(work).await {
         Ok(Ok(result)) => result,
         Ok(Err(SimulationError::Input(why))) => return Err(malformed(why)),
@@ -106,9 +141,9 @@ pub async fn simulate(State(sts): State<Arc<Sts>>, request: Request) -> Result<R
 pub async fn status(State(sts): State<Arc<Sts>>, request: Request) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
     has_signature(&sts, &parts.headers)?;
-    let body = body::read(body, 1024, BODY_TIMEOUT).await?;
+    let body = body::read(body, 1024, UNKNOWN_TIMEOUT).await?;
     let (method, path) = (parts.method.as_str(), parts.uri.path());
-    proven(&sts, &parts.headers, method, path, &body).await?;
+    proven(&sts, &parts.headers, method, path, sha256(&body)).await?;
     let id = path.rsplit('/').next().unwrap_or_default();
     let zone = ZoneId::parse(id).map_err(|_| malformed("the zone is not an id"))?;
     let view = match sts.views.zone(&zone).await {

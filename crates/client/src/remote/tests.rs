@@ -1,5 +1,6 @@
 use super::*;
 use axum::body::Body;
+use caracal_crypto::digest::sha256;
 use caracal_model::claims::SubjectType;
 use caracal_model::{
     ApplicationId, Jti, Mandate, RecordId, RequestId, TestClock, TestRng, TokenUse, ZoneId,
@@ -172,7 +173,7 @@ async fn the_request_is_that_of_the_specification() {
         nonce,
         method: "POST",
         path: "/oauth/2/token",
-        body: body.as_bytes(),
+        body_sha256: sha256(body.as_bytes()),
     };
     assert_eq!(signed.timestamp, sts.clock.now().unix_seconds());
     let key = HmacKey::from_hex(KEY).unwrap();

@@ -20,6 +20,7 @@ mod resource;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use caracal_crypto::digest::sha256;
 use caracal_store::Param;
 
 use super::gated::Gated;
@@ -148,7 +149,7 @@ fn signed_at(at: i64, body: &str, nonce: &str, id: &str) -> Request<Body> {
         nonce,
         method,
         path,
-        body: body.as_bytes(),
+        body_sha256: sha256(body.as_bytes()),
     };
     let signature = signature.sign(&HmacKey::from_hex(KEY).unwrap());
     let mut request = with_id(id, post(PATH, FORM, body.to_owned()));

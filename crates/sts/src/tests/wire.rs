@@ -2,7 +2,65 @@
 
 use std::fmt::Write as _;
 
+use caracal_crypto::digest::{sha256, sha256_hex};
+use futures_util::{FutureExt as _, StreamExt as _, stream};
+
 use super::*;
+
+const SIMULATE: &str = "/internal/policy/simulate";
+
+/// A request as the API signs it.
+fn signed(method: &str, path: &str, nonce: &str, body: &str) -> Request<Body> {
+    let timestamp = SystemClock::new().now().unix_seconds();
+    let body_sha256 = sha256(body.as_bytes());
+    let signature = GatewaySignature {
+        timestamp,
+        nonce,
+        method,
+        path,
+        body_sha256,
+    };
+    let signature = signature.sign(&HmacKey::from_hex(KEY).unwrap());
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("content-type", "application/json")
+        .header(crate::gateway::TIMESTAMP, timestamp.to_string())
+        .header(crate::gateway::NONCE, nonce)
+        .header(crate::gateway::SIGNATURE, signature);
+    request.body(Body::from(body.to_owned())).unwrap()
+}
+
+/// A simulation that says beforehand of which digest its body is.
+fn announced(nonce: &str, body: &str, digest: &str) -> Request<Body> {
+    let mut request = signed("POST", SIMULATE, nonce, body);
+    let digest = digest.parse().unwrap();
+    request
+        .headers_mut()
+        .insert(crate::gateway::BODY_SHA256, digest);
+    request
+}
+
+/// A bundle of one document, asked nothing.
+fn bundle(content: &str) -> String {
+    let documents = [(
+        "pv",
+        format!("# caracal:data-document\npackage caracal.authz\n{content}"),
+    )];
+    simulation(&documents)
+}
+
+fn simulation(documents: &[(&str, String)]) -> String {
+    let policies: Vec<_> = documents
+        .iter()
+        .map(|(id, content)| serde_json::json!({"id": id, "content": content}))
+        .collect();
+    serde_json::json!({
+        "policy_set_id": "ps", "version_id": "v", "manifest_sha256": "m",
+        "policies": policies, "input": {},
+    })
+    .to_string()
+}
 
 caracal_store::on_each_engine! {
     async fn messages_that_are_wrong_say_what_to_fix(store: Store) {
@@ -115,7 +173,7 @@ caracal_store::on_each_engine! {
         let now = SystemClock::new().now().unix_seconds();
         let signed = |at: i64, nonce: &str, path: &str, id: &str| {
             let signature = GatewaySignature {
-                timestamp: at, nonce, method: "POST", path, body: body.as_bytes(),
+                timestamp: at, nonce, method: "POST", path, body_sha256: sha256(body.as_bytes()),
             }.sign(&key);
             let mut request = post("/oauth/2/token", "application/x-www-form-urlencoded", body.clone());
             let headers = request.headers_mut();
@@ -150,45 +208,31 @@ caracal_store::on_each_engine! {
 
     async fn policy_is_asked_over_the_wire_with_the_shared_key_only(store: Store) {
         let sts = TestSts::start(store).await;
-        let key = HmacKey::from_hex(KEY).unwrap();
-        let now = SystemClock::new().now().unix_seconds();
-        let signed = |method: &str, path: &str, nonce: &str, body: &str| {
-            let signature = GatewaySignature {
-                timestamp: now, nonce, method, path, body: body.as_bytes(),
-            }.sign(&key);
-            let request = Request::builder().method(method).uri(path)
-                .header("content-type", "application/json")
-                .header(crate::gateway::TIMESTAMP, now.to_string())
-                .header(crate::gateway::NONCE, nonce)
-                .header(crate::gateway::SIGNATURE, signature);
-            request.body(Body::from(body.to_owned())).unwrap()
-        };
-        let simulate = "/internal/policy/simulate";
-        let bundle = |content: &str| serde_json::json!({
-            "policy_set_id": "ps", "version_id": "v", "manifest_sha256": "m",
-            "policies": [{"id": "pv", "content": content}], "input": {},
-        }).to_string();
-        let head = "# caracal:data-document\npackage caracal.authz\n";
-        let good = bundle(&format!("{head}restrict := {{}}"));
+        let good = bundle("restrict := {}");
         let before = caracal_policy::meter();
-        let (status, _, answer) = sts.send(signed("POST", simulate, "s1", &good)).await;
+        let (status, _, answer) = sts.send(signed("POST", SIMULATE, "s1", &good)).await;
         assert_eq!((status, &answer["result"]["decision"]), (StatusCode::OK, &Value::from("deny")));
         assert_eq!((&answer["policy_set_id"], &answer["version_id"], &answer["manifest_sha256"]),
             (&Value::from("ps"), &Value::from("v"), &Value::from("m")));
-        let large = bundle(&format!("{head}restrict := {{}} # {}", "x".repeat(200_000)));
-        assert_eq!(sts.send(signed("POST", simulate, "s2", &large)).await.0, 200);
+        let large = bundle(&format!("restrict := {{}} # {}", "x".repeat(200_000)));
+        let digest = sha256_hex(large.as_bytes());
+        assert_eq!(sts.send(announced("s2", &large, &digest)).await.0, 200);
         assert_eq!(caracal_policy::meter().compilation_errors, before.compilation_errors);
         let mut table = String::new();
         for (case, request) in [
-            ("unsigned", post(simulate, "application/json", good.clone())),
-            ("the same again", signed("POST", simulate, "s1", &good)),
-            ("no JSON", signed("POST", simulate, "s3", "{")),
-            ("no documents", signed("POST", simulate, "s4", r#"{"policies":[]}"#)),
-            ("input of the wrong type", signed("POST", simulate, "s5",
+            ("unsigned", post(SIMULATE, "application/json", good.clone())),
+            ("the same again", signed("POST", SIMULATE, "s1", &good)),
+            ("large, not announced", signed("POST", SIMULATE, "s10", &large)),
+            ("announced, not as signed", announced("s11", &good, &digest)),
+            ("announced, no digest", announced("s12", &good, "x")),
+            ("announced, the same again", announced("s2", &large, &digest)),
+            ("no JSON", signed("POST", SIMULATE, "s3", "{")),
+            ("no documents", signed("POST", SIMULATE, "s4", r#"{"policies":[]}"#)),
+            ("input of the wrong type", signed("POST", SIMULATE, "s5",
                 &good.replace("\"input\":{}", "\"input\":{\"principal\":1}"))),
-            ("a document that is none", signed("POST", simulate, "s6", &bundle("x"))),
-            ("documents that contradict", signed("POST", simulate, "s7",
-                &bundle(&format!("{head}risk := []\nrisk := [1]")))),
+            ("a document that is none", signed("POST", SIMULATE, "s6", &simulation(&[("pv", "x".into())]))),
+            ("documents that contradict", signed("POST", SIMULATE, "s7",
+                &bundle("risk := []\nrisk := [1]"))),
             ("status, unsigned",
              Request::get("/internal/policy/status/z1").body(Body::empty()).unwrap()),
         ] {
@@ -197,6 +241,10 @@ caracal_store::on_each_engine! {
         insta::allow_duplicates! { insta::assert_snapshot!(table, @r"
         unsigned                   | 401 access_denied: invalid gateway exchange signature
         the same again             | 401 access_denied: invalid gateway exchange signature
+        large, not announced       | 413 payload_too_large: request body too large
+        announced, not as signed   | 401 access_denied: invalid gateway exchange signature
+        announced, no digest       | 401 access_denied: invalid gateway exchange signature
+        announced, the same again  | 401 access_denied: invalid gateway exchange signature
         no JSON                    | 400 invalid_request: the body is not a simulation: EOF while parsing an object at line 1 column 1
         no documents               | 400 invalid_request: policies must have at least one document
         input of the wrong type    | 400 invalid_request: invalid type: integer `1`, expected struct Principal
@@ -214,6 +262,32 @@ caracal_store::on_each_engine! {
             (&Value::Bool(true), &Value::from("no_active_policy_set")));
         assert!(bare.get("policy_set_version_id").is_none() && bare["loaded_at"].is_string(), "{bare}");
         assert_eq!(status("z9", "t2").await, serde_json::json!({"zone_id": "z9", "loaded": false}));
+    }
+
+    async fn a_stranger_whose_body_trickles_holds_up_nobody(store: Store) {
+        let sts = TestSts::start(store).await;
+        let good = bundle("restrict := {}");
+        let digest = sha256_hex(good.as_bytes());
+        let trickling = |nonce: &str| {
+            let mut request = signed("POST", SIMULATE, nonce, "");
+            let forged = "0".repeat(64).parse().unwrap();
+            request.headers_mut().insert(crate::gateway::SIGNATURE, forged);
+            let parts = stream::iter([Ok::<_, std::io::Error>("{")]).chain(stream::pending());
+            *request.body_mut() = Body::from_stream(parts);
+            request
+        };
+        let mut told = trickling("k0");
+        told.headers_mut().insert(crate::gateway::BODY_SHA256, digest.parse().unwrap());
+        assert_eq!(sts.send(told).await.0, 401, "refused before its body is read");
+
+        let mut strangers: Vec<_> = ["k1", "k2", "k3"]
+            .map(|nonce| Box::pin(sts.send(trickling(nonce))))
+            .into();
+        for stranger in &mut strangers {
+            assert!(stranger.now_or_never().is_none(), "its body is waited for");
+        }
+        assert_eq!(sts.send(announced("k4", &good, &digest)).await.0, 200);
+        assert_eq!(sts.send(signed("POST", SIMULATE, "k5", &good)).await.0, 200);
     }
 
     async fn policy_is_measured(store: Store) {
