@@ -17,6 +17,7 @@ mod limit;
 mod metrics;
 mod query;
 mod receipts;
+mod room;
 mod service;
 mod session;
 mod subject;

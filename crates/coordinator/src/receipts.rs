@@ -4,16 +4,14 @@
 //! application, never the record of the moment. The key itself is stored as a MAC, because callers
 //! put meaning into keys.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use caracal_crypto::digest::sha256_hex;
 use caracal_crypto::mac::HmacKey;
-use caracal_model::{ApplicationId, Ticks, Timestamp, ZoneId};
+use caracal_model::{ApplicationId, Timestamp, ZoneId};
 use caracal_store::idempotency::{Receipt, ReceiptScope};
 use caracal_store::{StoreError, Tx};
 use http::HeaderMap;
-use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use crate::answer::Answer;
@@ -46,37 +44,6 @@ impl KeyHashing {
             .chain(previous)
             .map(|k| k.sign_hex(&labelled))
             .collect()
-    }
-}
-
-type Scope = (ZoneId, ApplicationId, &'static str);
-
-/// How many receipts each scope has, roughly: counting thousands of rows for every request would
-/// cost more than the request. A count is trusted for a few seconds and while it is far from the
-/// limit; near the limit every request counts.
-#[derive(Debug, Default)]
-pub struct Room(Mutex<HashMap<Scope, (Ticks, u64)>>);
-
-impl Room {
-    const TRUSTED: Duration = Duration::from_secs(10);
-    const KEPT: usize = 4_096;
-
-    /// Whether there is surely room; takes a place of it.
-    fn is_known(&self, scope: &Scope, most: u32, now: Ticks) -> bool {
-        let mut known = self.0.lock();
-        let Some((at, live)) = known.get_mut(scope) else {
-            return false;
-        };
-        *live += 1;
-        now.since(*at) < Self::TRUSTED && *live < u64::from(most) / 10 * 9
-    }
-
-    fn learn(&self, scope: Scope, live: u64, now: Ticks) {
-        let mut known = self.0.lock();
-        if known.len() >= Self::KEPT {
-            known.clear();
-        }
-        known.insert(scope, (now, live + 1));
     }
 }
 
@@ -158,17 +125,13 @@ impl<'a> Keyed<'a> {
                 self.scope.application.clone(),
                 self.scope.operation,
             );
-            if !coordinator
-                .room
-                .is_known(&room, most, coordinator.clock.ticks())
-            {
+            let now_ticks = coordinator.clock.ticks();
+            if !coordinator.room.is_known(&room, u64::from(most), now_ticks) {
                 let live = zone.receipts().live(&self.scope, now, most).await?;
                 if live >= u64::from(most) {
                     return Err(Code::IdempotencyReceiptLimit.into());
                 }
-                coordinator
-                    .room
-                    .learn(room, live, coordinator.clock.ticks());
+                coordinator.room.learn(room, live, now_ticks);
             }
             return Ok(None);
         };

@@ -17,7 +17,8 @@ use crate::config::Config;
 use crate::failure::{Code, Failure};
 use crate::limit::Limit;
 use crate::metrics::Metrics;
-use crate::receipts::{KeyHashing, Room};
+use crate::receipts::KeyHashing;
+use crate::room::Room;
 
 /// What this service needs from outside.
 #[derive(Clone)]
@@ -66,7 +67,7 @@ pub struct Inner {
     pub config: Config,
     /// How idempotency keys are stored.
     pub key_hashing: KeyHashing,
-    /// How many receipts there are, roughly.
+    /// How many receipts and live Sessions there are, roughly.
     pub room: Room,
     /// By application, and by address before authentication.
     pub rate: Limit,

@@ -64,6 +64,12 @@ pub enum StoreError {
         /// What the driver said.
         source: DriverError,
     },
+    /// What a transaction counted on when it committed no longer holds, so nothing of it was kept.
+    #[error("overtaken while {doing}")]
+    Overtaken {
+        /// The statement or transaction.
+        doing: &'static str,
+    },
     /// An earlier statement of this transaction failed, so nothing of it was kept.
     #[error("transaction abandoned while {doing}")]
     Abandoned {

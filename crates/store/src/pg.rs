@@ -25,6 +25,7 @@ use crate::row::{Row, Value};
 use crate::secure::{MakeSecure, PgTls};
 use crate::sql::Sql;
 use crate::store::{PoolOptions, PoolStats};
+use crate::tx::Closing;
 
 use self::upkeep::Upkeep;
 
@@ -249,6 +250,12 @@ impl Mode {
     }
 }
 
+/// Ends a transaction before it is on disk, and waits until it is: the message is a transaction of
+/// its own, whose commit waits for the disk (and a synchronous standby) as the server is configured,
+/// and the log before it is written with it.
+const EARLY_COMMIT: &str = "SET LOCAL synchronous_commit = off; COMMIT; \
+    SELECT pg_logical_emit_message(true, 'caracal', '')";
+
 /// A transaction. BEGIN, and every change of what is seen, travel with the statement that follows.
 pub(crate) struct PgTx {
     /// Gone once it did not answer in time.
@@ -297,33 +304,31 @@ impl PgTx {
         self.settled(sql.name, answer)
     }
 
-    /// Sends the last statements, which see every zone, and the COMMIT in one go.
+    /// Sends the last statements and the COMMIT in one go. `early` gives the locks free before the
+    /// commit is on disk, and then waits until it is.
     pub(crate) async fn execute_and_commit(
         &mut self,
         doing: &'static str,
-        last: &[(&Sql, Vec<&(dyn ToSql + Sync)>)],
+        last: &[Closing<'_>],
+        early: bool,
     ) -> Result<(), StoreError> {
         let mut statements = Vec::with_capacity(last.len());
-        for (sql, params) in last {
-            statements.push(self.prepared(sql, params.len()).await?);
+        for one in last {
+            statements.push(self.prepared(one.sql, one.params.len()).await?);
         }
-        let before = self.before(Sight::All);
+        let before: Vec<_> = last.iter().map(|one| self.before(one.sight)).collect();
         let client = live(self.client.as_ref(), doing)?;
         let asked = async {
             // They leave in this order, with the first poll of each.
-            let executed = statements
-                .iter()
-                .zip(last)
-                .map(|(statement, (sql, params))| async {
-                    let executed = client.execute(statement, params).await;
-                    executed.map_err(|failure| error(failure, sql.name))
-                });
-            let (ready, executed, committed) = join!(
-                say(client, before),
-                join_all(executed),
-                client.batch_execute("COMMIT")
-            );
-            ready?;
+            let with = last.iter().zip(&statements).zip(before);
+            let executed = with.map(|((one, statement), before)| async {
+                let (ready, executed) =
+                    join!(say(client, before), client.execute(statement, &one.params));
+                ready?;
+                executed.map_err(|failure| error(failure, one.sql.name))
+            });
+            let commit = if early { EARLY_COMMIT } else { "COMMIT" };
+            let (executed, committed) = join!(join_all(executed), client.batch_execute(commit));
             // After a failed statement COMMIT rolls back without a word, so these speak first.
             executed.into_iter().try_for_each(|one| one.map(drop))?;
             committed.map_err(|failure| error(failure, doing))
@@ -491,6 +496,8 @@ pub(crate) fn error(failure: tokio_postgres::Error, doing: &'static str) -> Stor
             doing,
             what: "text of this encoding",
         },
+        // A division by zero is how a statement says that its condition does not hold.
+        "22012" => StoreError::Overtaken { doing },
         "22003" => StoreError::Invalid {
             doing,
             what: "a number of this size",

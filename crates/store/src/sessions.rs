@@ -27,7 +27,7 @@ use caracal_model::{
 };
 
 use crate::error::StoreError;
-use crate::{Store, Tx, ZoneScope, ZoneTx, params, statements};
+use crate::{Param, Store, Tx, ZoneScope, ZoneTx, params, statements};
 
 macro_rules! columns {
     () => {
@@ -71,18 +71,20 @@ statements! { pub(crate) mod sql {
     COUNTS = "SELECT holder, live FROM session_counts WHERE zone_id = $1 AND holder IN ('zone', $2)";
     ENSURE_COUNTS = "INSERT INTO session_counts (zone_id, holder, live)
         VALUES ($1, 'zone', 0), ($1, $2, 0) ON CONFLICT DO NOTHING";
+    /// Divides by zero unless there is a place in both.
     TAKE_PLACES =
         pg: "WITH held AS (SELECT holder FROM session_counts
                            WHERE zone_id = $1 AND holder IN ('zone', $2)
                            ORDER BY holder = 'zone', holder FOR UPDATE)
-             UPDATE session_counts c SET live = c.live + 1 FROM held
-             WHERE c.zone_id = $1 AND c.holder = held.holder
-               AND c.live < CASE c.holder WHEN 'zone' THEN CAST($3 AS BIGINT) ELSE CAST($4 AS BIGINT) END
-             RETURNING c.holder",
+             , taken AS (UPDATE session_counts c SET live = c.live + 1 FROM held
+                 WHERE c.zone_id = $1 AND c.holder = held.holder
+                   AND c.live < CASE c.holder WHEN 'zone' THEN CAST($3 AS BIGINT)
+                                              ELSE CAST($4 AS BIGINT) END
+                 RETURNING c.holder)
+             SELECT 1 / (COUNT(*) / 2) FROM taken",
         lite: "UPDATE session_counts SET live = live + 1
                WHERE zone_id = $1 AND holder IN ('zone', $2)
-                 AND live < CASE holder WHEN 'zone' THEN $3 ELSE $4 END
-               RETURNING holder";
+                 AND live < CASE holder WHEN 'zone' THEN $3 ELSE $4 END";
     ADMIT_CHILD = "UPDATE sessions SET live_children = live_children + 1
         WHERE zone_id = $1 AND id = $2 AND status = 'active' AND live_children < $3 AND depth < $4
           AND CASE lifecycle WHEN 'task' THEN ends_at ELSE heartbeat_deadline_at END > $5";
@@ -281,7 +283,8 @@ impl SessionsTx<'_> {
     }
 
     /// Writes the row, takes a place in both quotas and announces the start. The caller has
-    /// admitted a child to its parent before.
+    /// admitted a child to its parent before. Places are taken with the commit, which says
+    /// [`StoreError::Overtaken`] when there is none.
     pub async fn start(
         &mut self,
         new: &NewSession,
@@ -302,24 +305,13 @@ impl SessionsTx<'_> {
             }
         }
         self.insert(new).await?;
+        let (zone, application) = (self.zone.to_string(), new.application_id.to_string());
         if seen.zone.is_none() || seen.application.is_none() {
-            self.at
-                .tx()
-                .execute(
-                    &sql::ENSURE_COUNTS,
-                    &params![self.zone, &new.application_id],
-                )
-                .await?;
+            let params = params![zone.clone(), application.clone()].into();
+            self.at.tx().contend(&sql::ENSURE_COUNTS, params, None);
         }
-        let params = params![
-            self.zone,
-            &new.application_id,
-            quotas.zone,
-            quotas.application
-        ];
-        if self.at.tx().query(&sql::TAKE_PLACES, &params).await?.len() != 2 {
-            return Ok(Start::Raced);
-        }
+        let params = params![zone, application, quotas.zone, quotas.application].into();
+        self.at.tx().contend(&sql::TAKE_PLACES, params, Some(2));
         self.at.tx().announce(lifecycle_event(
             self.zone,
             &new.id,
@@ -338,16 +330,17 @@ impl SessionsTx<'_> {
         let labels = serde_json::to_string(&new.labels)
             .map_err(|error| StoreError::corrupt(format!("labels: {error}")))?;
         let is_service = new.lifecycle == Lifecycle::Service;
+        let parent = new.parent_id.as_ref();
         let params = params![
-            &new.id,
-            self.zone,
-            &new.application_id,
-            new.parent_id.as_ref(),
-            &new.subject_record_id,
+            new.id.to_string(),
+            self.zone.to_string(),
+            new.application_id.to_string(),
+            parent.map_or(Param::OptText(None), |id| Param::Owned(id.to_string())),
+            new.subject_record_id.to_string(),
             subject_type_text(new.subject_type),
             new.lifecycle.as_str(),
             labels,
-            &new.metadata_json,
+            new.metadata_json.clone(),
             new.depth,
             new.ttl_seconds,
             new.started_at,
@@ -356,7 +349,12 @@ impl SessionsTx<'_> {
             new.heartbeat_deadline_at,
             i64::from(is_service)
         ];
-        self.at.tx().execute(&sql::INSERT, &params).await?;
+        if parent.is_none() {
+            // Nothing of this transaction refers to a root, so that it needs no visit of its own.
+            self.at.tx().contend(&sql::INSERT, params.into(), None);
+        } else {
+            self.at.tx().execute(&sql::INSERT, &params).await?;
+        }
         Ok(())
     }
 

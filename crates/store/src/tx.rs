@@ -28,10 +28,28 @@ pub struct Tx {
     doing: &'static str,
     engine: Running,
     outgoing: Vec<Outgoing>,
+    /// What runs with the commit, in this order.
+    contended: Vec<Contended>,
     /// The zone of the next statement.
     within: Option<ZoneId>,
     /// Set while a statement runs, and left so when it fails or its caller goes away.
     abandoned: bool,
+}
+
+/// A statement on rows that everybody in a zone changes.
+struct Contended {
+    sql: Sql,
+    within: Option<ZoneId>,
+    params: Vec<Param<'static>>,
+    /// How many rows SQLite has to change; Postgres refuses by itself (`SELECT 1 / …`).
+    must: Option<u64>,
+}
+
+/// A statement that runs with the COMMIT.
+pub(crate) struct Closing<'c> {
+    pub sight: Sight<'c>,
+    pub sql: &'c Sql,
+    pub params: Vec<&'c (dyn ToSql + Sync)>,
 }
 
 enum Running {
@@ -51,6 +69,7 @@ impl Tx {
             doing,
             engine,
             outgoing: Vec::new(),
+            contended: Vec::new(),
             within: None,
             abandoned: false,
         })
@@ -133,6 +152,23 @@ impl Tx {
         Ok(changed)
     }
 
+    /// Runs a statement with the commit, after all others. For rows that everybody in a zone changes:
+    /// in Postgres they are locked from here to the commit record, which is one visit to the server,
+    /// and given free before that record is on disk. With `must`, nothing of the transaction is kept
+    /// unless that many rows change: [`StoreError::Overtaken`].
+    ///
+    /// Others may see this transaction before it is durable, but none that waits for its own commit
+    /// becomes durable without it, and its owner hears of it only when it is. An owner that goes away
+    /// while it waits for such a row may find everything done, as with any commit.
+    pub fn contend(&mut self, sql: &Sql, params: Vec<Param<'static>>, must: Option<u64>) {
+        self.contended.push(Contended {
+            sql: *sql,
+            within: self.within.take(),
+            params,
+            must,
+        });
+    }
+
     /// Sends an entry to a topic when, and only when, this transaction commits.
     pub fn announce(&mut self, entry: Outgoing) {
         self.within = None;
@@ -201,16 +237,39 @@ impl Tx {
             let mut params = rows.iter().flatten();
             params.try_for_each(|param| param.check(sql.name))?;
         }
+        let contended = std::mem::take(&mut self.contended);
+        for one in &contended {
+            check(&one.sql, &one.params)?;
+        }
         match &mut self.engine {
-            Running::Pg(tx) if !last.is_empty() => {
+            Running::Pg(tx) if !last.is_empty() || !contended.is_empty() => {
                 let columns: Vec<_> = last.iter().map(|(_, rows)| columns(rows)).collect();
-                let with = last.iter().zip(&columns);
-                let last: Vec<_> = with
-                    .map(|((sql, _), columns)| (*sql, as_params(columns)))
-                    .collect();
-                Box::pin(tx.execute_and_commit(self.doing, &last)).await
+                let first = contended.iter().map(|one| Closing {
+                    sight: sight(&one.within),
+                    sql: &one.sql,
+                    params: dynamic(&one.params),
+                });
+                let then = last
+                    .iter()
+                    .zip(&columns)
+                    .map(|((sql, _), columns)| Closing {
+                        sight: Sight::All,
+                        sql,
+                        params: as_params(columns),
+                    });
+                let closing: Vec<_> = first.chain(then).collect();
+                let early = !contended.is_empty();
+                Box::pin(tx.execute_and_commit(self.doing, &closing, early)).await
             }
             _ => {
+                for one in &contended {
+                    let changed = self.execute(&one.sql, &one.params).await?;
+                    if one.must.is_some_and(|must| must != changed) {
+                        return Err(StoreError::Overtaken {
+                            doing: one.sql.name,
+                        });
+                    }
+                }
                 for (sql, rows) in last {
                     self.execute_rows(sql, rows).await?;
                 }

@@ -29,6 +29,7 @@ use crate::caller::Runtime;
 use crate::facts;
 use crate::failure::{Code, Failure};
 use crate::receipts::{self, Keyed};
+use crate::room::Scope;
 use crate::service::{ATTEMPTS, Coordinator, is_busy};
 use crate::subject::{self, Claim};
 use crate::sweep;
@@ -134,7 +135,7 @@ impl Request<'_> {
             if let Some(answer) = self.replay(keyed).await? {
                 return Ok(answer);
             }
-            let found = self.look().await?;
+            let found = self.look(attempt > 0).await?;
             match Box::pin(self.commit(&found, keyed)).await {
                 Ok(Some(answer)) => {
                     self.coordinator.announce().await;
@@ -171,8 +172,8 @@ impl Request<'_> {
         Keyed::replay(self.coordinator, receipt, is_live).map(Some)
     }
 
-    /// The checks of §6.1, in their order.
-    async fn look(&self) -> Result<Found, Failure> {
+    /// The checks of §6.1, in their order; `again` after a claim that failed.
+    async fn look(&self, again: bool) -> Result<Found, Failure> {
         let zone = self.coordinator.views.zone(self.zone()).await?;
         let now = self.coordinator.clock.now();
         let is_dynamic = self.check_application(&zone, now)?;
@@ -190,7 +191,12 @@ impl Request<'_> {
         )
         .await?;
         let quotas = self.quotas(is_dynamic);
-        let counts = self.check_counts(is_dynamic, &quotas, now).await?;
+        let has_room = !again && self.has_room(&quotas);
+        let counts = if has_room {
+            Counts::SOME
+        } else {
+            self.check_counts(is_dynamic, &quotas, now).await?
+        };
         let parent = match &self.wish.parent {
             Some(parent) => Some(self.check_parent(&zone, parent, now).await?),
             None => None,
@@ -259,10 +265,38 @@ impl Request<'_> {
             return Err(Code::SessionZoneLimit.into());
         }
         match counts.application.unwrap_or(0) >= quotas.application {
-            true if is_dynamic => Err(Code::DcrApplicationAlreadyBound.into()),
-            true => Err(Code::SessionLimit.into()),
-            false => Ok(counts),
+            true if is_dynamic => return Err(Code::DcrApplicationAlreadyBound.into()),
+            true => return Err(Code::SessionLimit.into()),
+            false => {}
         }
+        let ticks = self.coordinator.clock.ticks();
+        let counted = [counts.zone, counts.application];
+        for (scope, live) in self.rooms().into_iter().zip(counted) {
+            if let Some(live) = live {
+                let live = u64::try_from(live).unwrap_or(0);
+                self.coordinator.room.learn(scope, live, ticks);
+            }
+        }
+        Ok(counts)
+    }
+
+    /// Whether zone and application are far from their quotas; if not, they are counted.
+    fn has_room(&self, quotas: &Quotas) -> bool {
+        let ticks = self.coordinator.clock.ticks();
+        let quotas = [quotas.zone, quotas.application];
+        self.rooms().iter().zip(quotas).all(|(scope, quota)| {
+            let quota = u64::try_from(quota).unwrap_or(0);
+            self.coordinator.room.is_known(scope, quota, ticks)
+        })
+    }
+
+    fn rooms(&self) -> [Scope; 2] {
+        let of =
+            |application: &ApplicationId, what| (self.zone().clone(), application.clone(), what);
+        [
+            of(&ApplicationId::trusted(""), "sessions of the zone"),
+            of(self.application, "sessions"),
+        ]
     }
 
     async fn counts(&self) -> Result<Counts, StoreError> {
@@ -401,7 +435,10 @@ impl Request<'_> {
         {
             return Ok(None);
         }
-        tx.commit().await?;
+        match tx.commit().await {
+            Err(StoreError::Overtaken { .. }) => return Ok(None),
+            committed => committed?,
+        }
         if keyed.is_some() {
             self.coordinator.metrics.idempotency.created();
         }

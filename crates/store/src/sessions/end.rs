@@ -411,15 +411,11 @@ impl SessionsTx<'_> {
             return Ok(());
         };
         for (application, count) in places {
-            self.at
-                .tx()
-                .execute(&sql::RELEASE_ONE, &params![self.zone, application, count])
-                .await?;
+            let params = params![self.zone.to_string(), application.to_string(), count].into();
+            self.at.tx().contend(&sql::RELEASE_ONE, params, None);
         }
-        self.at
-            .tx()
-            .execute(&sql::RELEASE, &params![self.zone, last, count, all])
-            .await?;
+        let params = params![self.zone.to_string(), last.to_string(), count, all].into();
+        self.at.tx().contend(&sql::RELEASE, params, None);
         Ok(())
     }
 

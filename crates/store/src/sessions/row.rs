@@ -249,6 +249,14 @@ pub struct Counts {
     pub application: Option<i64>,
 }
 
+impl Counts {
+    /// Both have had Sessions before, and it does not matter how many.
+    pub const SOME: Self = Self {
+        zone: Some(0),
+        application: Some(0),
+    };
+}
+
 /// What came of a start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {

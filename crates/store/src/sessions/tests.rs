@@ -117,10 +117,14 @@ async fn try_start(store: &Store, new: &NewSession) -> Result<Start, StoreError>
         .sessions()
         .start(new, &QUOTAS, counts)
         .await?;
-    if started == Start::Done {
-        tx.commit().await?;
+    if started == Start::Raced {
+        return Ok(Start::Raced);
     }
-    Ok(started)
+    match tx.commit().await {
+        Ok(()) => Ok(Start::Done),
+        Err(StoreError::Overtaken { .. }) => Ok(Start::Raced),
+        Err(error) => Err(error),
+    }
 }
 
 async fn start(store: &Store, id: &str, parent: Option<&str>) {
