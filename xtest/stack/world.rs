@@ -349,6 +349,21 @@ impl World {
         self.stack.http.try_send(request).await
     }
 
+    /// Waits until the Gateway refuses this mandate because what it stands on was taken away: a look
+    /// spends it, so that the next one would be refused as a replay in any case.
+    ///
+    /// # Panics
+    /// When that does not come true in 30 s.
+    pub async fn is_dead(&self, mandate: &str) {
+        eventually("the mandate is dead", async || {
+            // The news may also cut off what a look had begun.
+            self.call(mandate).await.is_ok_and(|answer| {
+                answer.status == 401 && answer.text("error_description") == "session revoked"
+            })
+        })
+        .await;
+    }
+
     /// How many requests reached the upstream so far.
     pub fn reached(&self) -> u64 {
         self.reached.load(Ordering::SeqCst)

@@ -242,6 +242,7 @@ impl Checkpoints {
     /// is far.
     async fn log(&mut self, log: &LogId) {
         let done = async {
+            let mut end = None;
             loop {
                 let last = self.last(log).await?;
                 let base = self.base(last.as_ref());
@@ -250,7 +251,7 @@ impl Checkpoints {
                     return Ok(());
                 };
                 self.sign(log, last, &grown.head, &grown.tree).await?;
-                if grown.is_end || self.signer.is_none() {
+                if grown.head.seq() >= *end.get_or_insert(grown.end) || self.signer.is_none() {
                     return Ok(());
                 }
             }

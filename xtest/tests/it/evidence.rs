@@ -3,13 +3,16 @@
 //! After each round the ledger holds exactly the events that the answers stand for.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use xtest::probe::{Probe, Promised, Replays, below, now};
 use xtest::{Deployment, Options, Part, Stack, World};
 
 /// A kill comes at most this long after the load began.
 const LATEST_KILL_MS: u64 = 400;
+
+/// How long it may take until something is served.
+const SERVED_WITHIN: Duration = Duration::from_secs(60);
 
 /// What the distributed rounds kill, in turn.
 const TARGETS: [&[Part]; 6] = [
@@ -77,7 +80,9 @@ fn rounds() -> usize {
 /// One round: load, a kill in the middle of it, a restart below it.
 async fn kill_under_load(world: &World, replays: &Arc<Replays>, targets: &[Part]) -> Promised {
     let probe = Probe::start(world, replays, None).await;
-    tokio::time::sleep(Duration::from_millis(20 + below(LATEST_KILL_MS))).await;
+    // Something was promised before the kill, however slow the machine is.
+    probe.is_served(Instant::now(), 1, SERVED_WITHIN).await;
+    tokio::time::sleep(Duration::from_millis(below(LATEST_KILL_MS))).await;
     world.stack.kill9(targets);
     // What is left alone goes on for a while.
     tokio::time::sleep(Duration::from_millis(below(200))).await;

@@ -239,10 +239,7 @@ impl Scene {
             (&json!(2), &json!(1)),
             "{done}"
         );
-        eventually("the mandate is dead", async || {
-            world.call(&outstanding).await.unwrap().status == 401
-        })
-        .await;
+        world.is_dead(&outstanding).await;
         eventually("nothing is minted for her agent", async || {
             world.mint(&agent).await.unwrap().status == 403
         })

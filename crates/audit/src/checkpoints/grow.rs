@@ -18,8 +18,8 @@ const LONG: usize = 1_000;
 pub(super) struct Grown {
     pub head: Head,
     pub tree: Tree,
-    /// Whether that was the end of the log when it was begun.
-    pub is_end: bool,
+    /// How long the log was when it was begun.
+    pub end: u64,
 }
 
 /// Adds the entries that the tree does not have yet: those that this process appended itself as it
@@ -80,8 +80,8 @@ pub(super) async fn grow(
         }
         head = to;
     }
-    let is_end = head.seq() == end.seq();
-    Ok(Some(Grown { head, tree, is_end }))
+    let end = end.seq();
+    Ok(Some(Grown { head, tree, end }))
 }
 
 /// What this process appended behind a head, as far as it remembers, and as far as `upto`.

@@ -18,6 +18,14 @@ statements! { mod sql {
     POISON_TRIGGER = pg: "CREATE TRIGGER poison BEFORE INSERT ON audit_events FOR EACH ROW
                           WHEN (NEW.id = '\\x00706f69736f6e'::bytea) EXECUTE FUNCTION refuse()",
                      lite: "SELECT 1 AS one";
+    // SQLite has no error that passes, for one row.
+    LATE = pg: "CREATE FUNCTION delay() RETURNS trigger LANGUAGE plpgsql AS
+                'BEGIN RAISE EXCEPTION ''not now'' USING ERRCODE = ''lock_not_available''; END'",
+           lite: "SELECT 1 AS one";
+    LATE_TRIGGER = pg: "CREATE TRIGGER late BEFORE INSERT ON audit_events FOR EACH ROW
+                        WHEN (NEW.id = '\\x006c617465'::bytea) EXECUTE FUNCTION delay()",
+                   lite: "SELECT 1 AS one";
+    IN_TIME = pg: "DROP FUNCTION delay() CASCADE", lite: "SELECT 1 AS one";
 } }
 
 on_each_engine! {
@@ -107,6 +115,33 @@ on_each_engine! {
         // When everything is refused, the fault is not that of the events.
         assert!(ingest.commit(vec![event("poison")]).await.is_err());
         verify_zone(&store, &zone("z1"), Some(&key())).await.unwrap();
+    }
+
+    async fn what_is_delayed_when_a_batch_is_taken_apart_is_delivered_again(store: Store) {
+        let does = async |statements: &[&caracal_store::Sql]| {
+            let mut tx = store.begin("disturbing").await.unwrap();
+            for sql in statements {
+                tx.query(sql, &[]).await.unwrap();
+            }
+            tx.commit().await.unwrap();
+        };
+        does(&[&sql::POISON, &sql::POISON_TRIGGER, &sql::LATE, &sql::LATE_TRIGGER]).await;
+        let ingest: Arc<dyn Sink> = Arc::new(ingest(&store));
+        let batch = ["e1", "poison", "late"].map(|id| Pending {
+            id: EventId::trusted(id),
+            wire: event(id),
+        });
+        let first = ingest.deliver(&batch).await;
+        assert_eq!(first.is_err(), format!("{store:?}") == "Store(Postgres)", "{first:?}");
+        if first.is_err() {
+            does(&[&sql::IN_TIME]).await;
+            ingest.deliver(&batch).await.unwrap();
+        }
+        let head = verify_zone(&store, &zone("z1"), Some(&key())).await.unwrap();
+        assert_eq!(head.seq(), 2);
+        let letters = store.audit_dead_letters((0, 0), 10).await.unwrap();
+        let buried: Vec<_> = letters.iter().map(|letter| &letter.fields["src_id"]).collect();
+        assert_eq!(buried, ["poison"]);
     }
 
     async fn the_relay_of_an_embedded_deployment_delivers_into_the_ledger(store: Store) {
