@@ -125,7 +125,9 @@ impl InvalidPolicy {
             }
             "unbalanced_delimiters" => "this bracket has no partner; close or remove it".to_owned(),
             "content_too_complex" => {
-                "collections are nested too deeply here; 16 levels are the most".to_owned()
+                "collections are nested too deeply here, or an expression joins too much: 16 levels \
+                 and 64 operators are the most"
+                    .to_owned()
             }
             "missing_package_declaration" => "add the line `package caracal.authz`".to_owned(),
             "invalid_package_name" => {

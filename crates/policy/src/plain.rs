@@ -64,6 +64,9 @@ const LISTS: [&str; 5] = [
     "input.context.requested_scopes",
 ];
 
+/// Most variables of one rule that goes to the machine: each comprehension takes a copy of them.
+const MAX_BOUND: usize = 64;
+
 /// Variables that are bound, and to what.
 #[derive(Clone, Default)]
 struct Known<'a> {
@@ -171,8 +174,9 @@ const fn item_kind(collection: Kind) -> Option<Kind> {
 
 /// A name that is bound twice, or has a meaning already, is not plain.
 fn bind<'a>(known: &mut Known<'a>, name: &'a str, kind: Kind) -> Option<()> {
-    let fresh =
-        name != "_" && name != "input" && name != "data" && !known.variables.contains_key(name);
+    let free = name != "_" && name != "input" && name != "data";
+    let few = known.variables.len() < MAX_BOUND;
+    let fresh = free && few && !known.variables.contains_key(name);
     fresh.then(|| known.variables.insert(name, kind)).map(drop)
 }
 

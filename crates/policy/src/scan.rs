@@ -2,14 +2,17 @@
 //!
 //! It decides what the parser cannot tell us in the codes of the wire (an unterminated string, an
 //! unbalanced bracket), and it bounds what the parser is given: regorus reads a nested collection
-//! literal again at each level, so its time doubles with every bracket. What a document *means* is
-//! never decided here.
+//! literal again at each level, so its time doubles with every bracket; and it builds `1 + 1 + 1` as
+//! a tree as deep as it is long, which whoever walks or drops it descends on the stack. A stack that
+//! runs out ends the process, whatever is caught. What a document *means* is never decided here.
 
 /// Deepest nesting of brackets that is given to the parser.
 const MAX_DEPTH: u32 = 16;
 /// Most parser work, in tokens weighted by 2 to the power of their depth. Two thousand granted
 /// resources come to less than a million.
 const MAX_WORK: u64 = 1 << 23;
+/// Most signs and words that join operands, of one expression.
+const MAX_JOINED: u32 = 64;
 
 /// Where something stands; both numbers start at 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +40,16 @@ pub(crate) struct Token<'a> {
 impl Token<'_> {
     pub(crate) fn is_sign(&self, sign: char) -> bool {
         self.kind == Kind::Sign(sign)
+    }
+
+    /// Whether this joins two operands: the expression goes on behind it, on another line as well.
+    fn joins(&self) -> bool {
+        const SIGNS: [char; 11] = ['+', '-', '*', '/', '%', '|', '&', '=', '<', '>', '!'];
+        match self.kind {
+            Kind::Sign(sign) => SIGNS.contains(&sign),
+            Kind::Word(word) => matches!(word, "in" | "or"),
+            Kind::Text(_) => false,
+        }
     }
 }
 
@@ -164,6 +177,7 @@ impl Scan<'_> {
 
     /// Whether the parser can be given this text without holding up whoever waits for it.
     pub(crate) fn check_work(&self) -> Result<(), Fault> {
+        self.check_expressions()?;
         let mut depth = 0u32;
         let mut work = 0u64;
         for token in &self.tokens {
@@ -177,6 +191,36 @@ impl Scan<'_> {
             }
             work = work.saturating_add(1 << depth);
             if work > MAX_WORK {
+                return Err(Fault::TooComplex(token.at));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether no expression joins so much that its tree is deep. What stands in a bracket is an
+    /// expression of its own, and the bracket an operand.
+    fn check_expressions(&self) -> Result<(), Fault> {
+        let mut joined = vec![0u32];
+        let mut before: Option<&Token<'_>> = None;
+        for token in &self.tokens {
+            let joins = token.joins();
+            let goes_on = before.is_some_and(|b| b.at.line == token.at.line || b.joins()) || joins;
+            before = Some(token);
+            let ends = !goes_on || token.is_sign(',') || token.is_sign(';');
+            if let Some(count) = joined.last_mut().filter(|_| ends) {
+                *count = 0;
+            }
+            match token.kind {
+                Kind::Sign('(' | '[' | '{') => joined.push(0),
+                Kind::Sign(')' | ']' | '}') => drop(joined.pop()),
+                _ => {}
+            }
+            let Some(count) = joined.last_mut() else {
+                // More is closed than was opened, which the balance reports.
+                return Ok(());
+            };
+            *count = count.saturating_add(u32::from(joins));
+            if *count > MAX_JOINED {
                 return Err(Fault::TooComplex(token.at));
             }
         }
@@ -276,6 +320,31 @@ mod tests {
         assert!(scan(&nested(17)).unwrap().check_work().is_err());
         let wide = format!("a := [[[[[[[[[[{}]]]]]]]]]]", "1,".repeat(5_000));
         assert!(scan(&wide).unwrap().check_work().is_err());
+    }
+
+    #[test]
+    fn what_one_expression_joins_is_bounded_because_its_tree_is_as_deep() {
+        let works = |text: &str| scan(text).unwrap().check_work().is_ok();
+        for operator in [
+            "+", "-", "*", "/", "%", "|", "&", "<", ">", " in ", "\n+\n", "+\n\n", " # c\n+",
+        ] {
+            let chain = |times: usize| format!("a := 1{}", format!("{operator}1").repeat(times));
+            assert!(works(&chain(60)), "{operator}");
+            assert!(!works(&chain(64)), "{operator}");
+            assert!(!works(&format!("a := [{}]", chain(70))), "{operator}");
+        }
+        let brackets = format!("a := {{1, 2}}{}", "|{1, 2}".repeat(70));
+        assert!(!works(&brackets), "operands may hold commas");
+        for many in [
+            "a := 1\n",
+            "a == 1; ",
+            "[1 + 1, 2]\n",
+            "x in y\n",
+            "[a, b] := c\n",
+        ] {
+            assert!(works(&many.repeat(1_000)), "{many}");
+        }
+        assert!(works(&format!("a := [{}]", "1 - 1, ".repeat(1_000))));
     }
 
     #[test]
