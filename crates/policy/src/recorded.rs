@@ -5,8 +5,8 @@
 //! ordinary decisions never holds who the subject is, and no token.
 //!
 //! **Choice.** The whole question is recorded, but of the claims of a presented mandate only those
-//! that say what it is good for. A candidate that reads another claim cannot be replayed on such an
-//! event, and says so.
+//! that say what it is good for, and of those who act everything but who they are. A candidate that
+//! reads another claim cannot be replayed on such an event, and says so.
 
 use caracal_model::policy::{
     Action, Context, EdgeInput, PolicyInput, Principal, ResourceInput, SessionInput,
@@ -30,6 +30,11 @@ const KEPT: [&str; 12] = [
     "zone_id",
 ];
 const CLAIMS: &str = "input.context.subject_claims";
+const ACT: &str = "input.context.actor_claims.act";
+/// What contains both.
+const WHOLE: [&str; 2] = ["input", "input.context"];
+/// Who somebody is.
+const SUBJECT: &str = "sub";
 
 /// The question as evidence keeps it.
 pub fn evidence(question: &PolicyInput) -> impl Serialize + '_ {
@@ -62,7 +67,7 @@ pub fn evidence(question: &PolicyInput) -> impl Serialize + '_ {
         session: session.as_ref(),
         delegation_edge: delegation_edge.as_ref(),
         context: KeptContext {
-            actor_claims,
+            actor_claims: KeptActors(actor_claims),
             subject_claims: KeptClaims(subject_claims),
             session_id,
             agent_session_id,
@@ -90,7 +95,7 @@ struct Kept<'a> {
 /// As [`Context`] is written.
 #[derive(Serialize)]
 struct KeptContext<'a> {
-    actor_claims: &'a Value,
+    actor_claims: KeptActors<'a>,
     #[serde(skip_serializing_if = "str::is_empty")]
     agent_session_id: &'a str,
     challenge_resolved: bool,
@@ -101,6 +106,19 @@ struct KeptContext<'a> {
     session_id: &'a str,
     #[serde(skip_serializing_if = "KeptClaims::is_null")]
     subject_claims: KeptClaims<'a>,
+}
+
+/// Those who act, however deep one stands in another; as deep as a mandate's claim may be.
+struct KeptActors<'a>(&'a Value);
+
+impl Serialize for KeptActors<'_> {
+    fn serialize<S: Serializer>(&self, output: S) -> Result<S::Ok, S::Error> {
+        let Value::Object(claims) = self.0 else {
+            return self.0.serialize(output);
+        };
+        let kept = claims.iter().filter(|(name, _)| *name != SUBJECT);
+        output.collect_map(kept.map(|(name, value)| (name, KeptActors(value))))
+    }
 }
 
 struct KeptClaims<'a>(&'a Value);
@@ -133,18 +151,30 @@ pub fn recorded(kept: &Value, request_id: &str) -> Option<PolicyInput> {
 
 /// The first of these paths whose value evidence does not keep for this question.
 pub fn not_recorded<'p>(reads: &'p [String], question: &PolicyInput) -> Option<&'p str> {
-    if question.context.subject_claims.is_null() {
-        return None;
-    }
+    let presented = !question.context.subject_claims.is_null();
+    let acted = question.context.actor_claims.get("act").is_some();
     let lost = |path: &&String| {
-        let whole = ["input", "input.context", CLAIMS].contains(&path.as_str());
-        let claim = path
-            .strip_prefix(CLAIMS)
-            .and_then(|rest| rest.strip_prefix('.'))
-            .and_then(|rest| rest.split('.').next());
-        whole || claim.is_some_and(|claim| !KEPT.contains(&claim))
+        let whole = WHOLE.contains(&path.as_str()) && (presented || acted);
+        whole || (presented && is_lost_claim(path)) || (acted && is_lost_actor(path))
     };
     reads.iter().find(lost).map(String::as_str)
+}
+
+/// Whether this path leads to all claims of a presented mandate, or to one that is not kept.
+fn is_lost_claim(path: &str) -> bool {
+    let claim = path
+        .strip_prefix(CLAIMS)
+        .and_then(|rest| rest.strip_prefix('.'))
+        .and_then(|rest| rest.split('.').next());
+    path == CLAIMS || claim.is_some_and(|claim| !KEPT.contains(&claim))
+}
+
+/// Whether this path leads to who somebody is that acts, or to what contains it.
+fn is_lost_actor(path: &str) -> bool {
+    let contains = ACT.strip_suffix(".act").is_some_and(|all| path == all);
+    let within = path.strip_prefix(ACT);
+    let last = within.and_then(|_| path.rsplit('.').next());
+    contains || last.is_some_and(|last| last == "act" || last == SUBJECT)
 }
 
 #[cfg(test)]
@@ -187,6 +217,44 @@ mod tests {
             "delegation_edge_id": "e1"});
         assert_eq!(recorded(&kept, "req-1"), Some(expected));
         assert_eq!(recorded(&json!({"principal": 1}), "req-1"), None);
+    }
+
+    #[test]
+    fn evidence_does_not_say_who_acts_and_a_candidate_that_asks_is_named() {
+        let mut asked = question();
+        asked.context.subject_claims = Value::Null;
+        let act = |sub: Option<&str>| {
+            let mut act =
+                json!({"client_id": "a", "sid": "r1", "act": {"client_id": "b", "sid": "r2"}});
+            if let Some(sub) = sub {
+                act["sub"] = sub.into();
+                act["act"]["sub"] = sub.into();
+            }
+            json!({"caracal_client_id": "app-1", "act": act})
+        };
+        asked.context.actor_claims = act(Some("user@example.com"));
+        let kept = json!(evidence(&asked));
+        assert!(!kept.to_string().contains("user@example.com"), "{kept}");
+        let again = recorded(&kept, "req-1").unwrap();
+        assert_eq!(again.context.actor_claims, act(None));
+        for (path, is_lost) in [
+            ("input", true),
+            ("input.context", true),
+            ("input.context.actor_claims", true),
+            ("input.context.actor_claims.act", true),
+            ("input.context.actor_claims.act.sub", true),
+            ("input.context.actor_claims.act.act", true),
+            ("input.context.actor_claims.act.act.sub", true),
+            ("input.context.actor_claims.act.act.sid", false),
+            ("input.context.actor_claims.act.client_id", false),
+            ("input.context.actor_claims.caracal_client_id", false),
+            ("input.context.subject_claims.sub", false),
+        ] {
+            let lost = not_recorded(&[path.to_owned()], &again).is_some();
+            assert_eq!(lost, is_lost, "{path}");
+        }
+        asked.context.actor_claims = json!({"caracal_client_id": "app-1"});
+        assert_eq!(not_recorded(&["input".to_owned()], &asked), None);
     }
 
     #[test]

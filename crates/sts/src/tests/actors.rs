@@ -38,6 +38,8 @@ caracal_store::on_each_engine! {
         let by_user = scene.token(&lifecycle(&[("actor_token", &user), typed])).await;
         let nested = scene.minted(&lifecycle(&[("actor_token", &by_user), typed])).await;
         let users: Vec<_> = nested.actors().map(|actor| actor.sub.clone()).collect();
+        let events = serde_json::Value::from(scene.evidence().await).to_string();
+        assert!(events.contains("policy_input") && !events.contains("user_123"), "{events}");
         assert_eq!(users, ["app-z1", "user_123"]);
 
         let id = scene.id_token(|_| ());
