@@ -1,6 +1,7 @@
 //! From the documents of a policy-set version to a contract (spec: sts §10.1).
 
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use caracal_crypto::digest::sha256_hex;
 use caracal_model::policy::{Contract, PolicyFault, PolicyInput, PolicyResult};
@@ -108,7 +109,7 @@ pub(crate) enum Path {
 /// Documents that contradict each other compile into a contract that answers nothing.
 ///
 /// # Errors
-/// [`PolicyError`] when a document is not accepted.
+/// [`PolicyError`] when a document is not accepted, or time ran out: then try again.
 pub fn compile(documents: &[(String, String)]) -> Result<Arc<dyn Contract>, PolicyError> {
     compile_by(documents, Path::Fastest)
 }
@@ -121,8 +122,12 @@ pub(crate) fn compile_by(
     if let Some(root) = rules.two_defaults() {
         return Ok(Arc::new(Contradictory(two_defaults(root))));
     }
-    let fixed = match evaluate(documents, &rules.constant()) {
+    let fixed = match in_time(&PATIENCE, |time| {
+        evaluate(documents, &rules.constant(), time)
+    }) {
         Ok(policy) => policy,
+        // Not of what the documents say: it is no contract, and nothing to remember.
+        Err(error) if error.is_late => return Err(PolicyError::Unevaluable(error.message)),
         Err(error) => return Ok(Arc::new(Contradictory(error.message))),
     };
     let dynamic = rules.dynamic();
@@ -255,17 +260,39 @@ fn evaluates(content: &str, rules: &Rules) -> Result<(), EngineError> {
     }
     let dynamic = rules.dynamic();
     if !dynamic.is_empty() {
-        let empty = rego::question(&PolicyInput::default()).map_err(|fault| EngineError {
-            message: fault.0,
-            at: None,
-        })?;
+        let empty = rego::question(&PolicyInput::default());
+        let empty = empty.map_err(|fault| EngineError::because(fault.0))?;
         engine.answer(&dynamic, empty)?;
     }
     Ok(())
 }
 
-fn evaluate(documents: &[(String, String)], roots: &[&str]) -> Result<ZonePolicy, EngineError> {
-    let mut engine = Documents::new(LOADING.time);
+/// How long each constant root may take, one try after the other. The engine can only look at the
+/// clock, and on a busy machine that says little of the documents; what takes this long twice is
+/// refused where a version is put in force.
+const PATIENCE: [Duration; 2] = [LOADING.time, LOADING.time.saturating_mul(2)];
+
+/// Does this within the first of these times, else within the next.
+fn in_time<T>(
+    times: &[Duration],
+    work: impl Fn(Duration) -> Result<T, EngineError>,
+) -> Result<T, EngineError> {
+    let (last, before) = times.split_last().unwrap_or((&LOADING.time, &[]));
+    for time in before {
+        match work(*time) {
+            Err(error) if error.is_late => {}
+            done => return done,
+        }
+    }
+    work(*last)
+}
+
+fn evaluate(
+    documents: &[(String, String)],
+    roots: &[&str],
+    time: Duration,
+) -> Result<ZonePolicy, EngineError> {
+    let mut engine = Documents::new(time);
     for (id, content) in documents {
         engine.add(id, content)?;
     }
@@ -288,7 +315,8 @@ pub(crate) fn zone_policy(
     if let Some(root) = rules.two_defaults() {
         return Err(SimulationError::Evaluation(two_defaults(root)));
     }
-    let fixed = evaluate(documents, &rules.constant()).map_err(failed)?;
+    let constant = rules.constant();
+    let fixed = in_time(&PATIENCE, |time| evaluate(documents, &constant, time)).map_err(failed)?;
     let dynamic = rules.dynamic();
     if dynamic.is_empty() {
         return Ok(fixed);
@@ -366,4 +394,53 @@ pub fn manifest_sha256(version_ids: &[String]) -> String {
         .map(|id| json!({"policy_version_id": id}))
         .collect();
     sha256_hex(serde_json::Value::Array(entries).to_string().as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// No time at all, as on a machine that gives this thread no turn.
+    const NONE: Duration = Duration::ZERO;
+
+    fn bundle(name: &str) -> Vec<(String, String)> {
+        let text = format!(
+            "# caracal:data-document\npackage caracal.authz\nimport rego.v1\n\
+             restrict := {{name | some name in [\"{name}\", \"b\", \"c\", \"d\", \"e\", \"f\"]}}"
+        );
+        vec![("pv".to_owned(), text)]
+    }
+
+    #[test]
+    fn a_machine_that_was_busy_for_a_while_is_asked_again() {
+        let documents = bundle("a");
+        let evaluated =
+            |times: &[Duration]| in_time(times, |time| evaluate(&documents, &["restrict"], time));
+        assert!(evaluated(&[NONE]).unwrap_err().is_late);
+        assert!(evaluated(&[NONE, NONE]).unwrap_err().is_late);
+        assert!(evaluated(&[NONE, LOADING.time]).unwrap().restricted);
+        let wrong = || Err::<(), _>(EngineError::because("wrong".to_owned()));
+        let tried = std::cell::Cell::new(0);
+        let once = in_time(&PATIENCE, |_| {
+            tried.set(tried.get() + 1);
+            wrong()
+        });
+        assert!(once.is_err());
+        assert_eq!(tried.get(), 1, "only time is tried again");
+    }
+
+    #[test]
+    fn what_took_too_long_is_not_remembered() {
+        let documents = bundle("remembered");
+        let late = compile_once(&documents, || {
+            Err(PolicyError::Unevaluable("late".to_owned()))
+        });
+        assert!(late.is_err_and(|error| !error.is_rejection()));
+        let contract = compile_once(&documents, || compile(&documents)).unwrap();
+        let answer = contract.evaluate(&PolicyInput {
+            schema_version: caracal_model::policy::SCHEMA_VERSION.to_owned(),
+            ..PolicyInput::default()
+        });
+        assert_eq!(answer.unwrap().reason(), Some("restriction_active"));
+    }
 }

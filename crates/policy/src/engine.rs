@@ -46,14 +46,30 @@ pub(crate) const fn timer(limit: Duration) -> ExecutionTimerConfig {
 pub(crate) struct EngineError {
     pub message: String,
     pub at: Option<Place>,
+    /// Whether time ran out, which may be for want of a processor.
+    pub is_late: bool,
 }
 
 impl EngineError {
+    /// What we say ourselves.
+    pub(crate) const fn because(message: String) -> Self {
+        Self {
+            message,
+            at: None,
+            is_late: false,
+        }
+    }
+
     /// The last line says what; a line `--> document:LINE:COLUMN` says where.
     fn read(text: &str) -> Self {
         if let Some(limit) = exceeded(text) {
             let message = format!("the evaluation exceeds its limit of {limit}");
-            return Self { message, at: None };
+            let is_late = limit == OUT_OF_TIME;
+            return Self {
+                message,
+                at: None,
+                is_late,
+            };
         }
         let what = text
             .lines()
@@ -73,15 +89,22 @@ impl EngineError {
             .chars()
             .take(300)
             .collect();
-        Self { message, at }
+        Self {
+            message,
+            at,
+            is_late: false,
+        }
     }
 }
+
+/// The limit that a busy machine may exceed as well.
+const OUT_OF_TIME: &str = "time";
 
 /// The limit that was exceeded, by the words of interpreter and machine.
 fn exceeded(text: &str) -> Option<&'static str> {
     let text = text.to_ascii_lowercase();
     let limits = [
-        ("exceeded time limit", "time"),
+        ("exceeded time limit", OUT_OF_TIME),
         ("exceeded maximum instruction limit", "steps"),
         ("exceeded memory", "memory"),
     ];
@@ -182,7 +205,7 @@ pub(crate) fn guarded<T, E: std::fmt::Display>(
         Ok(Err(error)) => Err(EngineError::read(&error.to_string())),
         Err(_) => {
             let message = "the document makes the policy engine fail".to_owned();
-            Err(EngineError { message, at: None })
+            Err(EngineError::because(message))
         }
     }
 }

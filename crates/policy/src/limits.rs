@@ -33,7 +33,7 @@ pub(crate) const EVALUATION: Limits = Limits {
     weight: 32 << 20,
 };
 
-/// Of all constant roots of a zone together, once per activation.
+/// Of each constant root of a zone, once per activation.
 pub(crate) const LOADING: Limits = Limits {
     time: Duration::from_secs(2),
     steps: 2_000_000,
@@ -51,7 +51,7 @@ impl Limits {
         }
         if self.is_exceeded_by(&value) {
             let message = "the evaluation exceeds its limit of memory".to_owned();
-            return Err(EngineError { message, at: None });
+            return Err(EngineError::because(message));
         }
         Ok(Some(value))
     }
