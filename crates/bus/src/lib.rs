@@ -101,6 +101,17 @@ pub struct Progress {
     pub before: Option<Position>,
 }
 
+/// What was given out of a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// To whoever asked, by this question.
+    pub granted: u64,
+    /// To all, in this window.
+    pub total: u64,
+    /// Until the window ends, from when the question was answered.
+    pub left: Duration,
+}
+
 /// A connection to the bus; clones share it.
 #[derive(Clone)]
 pub struct Bus(Backend);
@@ -396,6 +407,21 @@ impl Bus {
     /// [`BusError`].
     pub async fn count(&self, key: &str, window: Duration) -> Result<u64, BusError> {
         backend!(self.count(key, window))
+    }
+
+    /// Takes up to `most` of what is left of `limit` in the window of `key`, which is that of
+    /// [`Bus::count`]: never more than `limit` are given out in one window, whoever takes them.
+    ///
+    /// # Errors
+    /// [`BusError`].
+    pub async fn take(
+        &self,
+        key: &str,
+        most: u64,
+        limit: u64,
+        window: Duration,
+    ) -> Result<Taken, BusError> {
+        backend!(self.take(key, most, limit, window))
     }
 
     /// Takes or keeps the leadership of `name` for `ttl`: true while `holder` leads.

@@ -19,7 +19,9 @@ use tokio::time::timeout;
 
 use self::keys::Keys;
 use self::streams::Stream;
-use crate::{BusError, EVIDENCE_TOPICS, Entry, Lag, Position, Progress, RETENTION, ServerFacts};
+use crate::{
+    BusError, EVIDENCE_TOPICS, Entry, Lag, Position, Progress, RETENTION, ServerFacts, Taken,
+};
 
 /// Bounds of the memory backend.
 #[derive(Clone, Copy, Debug)]
@@ -265,6 +267,16 @@ impl Memory {
 
     pub async fn count(&self, key: &str, window: Duration) -> Result<u64, BusError> {
         self.keys.count(key, window)
+    }
+
+    pub async fn take(
+        &self,
+        key: &str,
+        most: u64,
+        limit: u64,
+        window: Duration,
+    ) -> Result<Taken, BusError> {
+        self.keys.take(key, most, limit, window)
     }
 
     pub async fn lead(&self, name: &str, holder: &str, ttl: Duration) -> Result<bool, BusError> {

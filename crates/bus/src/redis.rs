@@ -26,7 +26,7 @@ use redis::FromRedisValue;
 use self::connection::{Dedicated, Lent, Shared, breaks};
 use self::scripts::Scripts;
 pub(crate) use self::times::Times;
-use crate::{BusError, RETENTION, ServerFacts};
+use crate::{BusError, RETENTION, ServerFacts, Taken};
 
 /// How to talk to Redis.
 #[derive(Clone, Debug)]
@@ -210,6 +210,23 @@ impl Redis {
     pub async fn count(&self, key: &str, window: Duration) -> Result<u64, BusError> {
         let mut script = self.scripts.count.key(self.key(key));
         self.run("counting", script.arg(millis(window))).await
+    }
+
+    pub async fn take(
+        &self,
+        key: &str,
+        most: u64,
+        limit: u64,
+        window: Duration,
+    ) -> Result<Taken, BusError> {
+        let mut script = self.scripts.take.key(self.key(key));
+        script.arg(millis(window)).arg(most).arg(limit);
+        let (granted, total, left) = self.run("counting", &script).await?;
+        Ok(Taken {
+            granted,
+            total,
+            left: Duration::from_millis(left),
+        })
     }
 
     pub async fn lead(&self, name: &str, holder: &str, ttl: Duration) -> Result<bool, BusError> {

@@ -21,7 +21,7 @@ use std::time::Duration;
 use caracal_model::{Clock, Ticks, Timestamp};
 use parking_lot::Mutex;
 
-use crate::BusError;
+use crate::{BusError, Taken};
 
 const SHARDS: usize = 64;
 /// Leases, or boards, past which those that have ended are forgotten.
@@ -95,21 +95,44 @@ impl Keys {
 
     pub fn claim(&self, key: &str, ttl: Duration) -> Result<bool, BusError> {
         let not_before = self.clock.now().plus(ttl);
-        Ok(self.add("claim", key, ttl, Some(not_before))? == 1)
+        let (claims, _) = self.add("claim", key, ttl, Some(not_before), |count| count + 1)?;
+        Ok(claims == 1)
     }
 
     pub fn count(&self, key: &str, window: Duration) -> Result<u64, BusError> {
-        self.add("count", key, window, None)
+        Ok(self
+            .add("count", key, window, None, |count| count.saturating_add(1))?
+            .0)
     }
 
-    /// One more of `key`, whose count ends `ttl` after its first.
+    pub fn take(
+        &self,
+        key: &str,
+        most: u64,
+        limit: u64,
+        window: Duration,
+    ) -> Result<Taken, BusError> {
+        let mut granted = 0;
+        let (total, left) = self.add("count", key, window, None, |count| {
+            granted = most.min(limit.saturating_sub(count));
+            count.saturating_add(granted)
+        })?;
+        Ok(Taken {
+            granted,
+            total,
+            left,
+        })
+    }
+
+    /// Raises the count of `key`, which ends `ttl` after its first; answers it and how long it stands.
     fn add(
         &self,
         kind: &str,
         key: &str,
         ttl: Duration,
         not_before: Option<Timestamp>,
-    ) -> Result<u64, BusError> {
+        raise: impl FnOnce(u64) -> u64,
+    ) -> Result<(u64, Duration), BusError> {
         let (now, wall) = (self.clock.ticks(), self.clock.now());
         let hash = usize::try_from(self.hasher.hash_one((kind, key)) >> 32).unwrap_or(0);
         let Some(shard) = self.shards.get(hash % SHARDS) else {
@@ -119,8 +142,8 @@ impl Keys {
         let mut shard = shard.lock();
         shard.prune(now, wall);
         if let Some(held) = shard.values.get_mut(name.as_str()) {
-            held.count = held.count.saturating_add(1);
-            return Ok(held.count);
+            held.count = raise(held.count);
+            return Ok((held.count, held.until.since(now)));
         }
         if shard.values.len() >= self.shard_bound {
             return Err(full());
@@ -128,13 +151,14 @@ impl Keys {
         let name: Arc<str> = name.into();
         let until = later(now, ttl);
         shard.due.push(Reverse((until, name.clone())));
+        let count = raise(0);
         let held = Held {
-            count: 1,
+            count,
             until,
             not_before,
         };
         shard.values.insert(name, held);
-        Ok(1)
+        Ok((count, until.since(now)))
     }
 
     pub fn lead(&self, name: &str, holder: &str, ttl: Duration) -> bool {

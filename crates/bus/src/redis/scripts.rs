@@ -6,6 +6,7 @@ pub(super) struct Scripts {
     pub claim_made: Script,
     pub open_claims: Script,
     pub count: Script,
+    pub take: Script,
     pub lead: Script,
     pub post: Script,
     pub posts: Script,
@@ -23,6 +24,7 @@ impl Scripts {
             claim_made: Script::new(&format!("{SINCE}{CLAIM_MADE}")),
             open_claims: Script::new(&format!("{SINCE}{OPEN_CLAIMS}")),
             count: Script::new(COUNT),
+            take: Script::new(TAKE),
             lead: Script::new(LEAD),
             post: Script::new(POST),
             posts: Script::new(POSTS),
@@ -70,6 +72,20 @@ const OPEN_CLAIMS: &str = r"
 local since, now = claims_since(KEYS[1])
 if not since then return redis.error_reply('ERR the history of the server is not known') end
 return now - since
+";
+
+/// Gives out what is left, at most. A key without an end is one that lost it: it gets one.
+const TAKE: &str = r"
+local before = tonumber(redis.call('GET', KEYS[1]) or '0')
+local granted = math.max(0, math.min(tonumber(ARGV[2]), tonumber(ARGV[3]) - before))
+local total = before
+if granted > 0 then total = redis.call('INCRBY', KEYS[1], granted) end
+local left = redis.call('PTTL', KEYS[1])
+if left < 0 then
+  left = tonumber(ARGV[1])
+  if total > 0 then redis.call('PEXPIRE', KEYS[1], left) end
+end
+return {granted, total, left}
 ";
 
 /// The window starts with the first count and is not moved by later ones.
