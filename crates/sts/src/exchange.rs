@@ -6,7 +6,6 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use caracal_authority::decide::{
     Class, Decision, ExchangeRequest, Facts, Outcome, RequestedResource, Standing,
@@ -14,24 +13,23 @@ use caracal_authority::decide::{
 use caracal_authority::subject_type_text;
 use caracal_ledger::Event;
 use caracal_model::{
-    DelegationId, Mandate, RecordId, Refusal, Refused, RequestId, ResourceId, Secret, SessionId,
-    Timestamp, TokenUse,
+    ApplicationId, DelegationId, Mandate, RecordId, Refusal, Refused, RequestId, ResourceId,
+    Secret, SessionId, Timestamp, TokenUse, ZoneId,
 };
 use caracal_store::authority_records::AuthorityRecord;
-use caracal_view::{Resource, ZoneView};
+use caracal_view::{Resource, Seen, ZoneView};
 
+use crate::anew::{self, Basis};
 use crate::approval::exchange::{self as approval, Price};
 use crate::approval::{Ask, Refusing};
-use crate::authenticate::{Caller, authenticate, unavailable};
+use crate::authenticate::{Caller, authenticate, in_zone, invalid, unavailable};
 use crate::events::{self, Trail};
 use crate::form::{SubjectTokenType, TokenRequest};
 use crate::gateway::verified;
 use crate::known::{Gathered, Presented};
 use crate::patience::Patience;
+use crate::rate::Charged;
 use crate::{Sts, actor, control, federation, guesses, late, registry, sign};
-
-/// The window of the mint rate.
-const RATE_WINDOW: Duration = Duration::from_secs(60);
 
 /// What the caller gets.
 pub struct Issued {
@@ -106,12 +104,43 @@ pub async fn client_exchange(
         }
     };
     if let Some(token) = id_token(request) {
-        return federation::federate(sts, request, token, &caller, request_id, patience).await;
+        let seen = sts.views.seen(&caller.zone.id);
+        let caller = still(sts, &caller.zone.id, &caller.application.id, request_id).await?;
+        return federation::federate(sts, request, token, &caller, seen, request_id, patience)
+            .await;
     }
-    match decided(sts, request, &caller, request_id).await {
-        Ok(issued) => Ok(issued),
-        Err(early) => Err(early.settle(sts, &caller, request_id).await?),
+    let mut charged = Charged::default();
+    for _ in 0..anew::TRIES {
+        let seen = sts.views.seen(&caller.zone.id);
+        let caller = still(sts, &caller.zone.id, &caller.application.id, request_id).await?;
+        match decided(sts, request, &caller, request_id, seen, &mut charged).await {
+            Ok(Some(issued)) => return Ok(issued),
+            Ok(None) => {}
+            Err(early) => return Err(early.settle(sts, &caller, request_id).await?),
+        }
     }
+    let early = Early::from(anew::unsettled());
+    Err(early.settle(sts, &caller, request_id).await?)
+}
+
+/// The zone and the application that were authenticated, as they are now.
+///
+/// # Errors
+/// 401 when the application is gone, which is on record; 503 when state cannot be read.
+pub async fn still(
+    sts: &Sts,
+    zone: &ZoneId,
+    application: &ApplicationId,
+    request_id: &RequestId,
+) -> Result<Caller, Refused> {
+    if let Some(caller) = in_zone(sts, zone, application).await? {
+        return Ok(caller);
+    }
+    let refused = invalid();
+    let status = CAME_TO_NOTHING;
+    let event = events::refused_early(sts, zone.clone(), application, request_id, &refused, status);
+    record(sts, vec![event]).await?;
+    Err(refused)
 }
 
 fn id_token(form: &TokenRequest) -> Option<&str> {
@@ -160,12 +189,15 @@ impl Named {
     }
 }
 
+/// `None` when what it was decided on changed before it could be issued.
 async fn decided(
     sts: &Sts,
     form: &TokenRequest,
     caller: &Caller,
     request_id: &RequestId,
-) -> Result<Issued, Early> {
+    seen: Seen,
+    charged: &mut Charged,
+) -> Result<Option<Issued>, Early> {
     let named = Named::read(form)?;
     let zone = &caller.zone;
     let subject = subject_mandate(sts, form, zone).await?;
@@ -181,6 +213,13 @@ async fn decided(
         delegation: named.delegation.as_ref(),
     };
     let gathered = Gathered::gather(sts, &zone.id, presented).await?;
+    let basis = Basis {
+        seen,
+        zone,
+        presented,
+        gathered: &gathered,
+        mandates: [subject.as_ref(), acting.as_ref()],
+    };
     let request = ExchangeRequest {
         class: match (&subject, &control) {
             (Some(presented), _) => Class::SubjectToken { presented },
@@ -228,7 +267,7 @@ async fn decided(
     }
     for (resource, found) in resources.iter_mut().zip(&found) {
         if let (true, Some(found)) = (standing.is_chargeable(resource), found) {
-            resource.rate_limited = over_rate(sts, caller, found).await?;
+            resource.rate_limited = charged.over_rate(sts, caller, found).await?;
         }
     }
     let standing = standing.with_resources(&resources);
@@ -238,12 +277,12 @@ async fn decided(
     sts.metrics.stages.policy.took(took);
     // Most exchanges need no approval, and pay nothing for the question.
     if presented.is_none() && !matches!(decision.outcome, Outcome::Hold(_)) {
-        return issue(sts, caller, &trail, decision, None).await;
+        return issue(sts, &basis, &trail, decision, None).await;
     }
     let ask = approval::ask(caller, &request, form, &found, Some(&standing));
     let (decision, price) = approval::settle(sts, &ask, &standing, decision, presented).await;
     let price = price.as_ref().map(|price| (&ask, price));
-    issue(sts, caller, &trail, decision, price).await
+    issue(sts, &basis, &trail, decision, price).await
 }
 
 /// `evaluation_status` of what was allowed, and then could not be given.
@@ -265,14 +304,15 @@ pub fn facts<'a>(
     }
 }
 
-/// Signs what was granted, spends its approval, writes the evidence, and only then lets go of it.
+/// Signs what was granted, spends its approval, sees that it stands, writes the evidence, and only
+/// then lets go of it. `None` when it does not stand: nothing was spent and nothing is on record.
 async fn issue(
     sts: &Sts,
-    caller: &Caller,
+    basis: &Basis<'_>,
     trail: &Trail<'_>,
     decision: Decision,
     price: Option<(&Ask<'_>, &Price)>,
-) -> Result<Issued, Early> {
+) -> Result<Option<Issued>, Early> {
     let grant = match &decision.outcome {
         Outcome::Grant(grant) => grant,
         Outcome::Hold(_) => {
@@ -285,24 +325,33 @@ async fn issue(
     if let Some((_, price)) = price {
         price.shape(&mut mandate)?;
     }
-    let token = match sign::sign(sts, &caller.zone, &mandate) {
+    let token = match sign::sign(sts, basis.zone, &mandate) {
         Ok(token) => token,
         Err(why) => {
             return Err(denied(sts, trail, &decision.withheld(CAME_TO_NOTHING, why)).await);
         }
     };
     if let Some((ask, price)) = price {
+        // Before it is paid: what is spent cannot be given back.
+        if !basis.stands(sts, Some(&mandate)).await? {
+            return Ok(None);
+        }
         let paid = price.pay(sts, ask, &mandate, trail.now).await;
         if let Err(Refusing { status, why }) = paid {
             return Err(denied(sts, trail, &decision.withheld(status, why)).await);
         }
-    } else if keeps_record(&trail.request.class, &mandate) {
-        let request_id = trail.request.request_id;
-        keep_record(sts, request_id, &mandate, None, trail.now).await?;
+    } else {
+        if keeps_record(&trail.request.class, &mandate) {
+            let request_id = trail.request.request_id;
+            keep_record(sts, request_id, &mandate, None, trail.now).await?;
+        }
+        if !basis.stands(sts, Some(&mandate)).await? {
+            return Ok(None);
+        }
     }
     let events = trail.events(sts, &decision, Some(&mandate));
     record(sts, events).await.map_err(Early::Recorded)?;
-    Ok(Issued { token, mandate })
+    Ok(Some(Issued { token, mandate }))
 }
 
 /// The refusal of a decision, on record.
@@ -368,33 +417,6 @@ fn wish<'a>(name: &'a str, found: &'a Option<Arc<Resource>>) -> RequestedResourc
         rate_limited: None,
         credential_fault: None,
     }
-}
-
-/// Charges one mint (spec: sts §14), in a fixed window for (zone, resource, application). When
-/// that was one too many: the seconds until the window is surely over.
-///
-/// # Errors
-/// 503 when it cannot be counted.
-pub async fn over_rate(
-    sts: &Sts,
-    caller: &Caller,
-    resource: &Resource,
-) -> Result<Option<u32>, Refused> {
-    let (zone, app) = (&caller.zone.id, &caller.application.id);
-    over_rate_of(sts, &format!("rl:{zone}:{}:{app}", resource.facts.id)).await
-}
-
-/// The same, for whatever else this key counts.
-///
-/// # Errors
-/// 503 when it cannot be counted.
-pub async fn over_rate_of(sts: &Sts, key: &str) -> Result<Option<u32>, Refused> {
-    let count = sts.bus.count(key, RATE_WINDOW).await.map_err(|error| {
-        tracing::warn!(%error, "denied: the mint rate cannot be counted");
-        Refusal::Unavailable.because("the mint rate cannot be counted, try again shortly")
-    })?;
-    let over = count > u64::from(sts.rate.limit());
-    Ok(over.then_some(60))
 }
 
 /// Whether a mandate has a row of its own: session and Control mandates do.

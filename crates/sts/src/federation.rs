@@ -11,11 +11,11 @@ use caracal_crypto::foreign::ForeignJws;
 use caracal_ledger::Event;
 use caracal_model::limits::LEEWAY;
 use caracal_model::{EventId, Mandate, Refusal, Refused, RequestId, Timestamp};
-use caracal_view::IssuerRow;
+use caracal_view::{IssuerRow, Seen};
 use serde::Deserialize;
 use serde_json::{Map, Number, Value, json};
 
-use crate::authenticate::Caller;
+use crate::authenticate::{Caller, in_zone, invalid as unknown_caller, unavailable};
 use crate::events::EXCHANGE;
 use crate::exchange::{Issued, keep_record, record};
 use crate::form::TokenRequest;
@@ -54,12 +54,14 @@ pub async fn federate(
     form: &TokenRequest,
     token: &str,
     caller: &Caller,
+    seen: Seen,
     request_id: &RequestId,
     patience: Patience,
 ) -> Result<Issued, Refused> {
     let mut trail = Trail {
         sts,
         caller,
+        seen,
         request_id,
         patience,
         issuer: None,
@@ -98,9 +100,43 @@ async fn decided<'c>(
     claims.check(issuer, now).map_err(invalid)?;
     let subject = FederatedSubject::parse(&claims.sub).map_err(|why| invalid(why.to_string()))?;
     let grant = federation.grant(subject, now).map_err(Failed::Rejected)?;
-    issue(sts, caller, trail.request_id, &grant, issuer, now)
-        .await
-        .map_err(Failed::Ours)
+    let issued = issue(sts, caller, trail.request_id, &grant, issuer, now);
+    let issued = issued.await.map_err(Failed::Ours)?;
+    still_stands(trail, issuer, &issued.mandate).await?;
+    Ok(issued)
+}
+
+/// What a federation was decided on is looked at once more before its token leaves (see
+/// [`anew`](crate::anew)): the application, the issuer, and whether the user was cut off.
+async fn still_stands(
+    trail: &Trail<'_>,
+    issuer: &IssuerRow,
+    mandate: &Mandate,
+) -> Result<(), Failed> {
+    let (sts, caller) = (trail.sts, trail.caller);
+    #[cfg(test)]
+    sts.interlude.pass().await;
+    if sts.views.stands_since(&caller.zone.id, trail.seen) {
+        return Ok(());
+    }
+    let now = in_zone(sts, &caller.zone.id, &caller.application.id).await;
+    let now = now.map_err(Failed::Ours)?;
+    let now = now.ok_or_else(|| Failed::Rejected(unknown_caller()))?;
+    let issuers = &now.zone.subject_issuers;
+    if !issuers
+        .get(&issuer.issuer)
+        .is_some_and(|now| **now == *issuer)
+    {
+        return Err(invalid("its issuer is not trusted in this zone any more"));
+    }
+    let revoked = sts.views.mandate_revoked(mandate).await;
+    match revoked.map_err(|error| Failed::Ours(unavailable(&error)))? {
+        None => Ok(()),
+        Some(_) => {
+            let why = "what was issued to this user up to now has been revoked";
+            Err(Failed::Rejected(Refusal::AccessDenied.because(why)))
+        }
+    }
 }
 
 /// A federation names no authority: what the published product would ignore it refuses.
@@ -249,6 +285,8 @@ async fn issue(
 struct Trail<'a> {
     sts: &'a Sts,
     caller: &'a Caller,
+    /// What memory was like before the caller was read.
+    seen: Seen,
     request_id: &'a RequestId,
     patience: Patience,
     issuer: Option<&'a IssuerRow>,

@@ -18,17 +18,19 @@ use caracal_crypto::mac::GatewaySignature;
 use caracal_model::limits::LEEWAY;
 use caracal_model::{Mandate, Refusal, Refused, RequestId, Timestamp, TokenUse};
 use caracal_net::trace::{Callee, called};
-use caracal_view::{Provider, Resource, ViewError, ZoneView};
+use caracal_view::{Provider, Resource, Seen, ZoneView};
 use http::{HeaderMap, StatusCode};
 use serde_json::Value;
 
-use crate::authenticate::{Caller, invalid, live_application, unavailable};
+use crate::anew::{self, Basis};
+use crate::authenticate::{Caller, unavailable};
 use crate::credential::{self, AtHand, Obtained};
 use crate::directive::{directive, wants_mandate};
-use crate::events::{Trail, refused_early};
-use crate::exchange::{CAME_TO_NOTHING, Early, denied, facts, find, over_rate, record};
+use crate::events::Trail;
+use crate::exchange::{CAME_TO_NOTHING, Early, denied, facts, find, record, still};
 use crate::known::{Gathered, Presented};
 use crate::patience::Patience;
+use crate::rate::over_rate;
 use crate::{EXCHANGE, Sts, late, sign};
 
 /// Unix seconds of the signature.
@@ -244,21 +246,25 @@ pub async fn exchange(
     let mut obtained = None;
     // A credential that has to be obtained takes time in which everything may change. Once it is
     // here (or is known not to be had), the call is decided from the start.
-    for _ in 0..2 {
+    let mut came_to = anew::unsettled();
+    for _ in 0..anew::TRIES {
+        let seen = sts.views.seen(&call.mandate.zone_id);
         let caller = established(sts, call).await?;
-        let outcome = Box::pin(decided(sts, call, &caller, always_sign, obtained.take())).await;
-        match outcome {
+        let deciding = decided(sts, call, &caller, seen, always_sign, obtained.take());
+        match Box::pin(deciding).await {
             Ok(Passage::Granted(granted)) => return Ok(*granted),
             Ok(Passage::Wants(provider, subject)) => {
                 let zone = &caller.zone.id;
                 let obtaining = credential::obtain(sts, zone, &provider, &subject, patience);
                 obtained = Some(obtaining.await);
+                came_to = credential::unavailable();
             }
+            Ok(Passage::Overtaken) => came_to = anew::unsettled(),
             Err(early) => return Err(early.settle(sts, &caller, call.request_id).await?),
         }
     }
     let caller = established(sts, call).await?;
-    let early = Early::from(credential::unavailable());
+    let early = Early::from(came_to);
     Err(early.settle(sts, &caller, call.request_id).await?)
 }
 
@@ -268,35 +274,21 @@ enum Passage {
     Granted(Box<Granted>),
     /// Nothing yet: the credential of this provider has to be obtained first, for this subject.
     Wants(Arc<Provider>, String),
+    /// Nothing: what it was decided on changed meanwhile.
+    Overtaken,
 }
 
 /// The zone and the application that the mandate names.
 async fn established(sts: &Sts, call: GatewayExchange<'_>) -> Result<Caller, Refused> {
     let mandate = call.mandate;
-    let zone = sts
-        .views
-        .zone(&mandate.zone_id)
-        .await
-        .map_err(|error| match error {
-            ViewError::UnknownZone => invalid(),
-            error => unavailable(&error),
-        })?;
-    let application = live_application(&zone, &mandate.client_id, sts.clock.now());
-    let Some(application) = application else {
-        let refused = invalid();
-        let (zone, client) = (zone.id.clone(), &mandate.client_id);
-        let status = "exchange_denied";
-        let event = refused_early(sts, zone, client, call.request_id, &refused, status);
-        record(sts, vec![event]).await?;
-        return Err(refused);
-    };
-    Ok(Caller { application, zone })
+    still(sts, &mandate.zone_id, &mandate.client_id, call.request_id).await
 }
 
 async fn decided(
     sts: &Sts,
     call: GatewayExchange<'_>,
     caller: &Caller,
+    seen: Seen,
     always_sign: bool,
     obtained: Option<Obtained>,
 ) -> Result<Passage, Early> {
@@ -312,6 +304,13 @@ async fn decided(
     };
     let zone = &caller.zone;
     let gathered = Gathered::gather(sts, &zone.id, presented).await?;
+    let basis = Basis {
+        seen,
+        zone,
+        presented,
+        gathered: &gathered,
+        mandates: [Some(mandate), None],
+    };
     let (at_hand, subject) = match &found {
         Some(resource) => {
             let provider = &resource.provider;
@@ -389,6 +388,9 @@ async fn decided(
         (Outcome::Grant(_) | Outcome::Hold(_), _) => return Err(bad_token().into()),
         (Outcome::Deny(_), _) => return Err(denied(sts, &trail, &decision).await),
     };
+    if !basis.stands(sts, None).await? {
+        return Ok(Passage::Overtaken);
+    }
     let events = trail.events(sts, &decision, granted.mandate.as_ref());
     record(sts, events).await.map_err(Early::Recorded)?;
     Ok(Passage::Granted(Box::new(granted)))

@@ -98,6 +98,13 @@ impl Gathered {
         Ok(gathered)
     }
 
+    /// Whether both know the same, but for the epoch, which is stamped and decides nothing.
+    pub fn says_the_same_as(&self, other: &Self) -> bool {
+        self.lineage == other.lineage
+            && self.sessions == other.sessions
+            && self.records == other.records
+    }
+
     /// As the kernel takes it.
     pub fn known(&self) -> Known<'_> {
         Known {

@@ -4,6 +4,7 @@
 //! Gateway in the same process asks it by a function call.
 
 mod actor;
+mod anew;
 mod approval;
 mod authenticate;
 mod catalogue;
@@ -23,6 +24,7 @@ mod issuers;
 mod jwks;
 mod known;
 mod late;
+mod leases;
 mod lockout;
 mod metrics;
 mod patience;
@@ -120,6 +122,8 @@ pub struct Sts {
     waiters: approval::Waiters,
     guesses: guesses::Guesses,
     rate: rate::MintRate,
+    #[cfg(test)]
+    interlude: anew::Interlude,
     metrics: metrics::Metrics,
     registry: Registry,
 }
@@ -171,6 +175,8 @@ impl Sts {
             waiters: approval::Waiters::default(),
             guesses: guesses::guesses(),
             rate: rate::MintRate::at_most(config.mint_rate),
+            #[cfg(test)]
+            interlude: anew::Interlude::default(),
             metrics,
             registry,
             config,

@@ -5,10 +5,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use caracal_bus::BusError;
+use caracal_model::{Refusal, Refused, ResourceId};
 use caracal_store::platform_settings::MINT_RATE;
+use caracal_view::Resource;
 use tokio_util::sync::CancellationToken;
 
 use crate::Sts;
+use crate::authenticate::Caller;
+use crate::leases::Leases;
+
+/// The window of the mint rate.
+const RATE_WINDOW: Duration = Duration::from_secs(60);
 
 /// How often the operator's number is read. The specification allows thirty seconds.
 const READ_EVERY: Duration = Duration::from_secs(10);
@@ -17,6 +25,7 @@ const READ_EVERY: Duration = Duration::from_secs(10);
 pub struct MintRate {
     ceiling: u32,
     in_force: AtomicU32,
+    leases: Leases,
 }
 
 impl MintRate {
@@ -25,6 +34,7 @@ impl MintRate {
         Self {
             ceiling,
             in_force: AtomicU32::new(ceiling),
+            leases: Leases::default(),
         }
     }
 
@@ -58,6 +68,70 @@ pub async fn read(sts: &Sts) {
     match sts.store.platform_setting(MINT_RATE).await {
         Ok(setting) => sts.rate.set(setting.map(|setting| setting.value)),
         Err(error) => tracing::warn!(%error, "mint rate not read, the last one holds"),
+    }
+}
+
+/// Charges one mint (spec: sts §14), in a fixed window for (zone, resource, application). When
+/// that was one too many: the seconds until the window is surely over.
+///
+/// # Errors
+/// 503 when it cannot be counted.
+pub async fn over_rate(
+    sts: &Sts,
+    caller: &Caller,
+    resource: &Resource,
+) -> Result<Option<u32>, Refused> {
+    let (zone, app) = (&caller.zone.id, &caller.application.id);
+    let key = format!("rl:{zone}:{}:{app}", resource.facts.id);
+    let limit = (key.as_str(), sts.rate.limit(), RATE_WINDOW);
+    // Without news of others nothing is known of the bus either: then it is asked each time.
+    let trusted = sts.views.lease_holds();
+    let spending = sts
+        .rate
+        .leases
+        .spend(&sts.bus, sts.clock.as_ref(), limit, trusted);
+    let spent = spending.await.map_err(|error| uncountable(&error))?;
+    Ok((!spent).then_some(60))
+}
+
+fn uncountable(error: &BusError) -> Refused {
+    tracing::warn!(%error, "denied: the mint rate cannot be counted");
+    Refusal::Unavailable.because("the mint rate cannot be counted, try again shortly")
+}
+
+/// Counts one by one under this key, against the same limit.
+///
+/// # Errors
+/// 503 when it cannot be counted.
+pub async fn over_rate_of(sts: &Sts, key: &str) -> Result<Option<u32>, Refused> {
+    let count = sts.bus.count(key, RATE_WINDOW).await;
+    let count = count.map_err(|error| uncountable(&error))?;
+    let over = count > u64::from(sts.rate.limit());
+    Ok(over.then_some(60))
+}
+
+/// What one exchange was charged: once for each resource, however often it is decided.
+#[derive(Default)]
+pub struct Charged(Vec<(ResourceId, Option<u32>)>);
+
+impl Charged {
+    /// As [`over_rate`], the first time.
+    ///
+    /// # Errors
+    /// 503 when it cannot be counted.
+    pub async fn over_rate(
+        &mut self,
+        sts: &Sts,
+        caller: &Caller,
+        resource: &Resource,
+    ) -> Result<Option<u32>, Refused> {
+        let id = &resource.facts.id;
+        if let Some((_, said)) = self.0.iter().find(|(charged, _)| charged == id) {
+            return Ok(*said);
+        }
+        let said = over_rate(sts, caller, resource).await?;
+        self.0.push((id.clone(), said));
+        Ok(said)
     }
 }
 

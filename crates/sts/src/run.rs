@@ -34,7 +34,7 @@ use serde_json::{Value, json};
 
 use crate::http::form_of;
 use crate::patience::Patience;
-use crate::{Sts, late};
+use crate::{Sts, anew, late};
 use form::RunRequest;
 use launcher::{Launcher, launcher};
 use record::Attempt;
@@ -119,19 +119,31 @@ async fn answer(
 ) -> Result<Value, Problem> {
     let (head, body) = form_of(request, "launches are asked for by POST").await?;
     let request = RunRequest::parse(endpoint, &head.headers, &body)?;
-    let launcher = launcher(sts, endpoint, &request, request_id).await?;
+    let mut launcher = launcher(sts, endpoint, &request, request_id).await?;
+    for _ in 0..anew::TRIES {
+        let attempt = Attempt {
+            sts,
+            workload: &launcher.workload,
+            launch_id: request.launch_id.as_deref(),
+            request_id,
+        };
+        if endpoint == Endpoint::Manifest {
+            return Ok(listed(&launcher, attempt).await?);
+        }
+        let released = credential::release(&launcher, &request, attempt, patience).await?;
+        if let Some(released) = released {
+            return Ok(released);
+        }
+        launcher = launcher::again(attempt).await?;
+    }
     let attempt = Attempt {
         sts,
         workload: &launcher.workload,
         launch_id: request.launch_id.as_deref(),
         request_id,
     };
-    match endpoint {
-        Endpoint::Manifest => Ok(listed(&launcher, attempt).await?),
-        Endpoint::Credential => {
-            Ok(credential::release(&launcher, &request, attempt, patience).await?)
-        }
-    }
+    let refused = attempt.refuse_launch("exchange_denied", anew::unsettled());
+    Err(refused.await.into())
 }
 
 /// What the command is to be given.

@@ -30,6 +30,7 @@ mod gated;
 mod keys;
 mod limits;
 mod outside;
+pub mod overtaken;
 mod poll;
 mod registry;
 mod rows;

@@ -154,6 +154,7 @@ impl Inner {
         let dead = self.store.dead_since(since).await?;
         self.revocations
             .mark(dead.into_iter().map(|dead| (dead.anchor, dead.at)));
+        self.versions.raise_all();
         self.feed.begin(Place {
             incarnation,
             positions,
@@ -194,21 +195,29 @@ impl Inner {
         let written = Timestamp::from_unix_seconds(0).plus(written);
         let delay = self.clock.now().since(written);
         self.feed.delayed(delay, self.clock.ticks());
-        match topic {
+        let of = zone(&entry.fields);
+        let changed = match topic {
             Topic::SessionsRevoke => self.apply_revocation(&entry.fields),
-            Topic::ViewChanges => return self.apply_change(&entry.fields),
+            Topic::ViewChanges => self.apply_change(&entry.fields),
             Topic::PolicyInvalidate | Topic::KeysInvalidate => {
-                return self.apply_zone(zone(&entry.fields)?);
+                of.clone().and_then(|zone| self.apply_zone(zone))
             }
-            _ => {}
+            _ => None,
+        };
+        // INVARIANT (raised last).
+        match of {
+            Some(zone) => self.versions.raise(&zone),
+            None => self.versions.raise_all(),
         }
-        None
+        changed
     }
 
-    fn apply_revocation(&self, fields: &Fields) {
+    /// Answers as [`Inner::apply_change`] does: no zone is to be loaded for it.
+    fn apply_revocation(&self, fields: &Fields) -> Option<ZoneId> {
         let now = self.clock.now();
         self.revocations
             .mark(anchors(fields).map(|anchor| (anchor, now)));
+        None
     }
 
     fn apply_change(&self, fields: &Fields) -> Option<ZoneId> {
@@ -230,6 +239,7 @@ impl Inner {
             None => {
                 tracing::warn!("unknown change, everything is read anew");
                 self.forget_everything();
+                self.versions.raise_all();
             }
         }
         None

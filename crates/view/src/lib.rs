@@ -38,6 +38,7 @@ mod relay;
 mod revocations;
 mod secrets;
 mod sentinel;
+mod versions;
 mod views;
 mod zone;
 mod zones;
@@ -53,6 +54,7 @@ pub use relay::{Relay, RelayOptions, RelayStats, Witness};
 pub use revocations::{Anchors, IssuedTo, MandateAnchors};
 pub use secrets::{Document, ProviderSecret, SecretAtHand, SecretLost};
 pub use sentinel::Sentinel;
+pub use versions::Seen;
 pub use views::{ViewConfig, ViewStats, Views};
 pub use zone::{
     Application, IssuerRow, KEPT_AFTER, KeyTimes, NO_ACTIVE_POLICY_SET, Provider, Resource,

@@ -109,6 +109,7 @@ impl Sentinel {
             Ok(Ok(dead)) => {
                 at.revocations
                     .mark(dead.into_iter().map(|dead| (dead.anchor, dead.at)));
+                at.versions.raise_all();
                 self.known_at = asked_at;
             }
             Ok(Err(error)) => tracing::debug!(%error, "the feed is lost, and so is the store"),

@@ -24,6 +24,7 @@ use crate::lease::Lease;
 use crate::live::LiveTable;
 use crate::revocations::{Anchors, IssuedTo, MandateAnchors, Revocations};
 use crate::secrets::Cells;
+use crate::versions::Versions;
 use crate::zones::Zones;
 use crate::{Follower, ViewError, ZoneView, facts};
 
@@ -88,6 +89,7 @@ pub(crate) struct Inner {
     pub connections: LiveTable<(ZoneId, ProviderId, String), Option<Arc<UserConnection>>>,
     pub keyring: Option<Arc<Keyring>>,
     pub revocations: Revocations,
+    pub versions: Versions,
     pub approvals: broadcast::Sender<Option<ApprovalId>>,
     /// Whether nobody can tell of revocations any more.
     pub blind: AtomicBool,
@@ -151,6 +153,7 @@ impl Views {
             records: LiveTable::new(config.table_size),
             epochs: LiveTable::new(config.table_size),
             revocations: Revocations::new(),
+            versions: Versions::new(),
             approvals: broadcast::Sender::new(APPROVAL_NEWS),
             blind: AtomicBool::new(false),
             feed: Feed::new(),
@@ -211,7 +214,11 @@ impl Views {
     /// When the store cannot be reached; what is held stays.
     pub async fn check_policies(&self) -> Result<Vec<ZoneId>, ViewError> {
         let in_force = self.0.store.policies_in_force().await?;
-        Ok(self.0.zones.invalidate_policies(&in_force))
+        let missed = self.0.zones.invalidate_policies(&in_force);
+        for zone in &missed {
+            self.0.versions.raise(zone);
+        }
+        Ok(missed)
     }
 
     /// Asks the backend for the secrets of providers that are due, as the follower does all the time.

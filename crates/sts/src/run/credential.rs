@@ -80,7 +80,8 @@ struct Ready<'a> {
     hold: Option<(Ask<'a>, Approval)>,
 }
 
-/// The credential of the binding that the request names; its evidence is written.
+/// The credential of the binding that the request names; its evidence is written. `None` when
+/// launcher or zone changed while it was obtained: nothing was spent, and nothing is on record.
 ///
 /// # Errors
 /// What the caller is told; its evidence is written.
@@ -89,7 +90,7 @@ pub async fn release(
     request: &RunRequest,
     attempt: Attempt<'_>,
     patience: Patience,
-) -> Result<Value, Refused> {
+) -> Result<Option<Value>, Refused> {
     let mut bindings = launcher.workload.bindings.iter();
     let binding = bindings.find(|binding| binding.env == request.env);
     let wish = Wish {
@@ -100,14 +101,15 @@ pub async fn release(
         patience,
     };
     match wish.released().await {
-        Ok((credential, policy)) => {
+        Ok(None) => Ok(None),
+        Ok(Some((credential, policy))) => {
             let event = wish.event("allow", "complete", Some(&policy), None);
             record(attempt.sts, vec![event]).await?;
             let mut answer = json!({"env": request.env, "credential": credential.token.expose()});
             if let (Some(at), Some(members)) = (credential.expires_at, answer.as_object_mut()) {
                 members.insert("expires_at".to_owned(), Timestamp::unix_seconds(at).into());
             }
-            Ok(answer)
+            Ok(Some(answer))
         }
         Err(denied) => {
             let why = Some(&denied.refused);
@@ -129,8 +131,9 @@ struct Wish<'a> {
 }
 
 impl<'a> Wish<'a> {
-    /// Decides, then spends what was approved: nothing after that may refuse.
-    async fn released(&self) -> Result<(Credential, Policy), Denied> {
+    /// Decides, sees that what it was decided on stands, then spends what was approved: nothing
+    /// after that may refuse.
+    async fn released(&self) -> Result<Option<(Credential, Policy)>, Denied> {
         let binding = self.binding.ok_or_else(|| no_binding(&self.request.env))?;
         let zone: &'a ZoneView = &self.launcher.zone;
         let named = &binding.resource;
@@ -142,11 +145,17 @@ impl<'a> Wish<'a> {
         let resource = find(zone, named).ok_or_else(|| no_resource(named))?;
         may_be_released(&resource.provider)?;
         let ready = self.ready(binding, &resource).await?;
+        let stands = self.launcher.stands(self.attempt.sts).await;
+        if !stands
+            .map_err(|why| Denied::new("exchange_denied", why).because(ready.policy.clone()))?
+        {
+            return Ok(None);
+        }
         if let Some((ask, hold)) = &ready.hold {
             let spent = consume(self.attempt.sts, ask, hold, None).await;
             spent.map_err(|refusing| Denied::from(refusing).because(ready.policy.clone()))?;
         }
-        Ok((ready.credential, ready.policy))
+        Ok(Some((ready.credential, ready.policy)))
     }
 
     async fn ready<'r>(

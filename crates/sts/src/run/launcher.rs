@@ -14,7 +14,7 @@ use super::form::RunRequest;
 use super::record::Attempt;
 use crate::Sts;
 use crate::authenticate::unavailable;
-use crate::exchange::over_rate_of;
+use crate::rate::over_rate_of;
 
 /// A workload whose secret was proven.
 pub struct Launcher {
@@ -27,6 +27,47 @@ pub struct Launcher {
 /// The one answer to every credential that is not right.
 fn invalid() -> Refused {
     Refusal::ClientCredentials.because("invalid workload credentials")
+}
+
+impl Launcher {
+    /// Whether both are still as they were read.
+    ///
+    /// # Errors
+    /// 503 when state cannot be read.
+    pub async fn stands(&self, sts: &Sts) -> Result<bool, Refused> {
+        #[cfg(test)]
+        sts.interlude.pass().await;
+        let found = find(sts, self.workload.id.as_str()).await?;
+        if found.as_ref() != Some(&self.workload) {
+            return Ok(false);
+        }
+        match sts.views.zone(&self.workload.zone).await {
+            Ok(zone) => Ok(Arc::ptr_eq(&zone, &self.zone)),
+            Err(ViewError::UnknownZone) => Ok(false),
+            Err(error) => Err(unavailable(&error)),
+        }
+    }
+}
+
+/// The launcher whose secret was proven, as it is now. A secret that is another by now proves nothing.
+///
+/// # Errors
+/// 401 when it is gone, which is on record; 503 when state cannot be read.
+pub async fn again(attempt: Attempt<'_>) -> Result<Launcher, Refused> {
+    let (sts, before) = (attempt.sts, attempt.workload);
+    let found = find(sts, before.id.as_str()).await?;
+    let same = found.filter(|now| now.secret_verifier == before.secret_verifier);
+    let zone = match sts.views.zone(&before.zone).await {
+        Ok(zone) => Some(zone),
+        Err(ViewError::UnknownZone) => None,
+        Err(error) => return Err(unavailable(&error)),
+    };
+    match (same, zone.filter(|zone| !zone.archived)) {
+        (Some(workload), Some(zone)) => Ok(Launcher { workload, zone }),
+        _ => Err(attempt
+            .refuse_launch("workload_auth_failed", invalid())
+            .await),
+    }
 }
 
 /// Counts the request, then proves the secret.

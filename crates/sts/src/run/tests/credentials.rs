@@ -4,6 +4,14 @@ use std::fmt::Write as _;
 
 use super::*;
 use crate::tests::far::Far;
+use crate::tests::overtaken;
+use caracal_store::Sql;
+use caracal_store::testing::raw;
+use std::sync::Arc;
+
+const RENAMED: Sql = raw("UPDATE resources SET name = 'another' WHERE id = 'r-mail'");
+const UNBOUND: Sql = raw("DELETE FROM policy_bindings WHERE zone_id = 'z1'");
+const ROTATED: Sql = raw("UPDATE workloads SET secret_verifier = NULL WHERE id = 'w1'");
 
 caracal_store::on_each_engine! {
     async fn a_credential_is_released_once_policy_allows_it(store: Store) {
@@ -26,6 +34,28 @@ caracal_store::on_each_engine! {
             assert_eq!((&asked["principal"]["type"], &asked["principal"]["id"]), (&json!("Workload"), &json!("w1")));
             assert_eq!(asked["context"]["requested_scopes"], scopes);
         }
+    }
+
+    async fn a_credential_is_not_released_on_what_does_not_stand(store: Store) {
+        let stage = Stage::set(store).await;
+        let sts = &stage.at.sts;
+        let happens = |sql| overtaken::happens(Arc::clone(sts), sql, Change::Zone(stage.zone.clone()));
+        let mut table = String::new();
+        for (case, sql) in [
+            ("what does not matter", RENAMED), ("policy", UNBOUND), ("secret", ROTATED),
+        ] {
+            stage.policy(GATED).await;
+            sts.interlude.then(happens(sql));
+            let told = stage.sent(case, credential("CHAT", &[]), 1).await;
+            let events = on_record(case, &told.headers, &told.events);
+            let error = told.body["error_description"].as_str().unwrap_or("released");
+            writeln!(table, "{case:<20} | {} {error} | {}", told.status.as_u16(), events.join(", ")).unwrap();
+        }
+        insta::allow_duplicates! { insta::assert_snapshot!(table, @"
+        what does not matter | 200 released | allow complete
+        policy               | 403 policy denied (no_active_policy_set) | deny complete
+        secret               | 401 invalid workload credentials | run_launch deny workload_auth_failed
+        ") }
     }
 
     async fn a_token_that_is_fetched_says_when_it_ends_and_its_endpoint_is_not_believed(store: Store) {
