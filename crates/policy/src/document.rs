@@ -407,6 +407,21 @@ fn is_plain_format(format: &str) -> bool {
 }
 
 fn parse(content: &str) -> Result<Reading, InvalidPolicy> {
+    // For the parser the text ends there, and what a person reads behind it says nothing.
+    if let Some((before, _)) = content.split_once('\0') {
+        let line = before.matches('\n').count() + 1;
+        let column = before
+            .rsplit('\n')
+            .next()
+            .map_or(0, |last| last.chars().count())
+            + 1;
+        let place = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        return Err(InvalidPolicy {
+            code: "rego_parse_error".into(),
+            at: Some((place(line), place(column))),
+            detail: Some("a NUL character ends the text here: take it out".to_owned()),
+        });
+    }
     let mut parsed = Documents::new(LOADING.time);
     parsed
         .add("document", content)

@@ -195,6 +195,15 @@ fn a_document_that_does_not_parse_says_where() {
     assert_eq!(invalid.code, "rego_parse_error");
     assert_eq!(invalid.at.map(|(line, _)| line), Some(4));
     assert!(invalid.detail.is_some());
+    for hidden in [
+        "risk := []\n\0restrict := {\"a\"}",
+        "risk := []\n# c\0\nrestrict := {\"a\"}",
+        "risk := []\0",
+    ] {
+        let fault = validate(&document(hidden)).unwrap_err();
+        assert_eq!(fault.code, "rego_parse_error", "{hidden:?}");
+        assert!(fault.detail.unwrap().contains("NUL"));
+    }
     let joined = format!("risk := [1{}]", " + 1".repeat(40_000));
     assert_eq!(code(&document(&joined)), "content_too_complex");
     let nested = format!("risk := {}{}", "[".repeat(31), "]".repeat(31));
