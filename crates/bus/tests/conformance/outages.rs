@@ -42,9 +42,11 @@ async fn positions_of_a_server_that_was_started_again_are_a_gap() {
     assert!(matches!(gap, Err(BusError::Gap { .. })), "{gap:?}");
 }
 
-/// A server of one test, in a directory of its own.
+const SOCKET: &str = "socket";
+
+/// A server of one test, in a directory of its own. So is its socket: nobody else takes that while
+/// the server is down, as happens to ports.
 struct Server {
-    port: u16,
     directory: std::path::PathBuf,
     process: std::process::Child,
 }
@@ -52,36 +54,38 @@ struct Server {
 impl Server {
     /// `None` when tests are not to use Redis, or there is no server program.
     fn start() -> Option<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         #[expect(
             clippy::disallowed_methods,
             reason = "whether there is Redis to test with"
         )]
         std::env::var("CARACAL_TEST_REDIS").ok()?;
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = free.local_addr().unwrap().port();
-        drop(free);
-        let name = format!("caracal-bus-{}-{port}", std::process::id());
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("caracal-bus-{}-{number}", std::process::id());
         let directory = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&directory).unwrap();
-        let process = Self::run(port, &directory)?;
-        Some(Self {
-            port,
-            directory,
-            process,
-        })
+        let process = Self::run(&directory)?;
+        Some(Self { directory, process })
     }
 
-    fn run(port: u16, directory: &std::path::Path) -> Option<std::process::Child> {
+    fn url(&self) -> String {
+        let socket = self.directory.join(SOCKET);
+        format!("redis+unix://{}", socket.display())
+    }
+
+    fn run(directory: &std::path::Path) -> Option<std::process::Child> {
         std::process::Command::new("redis-server")
-            .args(["--port", &port.to_string(), "--save", "", "--dir"])
+            .args(["--port", "0", "--save", "", "--dir"])
             .arg(directory)
+            .arg("--unixsocket")
+            .arg(directory.join(SOCKET))
             .stdout(std::process::Stdio::null())
             .spawn()
             .ok()
     }
 
     async fn bus(&self) -> Bus {
-        let url = Secret::new(format!("redis://127.0.0.1:{}/", self.port));
+        let url = Secret::new(self.url());
         let bus = Bus::redis(&url, RedisOptions::default()).await.unwrap();
         eventually("the server answers", || async { bus.ping().await.is_ok() }).await;
         bus
@@ -89,7 +93,7 @@ impl Server {
 
     /// What only an operator does.
     async fn command(&self, name: &str) {
-        let client = redis::Client::open(format!("redis://127.0.0.1:{}/", self.port)).unwrap();
+        let client = redis::Client::open(self.url()).unwrap();
         let mut connection = client.get_multiplexed_async_connection().await.unwrap();
         let done: String = redis::cmd(name).query_async(&mut connection).await.unwrap();
         assert_eq!(done, "OK");
@@ -99,7 +103,7 @@ impl Server {
     async fn crash(&mut self, bus: &Bus) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
-        self.process = Self::run(self.port, &self.directory).unwrap();
+        self.process = Self::run(&self.directory).unwrap();
         eventually("the next one answers", || async {
             bus.ping().await.is_ok()
         })

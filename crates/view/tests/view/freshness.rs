@@ -349,8 +349,8 @@ async fn a_barrier_names_the_replica_that_has_not_applied_the_change() {
     let clock = system_clock();
     on_each_store(clock.clone(), async |store| {
         for bus in buses(&clock, 1_000).await {
-            let one = Replica::started(&store, &bus, &clock, "one").await;
-            let two = Replica::started(&store, &bus, &clock, "two").await;
+            let one = Replica::lasting(&store, &bus, &clock, "one").await;
+            let two = Replica::lasting(&store, &bus, &clock, "two").await;
             let announce = caracal_view::Distributed::new(one.relay.clone(), one.views.clone());
             let number = fresh_sessions(&store, 2).await.start;
             let all_applied = async || {
@@ -365,7 +365,7 @@ async fn a_barrier_names_the_replica_that_has_not_applied_the_change() {
 
             drop(two);
             end_session(&store, &session(number + 1), clock.now()).await;
-            let status = announce.prove(&zone(), Duration::from_millis(200)).await;
+            let status = announce.prove(&zone(), Duration::from_secs(2)).await;
             let status: Vec<_> = status
                 .iter()
                 .map(|one| (one.replica.as_str(), one.applied))
@@ -382,7 +382,7 @@ async fn a_barrier_names_the_replica_that_has_not_applied_the_change() {
 async fn a_revocation_that_the_bus_lost_is_found_in_the_store() {
     let clock = system_clock();
     on_each_store(clock.clone(), async |store| {
-        let Some(mut redis) = OwnRedis::start().await else {
+        let Some(mut redis) = OwnRedis::start() else {
             eprintln!("skipped: no Redis of our own");
             return;
         };

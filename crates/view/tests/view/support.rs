@@ -1,8 +1,11 @@
 //! A zone on a store of its own, changed by plain statements: what the services' repositories do
 //! is tested where they are.
 
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use caracal_bus::{Bus, MemoryOptions, RedisOptions};
@@ -275,11 +278,10 @@ pub struct Replica {
 impl Replica {
     /// Nothing runs yet, nothing was read yet.
     pub fn new(store: &Store, bus: &Bus, clock: &Arc<dyn Clock>, name: &str) -> Self {
-        let config = ViewConfig {
-            streams_key: Some(streams_key()),
-            replica: name.to_owned(),
-            ..ViewConfig::default()
-        };
+        Self::with(store, bus, clock, named(name))
+    }
+
+    fn with(store: &Store, bus: &Bus, clock: &Arc<dyn Clock>, config: ViewConfig) -> Self {
         let keyring = Some(Arc::new(keyring()));
         let (views, follower) =
             Views::new(store.clone(), bus.clone(), clock.clone(), keyring, config);
@@ -311,11 +313,45 @@ impl Replica {
 
     /// A replica that follows and has been confirmed.
     pub async fn started(store: &Store, bus: &Bus, clock: &Arc<dyn Clock>, name: &str) -> Self {
-        let mut replica = Self::new(store, bus, clock, name);
-        replica.views.start().await.unwrap();
-        replica.follow();
-        replica
+        Self::new(store, bus, clock, name).begun().await
     }
+
+    /// One that is counted as alive for some seconds after it has ended.
+    pub async fn lasting(store: &Store, bus: &Bus, clock: &Arc<dyn Clock>, name: &str) -> Self {
+        let config = ViewConfig {
+            feed_max_lag: Duration::from_secs(3),
+            ..named(name)
+        };
+        Self::with(store, bus, clock, config).begun().await
+    }
+
+    async fn begun(mut self) -> Self {
+        self.views.start().await.unwrap();
+        self.follow();
+        self
+    }
+}
+
+fn named(replica: &str) -> ViewConfig {
+    ViewConfig {
+        streams_key: Some(streams_key()),
+        replica: replica.to_owned(),
+        ..ViewConfig::default()
+    }
+}
+
+/// Drops it when it waits for the nth time, as a caller does that hangs up.
+pub async fn dropped_at(nth: usize, work: impl Future) {
+    let mut work = std::pin::pin!(work);
+    let mut waits = 0;
+    std::future::poll_fn(|context| {
+        waits += 1;
+        match work.as_mut().poll(context) {
+            Poll::Pending if waits < nth => Poll::Pending,
+            _ => Poll::Ready(()),
+        }
+    })
+    .await;
 }
 
 /// Asks again until the answer is yes.
@@ -333,44 +369,41 @@ pub fn test_clock() -> (Arc<TestClock>, Arc<dyn Clock>) {
     (clock.clone(), clock)
 }
 
-/// A Redis of a test's own, which keeps nothing.
+/// A Redis of a test's own, which keeps nothing. On a socket in the file system: nobody else takes
+/// that while the server is down, as happens to ports.
 pub struct OwnRedis {
-    port: u16,
-    server: std::process::Child,
+    socket: PathBuf,
+    server: Child,
 }
 
 impl OwnRedis {
     /// `None` when tests are not to use Redis, or there is no server program.
-    pub async fn start() -> Option<Self> {
+    pub fn start() -> Option<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         #[expect(
             clippy::disallowed_methods,
             reason = "whether there is Redis to test with"
         )]
         std::env::var("CARACAL_TEST_REDIS").ok()?;
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = free.local_addr().unwrap().port();
-        drop(free);
-        let server = Self::run(port)?;
-        Some(Self { port, server })
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("caracal-view-{}-{number}.sock", std::process::id());
+        let socket = std::env::temp_dir().join(name);
+        let server = Self::run(&socket)?;
+        Some(Self { socket, server })
     }
 
-    fn run(port: u16) -> Option<std::process::Child> {
-        std::process::Command::new("redis-server")
-            .args([
-                "--port",
-                &port.to_string(),
-                "--save",
-                "",
-                "--appendonly",
-                "no",
-            ])
-            .stdout(std::process::Stdio::null())
+    fn run(socket: &Path) -> Option<Child> {
+        Command::new("redis-server")
+            .args(["--port", "0", "--save", "", "--appendonly", "no"])
+            .arg("--unixsocket")
+            .arg(socket)
+            .stdout(Stdio::null())
             .spawn()
             .ok()
     }
 
     pub async fn bus(&self) -> Bus {
-        let url = Secret::new(format!("redis://127.0.0.1:{}/", self.port));
+        let url = Secret::new(format!("redis+unix://{}", self.socket.display()));
         let bus = Bus::redis(&url, RedisOptions::default()).await.unwrap();
         eventually("the server answers", || async { bus.ping().await.is_ok() }).await;
         bus
@@ -380,7 +413,7 @@ impl OwnRedis {
     pub async fn lose_everything(&mut self, bus: &Bus) {
         self.server.kill().unwrap();
         self.server.wait().unwrap();
-        self.server = Self::run(self.port).unwrap();
+        self.server = Self::run(&self.socket).unwrap();
         eventually("the new server answers", || async {
             bus.ping().await.is_ok()
         })
@@ -392,5 +425,6 @@ impl Drop for OwnRedis {
     fn drop(&mut self) {
         let _ = self.server.kill();
         let _ = self.server.wait();
+        let _ = std::fs::remove_file(&self.socket);
     }
 }
