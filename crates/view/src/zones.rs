@@ -14,6 +14,13 @@
 //!
 //! **Rejected.** Serving the old view until the new one is ready: that is the stale allow.
 //!
+//! **Names that are made up.** A slot is made before the store is asked, so that those who want one
+//! zone meet in it. One in which nothing was loaded goes when its last visitor does, however that
+//! visit ends: whoever names zones that do not exist, and hangs up, leaves nothing behind.
+//!
+//! INVARIANT (slot): a slot is taken out only under its `loading`, and only while it is empty; whoever
+//! gets `loading` of one that was taken out starts over. So what is loaded is where changes find it.
+//!
 //! While the lease does not hold, a view is used for as long as memory may be old after it was
 //! read (`FEED_MAX_LAG`): the same bound, at the price of one load per zone in that time instead of
 //! one per request.
@@ -80,23 +87,17 @@ impl Zones {
         if lease.holds() && self.absent.holds(zone) {
             return Err(ViewError::UnknownZone);
         }
-        let slot = self.slot(zone);
-        if let Some(view) = self.valid(&slot, lease) {
+        let held = self.slots.pin().get(zone).map(Arc::clone);
+        if let Some(view) = held.and_then(|slot| self.valid(&slot, lease)) {
             return Ok(view);
         }
         let arrived = self.clock.ticks();
-        let mut failure = slot.loading.lock().await;
-        if let Some(view) = self.valid(&slot, lease) {
-            return Ok(view);
+        loop {
+            let visit = self.visit(zone);
+            if let Some(outcome) = visit.view(lease, arrived).await {
+                return outcome;
+            }
         }
-        // A load that began after we came has failed for us too.
-        if let Some((_, error)) = failure.as_ref().filter(|(began, _)| *began > arrived) {
-            return Err(error.clone());
-        }
-        let asked_at = self.clock.ticks();
-        let loaded = self.load(zone, &slot, asked_at).await;
-        *failure = loaded.as_ref().err().map(|error| (asked_at, error.clone()));
-        loaded
     }
 
     /// The view of the slot, if it may be used now.
@@ -127,7 +128,7 @@ impl Zones {
         let asked = self.absent.begin();
         let Some(snapshot) = self.store.zone(zone).snapshot().await? else {
             self.absent.remember(zone.clone(), asked);
-            self.slots.pin().remove(zone);
+            slot.loaded.store(None);
             return Err(ViewError::UnknownZone);
         };
         let previous = slot.loaded.load_full();
@@ -196,9 +197,68 @@ impl Zones {
         self.slots.len()
     }
 
-    fn slot(&self, zone: &ZoneId) -> Arc<Slot> {
+    fn visit<'z>(&'z self, zone: &'z ZoneId) -> Visit<'z> {
         let slots = self.slots.pin();
-        slots.get_or_insert_with(zone.clone(), Arc::default).clone()
+        let slot = slots.get_or_insert_with(zone.clone(), Arc::default).clone();
+        Visit {
+            zones: self,
+            zone,
+            slot,
+        }
+    }
+}
+
+/// Somebody is here for a zone that is not at hand.
+struct Visit<'z> {
+    zones: &'z Zones,
+    zone: &'z ZoneId,
+    slot: Arc<Slot>,
+}
+
+impl Visit<'_> {
+    /// The zone for one who came at this time, once it is loaded; `None` when the slot was taken out
+    /// meanwhile.
+    async fn view(
+        &self,
+        lease: &Lease,
+        arrived: Ticks,
+    ) -> Option<Result<Arc<ZoneView>, ViewError>> {
+        let Self { zones, zone, slot } = self;
+        let mut failure = slot.loading.lock().await;
+        if let Some(view) = zones.valid(slot, lease) {
+            return Some(Ok(view));
+        }
+        // A load that began after we came has failed for us too.
+        if let Some((_, error)) = failure.as_ref().filter(|(began, _)| *began > arrived) {
+            return Some(Err(error.clone()));
+        }
+        if !self.is_in_place() {
+            return None;
+        }
+        let asked_at = zones.clock.ticks();
+        let loaded = zones.load(zone, slot, asked_at).await;
+        *failure = loaded.as_ref().err().map(|error| (asked_at, error.clone()));
+        Some(loaded)
+    }
+
+    fn is_in_place(&self) -> bool {
+        let slots = self.zones.slots.pin();
+        let found = slots.get(self.zone);
+        found.is_some_and(|slot| Arc::ptr_eq(slot, &self.slot))
+    }
+}
+
+impl Drop for Visit<'_> {
+    fn drop(&mut self) {
+        // Whoever holds it now has a visit of its own, and looks when that ends.
+        let Ok(_alone) = self.slot.loading.try_lock() else {
+            return;
+        };
+        // INVARIANT (slot).
+        if self.slot.loaded.load().is_none() {
+            let slots = self.zones.slots.pin();
+            let _ = slots.remove_if(self.zone, |_, slot| Arc::ptr_eq(slot, &self.slot));
+        }
     }
 }
 

@@ -148,3 +148,71 @@ async fn what_does_not_exist_costs_the_store_one_read_until_it_does() {
     })
     .await;
 }
+
+/// Whoever names zones that do not exist proves nothing, and may hang up at any time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn zones_that_are_made_up_leave_nothing_in_memory() {
+    let clock = system_clock();
+    on_each_store(clock.clone(), async |store| {
+        let bus = buses(&clock, 1_000).await.swap_remove(0);
+        let replica = Replica::started(&store, &bus, &clock, "one").await;
+        let views = &replica.views;
+        for n in 0..50 {
+            let made_up = ZoneId::trusted(format!("hung-up-{n}"));
+            dropped_at(1 + n % 5, views.zone(&made_up)).await;
+        }
+        assert_eq!(views.stats().zones, 0, "of those that hung up");
+        // One of them waits for the other.
+        for n in 0..20 {
+            let made_up = ZoneId::trusted(format!("both-{n}"));
+            let first = dropped_at(1 + n % 5, views.zone(&made_up));
+            let (_, unknown) = tokio::join!(first, views.zone(&made_up));
+            assert!(matches!(unknown, Err(ViewError::UnknownZone)));
+        }
+        assert_eq!(views.stats().zones, 0, "of those that waited");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn zones_that_cannot_be_looked_for_leave_nothing_in_memory() {
+    let clock = system_clock();
+    on_each_store(clock.clone(), async |store| {
+        let bus = buses(&clock, 1_000).await.swap_remove(0);
+        let replica = Replica::started(&store, &bus, &clock, "one").await;
+        let views = &replica.views;
+        views.zone(&zone()).await.unwrap();
+        store.shutdown().await;
+        for n in 0..20 {
+            let made_up = ZoneId::trusted(format!("out-{n}"));
+            let both = tokio::join!(views.zone(&made_up), views.zone(&made_up));
+            assert!(matches!(both.0, Err(ViewError::Unreachable(_))), "{both:?}");
+            assert!(both.1.is_err());
+        }
+        assert_eq!(views.stats().zones, 1, "the one that exists");
+    })
+    .await;
+}
+
+/// The slot that the callers meet in may be given up by one of them while others wait for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_that_hangs_up_takes_no_zone_from_the_others() {
+    let clock = system_clock();
+    on_each_store(clock.clone(), async |store| {
+        let bus = buses(&clock, 1_000).await.swap_remove(0);
+        let replica = Replica::started(&store, &bus, &clock, "one").await;
+        let announce = Local::new(replica.relay.clone(), replica.views.clone());
+        for n in 0..20 {
+            let other = ZoneId::trusted(format!("z-{n}"));
+            add_zone(&store, &other).await;
+            let views = &replica.views;
+            let first = dropped_at(1 + n % 5, views.zone(&other));
+            let (_, a, b) = tokio::join!(first, views.zone(&other), views.zone(&other));
+            assert_eq!((&a.unwrap().id, &b.unwrap().id), (&other, &other));
+            assert!(views.stats().zones > n, "it is where changes find it");
+            announce.announce().await;
+            assert_eq!(views.zone(&other).await.unwrap().id, other);
+        }
+    })
+    .await;
+}
