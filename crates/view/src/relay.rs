@@ -7,7 +7,8 @@
 //! **Choice.** Whoever committed drains the outbox itself ([`Relay::drain`]); a loop drains what is
 //! left, woken by commits and, to be safe, now and again. Entries of a topic go out in the
 //! order of their ids, all topics pipelined. Delivery is at least once, so recording that entries
-//! were sent is done by the loop, many at a time, off everybody's path.
+//! were sent is done by the loop, many at a time, off everybody's path. A round is a task of its own:
+//! a caller that hangs up in it must not take with it what was claimed for others.
 //!
 //! **Rejected.** Holding row locks while talking to the bus: an outage of one then blocks the
 //! other. Counting an outage as a failure of the entries: after a long one they would all be dead.
@@ -195,21 +196,15 @@ impl Relay {
     /// # Errors
     /// When bus or store cannot be reached; the loop tries again.
     pub async fn drain(&self) -> Result<(), ViewError> {
-        let at = &self.0;
-        let number = at.asked.fetch_add(1, Ordering::SeqCst) + 1;
-        let mut sending = at.sending.lock().await;
-        if sending.served >= number {
-            return Ok(());
-        }
-        let covers = at.asked.load(Ordering::SeqCst);
-        let drained = Box::pin(at.drain_all(&mut sending)).await;
-        at.healthy.store(drained.is_ok(), Ordering::SeqCst);
-        if drained.is_err() {
-            at.interrupted.fetch_add(1, Ordering::Relaxed);
-        }
-        drained?;
-        sending.served = covers;
-        Ok(())
+        let number = self.0.asked.fetch_add(1, Ordering::SeqCst) + 1;
+        let at = Arc::clone(&self.0);
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "owned by who waits for it, else by the next round: it waits for `sending`"
+        )]
+        let round = tokio::spawn(async move { at.drain(number).await });
+        let drained = round.await;
+        drained.unwrap_or_else(|error| Err(ViewError::Unreachable(error.to_string())))
     }
 
     /// Drains, and waits until nothing that ends authority in this zone is left in the outbox,
@@ -381,6 +376,23 @@ impl Inner {
                 ids
             }
         }
+    }
+
+    /// Drains for the caller of this number, unless a round that began later has.
+    async fn drain(&self, number: u64) -> Result<(), ViewError> {
+        let mut sending = self.sending.lock().await;
+        if sending.served >= number {
+            return Ok(());
+        }
+        let covers = self.asked.load(Ordering::SeqCst);
+        let drained = Box::pin(self.drain_all(&mut sending)).await;
+        self.healthy.store(drained.is_ok(), Ordering::SeqCst);
+        if drained.is_err() {
+            self.interrupted.fetch_add(1, Ordering::Relaxed);
+        }
+        drained?;
+        sending.served = covers;
+        Ok(())
     }
 
     async fn drain_all(&self, sending: &mut Sending) -> Result<(), ViewError> {

@@ -138,6 +138,41 @@ async fn after_a_crash_entries_are_repeated_and_never_lost() {
     .await;
 }
 
+/// A caller hangs up in the middle of a round, with what it claimed: also what others committed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_announces_after_a_caller_that_hung_up_has_everything_out() {
+    let clock = system_clock();
+    on_each_store(clock.clone(), async |store| {
+        let bus = buses(&clock, 1_000).await.swap_remove(0);
+        let options = RelayOptions {
+            claim: Duration::from_secs(30),
+            ..RelayOptions::default()
+        };
+        let key = Some(streams_key());
+        let relay = Relay::new(
+            store.clone(),
+            bus.clone(),
+            clock.clone(),
+            key,
+            None,
+            options,
+        );
+        for number in 0..30 {
+            say(&store, Topic::SessionsRevoke, number).await;
+            dropped_at(1 + number % 10, relay.drain()).await;
+            relay.drain().await.unwrap();
+            let last = said(&bus, Topic::SessionsRevoke).await.pop();
+            assert_eq!(last, Some(number));
+        }
+        assert_eq!(
+            said(&bus, Topic::SessionsRevoke).await.len(),
+            30,
+            "each once"
+        );
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outage_of_the_bus_kills_no_entry() {
     let clock = system_clock();
@@ -277,62 +312,16 @@ async fn news_that_is_evidence_counts_as_sent_once_it_is_written_down() {
     .await;
 }
 
-/// A Redis of its own, which forgets everything when it is killed. `None` when tests are not to use
-/// Redis, or there is no server program.
-struct Forgetful {
-    port: u16,
-    process: std::process::Child,
-}
-
-impl Forgetful {
-    fn start() -> Option<Self> {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "whether there is Redis to test with"
-        )]
-        std::env::var("CARACAL_TEST_REDIS").ok()?;
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = free.local_addr().unwrap().port();
-        drop(free);
-        let process = Self::run(port)?;
-        Some(Self { port, process })
-    }
-
-    fn run(port: u16) -> Option<std::process::Child> {
-        std::process::Command::new("redis-server")
-            .args(["--port", &port.to_string(), "--save", "", "--dir"])
-            .arg(std::env::temp_dir())
-            .stdout(std::process::Stdio::null())
-            .spawn()
-            .ok()
-    }
-
-    fn forgets(&mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-        self.process = Self::run(self.port).unwrap();
-    }
-}
-
-impl Drop for Forgetful {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
 /// Resource servers have their marks in the same Redis, and know nothing but the stream.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_forgot_is_told_the_revocations_again_and_nothing_else() {
     let clock = system_clock();
     on_each_store(clock.clone(), async |store| {
-        let Some(mut server) = Forgetful::start() else {
+        let Some(mut server) = OwnRedis::start() else {
             eprintln!("skipped: no Redis of its own");
             return;
         };
-        let url = Secret::new(format!("redis://127.0.0.1:{}/", server.port));
-        let bus = Bus::redis(&url, RedisOptions::default()).await.unwrap();
-        eventually("it answers", || async { bus.ping().await.is_ok() }).await;
+        let bus = server.bus().await;
         let mut running = JoinSet::new();
         let relay = Replica::new(&store, &bus, &clock, "one").relay;
         running.spawn(relay.run(CancellationToken::new()));
@@ -351,7 +340,7 @@ async fn a_redis_that_forgot_is_told_the_revocations_again_and_nothing_else() {
             said.dedup();
             said
         };
-        server.forgets();
+        server.lose_everything(&bus).await;
         say(&store, Topic::SessionsRevoke, 3).await;
         eventually("it is told again", || async {
             has(Topic::SessionsRevoke).await >= 4 && revocations().await == [0, 1, 2, 3]
