@@ -46,6 +46,17 @@ const KEK: &str = "8f3d9a712c45e6b0d18f2a4c6e9b3d57a1c4f8020e6a9c3d5b7f1a2c4e6d8
 /// How long a Gateway of these tests waits.
 const WAITS: std::time::Duration = std::time::Duration::from_secs(5);
 
+/// Asks again until it holds.
+pub async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
+    let waiting = async {
+        while !holds().await {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    let done = tokio::time::timeout(2 * WAITS, waiting).await;
+    assert!(done.is_ok(), "{what}");
+}
+
 /// Of somebody who waits as long as anybody does.
 pub fn patience(sts: &Sts) -> Patience {
     Patience::of_client(sts.clock.as_ref())

@@ -21,12 +21,14 @@ use http::{HeaderMap, Request, StatusCode};
 use serde_json::{Value, json};
 
 use super::Endpoint;
+use crate::tests::far::Far;
 use crate::tests::told::{is_whole, on_record};
-use crate::tests::{TestSts, post};
+use crate::tests::{TestSts, eventually, post};
 
 mod approvals;
 mod credentials;
 mod launches;
+mod meanwhile;
 
 const FORM: &str = "application/x-www-form-urlencoded";
 const LAUNCH: &str = "0199aaaa-bbbb-7ccc-8ddd-eeeeffff0000";
@@ -321,25 +323,26 @@ impl Stage {
 
     /// `status code: description` and what is on record of it.
     async fn refusal(&self, case: &str, request: Request<Body>, events: usize) -> String {
-        let told = self.sent(case, request, events).await;
-        let part = |name: &str| told.body[name].as_str().unwrap_or_default();
-        let mut shown = format!(
-            "{case:<26} | {} {}: {}",
-            told.status.as_u16(),
-            part("error"),
-            part("error_description")
-        );
-        for event in &told.events {
-            write!(
-                shown,
-                "\n    {} {} {}",
-                event["event_type"].as_str().unwrap(),
-                event["decision"].as_str().unwrap(),
-                event["evaluation_status"].as_str().unwrap(),
-            )
-            .unwrap();
-        }
-        shown
+        self.sent(case, request, events).await.shown(case)
+    }
+
+    /// What is told of a credential, when this is done while its provider takes its time.
+    async fn told_when(
+        &self,
+        far: &Far,
+        env: &str,
+        events: usize,
+        done: impl Future<Output = ()>,
+    ) -> String {
+        far.behaves("late");
+        let doing = async {
+            eventually("it is asked", async || far.endpoint.count() == 1).await;
+            done.await;
+            far.behaves("");
+            far.endpoint.now.notify_one();
+        };
+        let asking = self.sent(env, credential(env, &[]), events);
+        tokio::join!(asking, doing).0.shown(env)
     }
 
     /// A success, whole: this body and nothing else, kept by no cache, and this on record.
@@ -365,6 +368,29 @@ struct Answer {
     headers: HeaderMap,
     body: Value,
     events: Vec<Value>,
+}
+
+impl Answer {
+    fn shown(&self, case: &str) -> String {
+        let part = |name: &str| self.body[name].as_str().unwrap_or_default();
+        let mut shown = format!(
+            "{case:<26} | {} {}: {}",
+            self.status.as_u16(),
+            part("error"),
+            part("error_description")
+        );
+        for event in &self.events {
+            write!(
+                shown,
+                "\n    {} {} {}",
+                event["event_type"].as_str().unwrap(),
+                event["decision"].as_str().unwrap(),
+                event["evaluation_status"].as_str().unwrap(),
+            )
+            .unwrap();
+        }
+        shown
+    }
 }
 
 fn ask(path: &str, fields: &[(&str, &str)]) -> Request<Body> {

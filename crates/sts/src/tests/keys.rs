@@ -10,16 +10,6 @@ use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
-    let waiting = async {
-        while !holds().await {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    let done = tokio::time::timeout(PATIENCE, waiting).await;
-    assert!(done.is_ok(), "{what}");
-}
-
 fn jwks(zone: &str) -> Request<Body> {
     let uri = format!("/.well-known/jwks.json?zone_id={zone}");
     Request::get(uri).body(Body::empty()).unwrap()

@@ -3,7 +3,6 @@
 use std::fmt::Write as _;
 
 use super::*;
-use crate::tests::far::Far;
 use crate::tests::overtaken;
 use caracal_store::Sql;
 use caracal_store::testing::raw;
