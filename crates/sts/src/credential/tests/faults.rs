@@ -8,7 +8,9 @@ use caracal_model::TestClock;
 use caracal_view::IssuerRow;
 
 use super::*;
+use crate::credential::connection::RENEW;
 use crate::issuers::IssuerKeys;
+use crate::tests::eventually;
 
 /// Longer than anything that is asked for may take.
 const DEADLINE: Duration = Duration::from_secs(15);
@@ -154,6 +156,37 @@ caracal_store::on_each_engine! {
         let row = row.unwrap().unwrap();
         let kept = world.sts.sts.keyring.open(REFRESH_TOKEN_AAD, &row.refresh_token.unwrap()).unwrap();
         assert_eq!(kept.expose(), b"r1");
+    }
+
+    /// A slow Redis, or one that was emptied: the provider has taken the refresh token all the same.
+    async fn a_refresh_that_lost_its_lease_keeps_what_it_gets(store: Store) {
+        let clock = Arc::new(TestClock::default());
+        let bus = Bus::memory(clock.clone());
+        let world = World::on(store, bus.clone()).await;
+        let provider = world.accounts("p1").await;
+        "r0".clone_into(&mut world.endpoint.refresh.lock());
+        world.mode("late rotating");
+        world.connect(&provider, "user-1", "t0", Some("r0"), 20).await;
+        let connections = || world.sts.sts.store.zone(&world.zone).connections();
+        let row = async || connections().active(&provider.id, "user-1").await.unwrap().unwrap();
+        let lock = format!("provider-refresh:{}:lock", row().await.id);
+        let losing = async {
+            eventually("the provider is asked", async || world.endpoint.count() == 1).await;
+            eventually("it has lapsed", async || {
+                clock.advance(16 * SECOND);
+                bus.lead(&lock, "another", 3_600 * SECOND).await.unwrap()
+            })
+            .await;
+            // Long enough for renewals, which are refused.
+            tokio::time::sleep(10 * RENEW).await;
+            world.endpoint.now.notify_one();
+        };
+        tokio::join!(world.credential(&provider, "user-1"), losing);
+        eventually("it is kept", async || row().await.version == 2).await;
+        let kept = row().await.refresh_token.unwrap();
+        let kept = world.sts.sts.keyring.open(REFRESH_TOKEN_AAD, &kept).unwrap();
+        assert_eq!(kept.expose(), b"r1");
+        assert_eq!(world.credential(&provider, "user-1").await, "t1");
     }
 
     async fn an_issuer_that_is_slow_or_lies_vouches_for_nobody(store: Store) {
