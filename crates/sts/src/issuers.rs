@@ -7,8 +7,9 @@
 //! **Choice.** A set is kept for 10 minutes, never longer. An unknown key is looked for once more,
 //! but not more often than every 30 s for one issuer. One request fetches; those that come meanwhile
 //! wait for what it finds, failure included, so that an issuer which does not answer holds each of
-//! them up once and not one after another. A failure is the issuer's or ours, never the caller's:
-//! 503.
+//! them up once and not one after another. It goes on when who asked hangs up: nothing is put down of
+//! a question that was not answered, and nobody makes us ask again and again. A failure is the
+//! issuer's or ours, never the caller's: 503.
 //!
 //! **Rejected.** Serving an old set while the issuer is out: a withdrawn key would come back to life
 //! by cutting the line.
@@ -23,10 +24,12 @@ use bytes::Bytes;
 use caracal_crypto::foreign::KeySet;
 use caracal_model::{Clock, Refusal, Refused, Ticks};
 use caracal_net::egress::{Bounds, Fetcher};
+use caracal_net::trace::carried;
 use caracal_view::IssuerRow;
 use http::header::ACCEPT;
 use http::{Request, StatusCode};
 use parking_lot::Mutex;
+use tokio::sync::OwnedMutexGuard;
 
 /// How long a set is good.
 const KEPT: Duration = Duration::from_secs(600);
@@ -79,7 +82,7 @@ struct Known {
 struct Slot {
     /// How often it was asked: who waits for the lock sees whether somebody else asked meanwhile.
     asked: AtomicU64,
-    known: tokio::sync::Mutex<Known>,
+    known: Arc<tokio::sync::Mutex<Known>>,
 }
 
 /// The keys of every trusted issuer of every zone.
@@ -113,8 +116,9 @@ impl IssuerKeys {
         let slot = self.slot(issuer);
         let asked = slot.asked.load(Ordering::SeqCst);
         let came = self.clock.ticks();
-        let known = tokio::time::timeout(within, slot.known.lock()).await;
-        let mut known = known.map_err(|_| out(issuer))?;
+        let lock = Arc::clone(&slot.known).lock_owned();
+        let known = tokio::time::timeout(within, lock).await;
+        let known = known.map_err(|_| out(issuer))?;
         let now = self.clock.ticks();
         let within = within.saturating_sub(now.since(came));
         let fresh = |(_, at): &&(Arc<KeySet>, Ticks)| now.since(*at) < KEPT;
@@ -138,30 +142,39 @@ impl IssuerKeys {
         if looked {
             return Ok(None);
         }
-        if held.is_some() {
-            known.looked_again = Some(now);
-        }
-        let keys = self.fetch(issuer, within).await;
-        slot.asked.fetch_add(1, Ordering::SeqCst);
-        known.is_out = keys.is_none();
-        let keys = Arc::new(keys.ok_or_else(|| out(issuer))?);
-        known.keys = Some((keys.clone(), self.clock.ticks()));
+        let looks_again = held.is_some().then_some(now);
+        let asking = self.ask(issuer.clone(), slot, known, looks_again);
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "it ends within BOUNDS, and whoever comes next waits for it"
+        )]
+        let asking = tokio::spawn(carried(asking));
+        let keys = match tokio::time::timeout(within, asking).await {
+            Ok(Ok(Some(keys))) => keys,
+            Ok(Ok(None) | Err(_)) | Err(_) => return Err(out(issuer)),
+        };
         Ok(keys.names(kid).then_some(keys))
     }
 
-    async fn fetch(&self, issuer: &IssuerRow, within: Duration) -> Option<KeySet> {
-        let within = within.min(BOUNDS.within);
-        let fetched = tokio::time::timeout(within, self.source.fetch(&issuer.jwks_url)).await;
-        let parsed = match fetched {
-            Ok(Ok(json)) => KeySet::parse(&json).map_err(|error| error.to_string()),
-            Ok(Err(why)) => Err(why),
-            Err(_) => Err("timed out".to_owned()),
-        };
-        parsed
-            .inspect_err(|why| {
-                tracing::warn!(issuer = %issuer.issuer, why, "keys of a trusted issuer not fetched");
-            })
-            .ok()
+    /// Asks the issuer, and puts down what came of it.
+    fn ask(
+        &self,
+        issuer: IssuerRow,
+        slot: Arc<Slot>,
+        mut known: OwnedMutexGuard<Known>,
+        looks_again: Option<Ticks>,
+    ) -> impl Future<Output = Option<Arc<KeySet>>> + Send + 'static {
+        let (source, clock) = (Arc::clone(&self.source), Arc::clone(&self.clock));
+        async move {
+            let keys = fetch(source.as_ref(), &issuer).await.map(Arc::new);
+            slot.asked.fetch_add(1, Ordering::SeqCst);
+            known.looked_again = looks_again.or(known.looked_again);
+            known.is_out = keys.is_none();
+            if let Some(keys) = &keys {
+                known.keys = Some((keys.clone(), clock.ticks()));
+            }
+            keys
+        }
     }
 
     fn slot(&self, issuer: &IssuerRow) -> Arc<Slot> {
@@ -173,6 +186,20 @@ impl IssuerKeys {
         }
         slots.entry(key).or_default().clone()
     }
+}
+
+async fn fetch(source: &dyn KeySource, issuer: &IssuerRow) -> Option<KeySet> {
+    let fetched = tokio::time::timeout(BOUNDS.within, source.fetch(&issuer.jwks_url)).await;
+    let parsed = match fetched {
+        Ok(Ok(json)) => KeySet::parse(&json).map_err(|error| error.to_string()),
+        Ok(Err(why)) => Err(why),
+        Err(_) => Err("timed out".to_owned()),
+    };
+    parsed
+        .inspect_err(|why| {
+            tracing::warn!(issuer = %issuer.issuer, why, "keys of a trusted issuer not fetched");
+        })
+        .ok()
 }
 
 fn out(issuer: &IssuerRow) -> Refused {
@@ -190,6 +217,7 @@ mod tests {
     use super::*;
     use caracal_crypto::es256::SigningKey;
     use caracal_model::{Kid, TestClock};
+    use futures_util::FutureExt as _;
     use serde_json::json;
 
     /// Answers with these keys; counts how often it was asked.
@@ -302,6 +330,20 @@ mod tests {
             "found",
             "what is fresh is not forgotten"
         );
+    }
+
+    /// Nobody knows what the issuer publishes before it has answered.
+    #[tokio::test]
+    async fn who_hangs_up_while_a_key_is_looked_for_makes_it_unknown_to_nobody() {
+        let (source, clock) = (Published::keys(&["k1"]), Arc::new(TestClock::default()));
+        let keys = IssuerKeys::new(source.clone(), clock.clone());
+        assert_eq!(found(&keys, "k1").await, "found");
+        source.publishes(&["k1", "k2"]);
+        for _ in 0..3 {
+            assert!(found(&keys, "k2").now_or_never().is_none());
+        }
+        assert_eq!(found(&keys, "k2").await, "found", "rotated a moment ago");
+        assert_eq!(source.asked(), 2, "and it was asked once for all of them");
     }
 
     #[tokio::test]
