@@ -13,6 +13,9 @@ use caracal_net::metrics::Access;
 use caracal_net::settings::{Mistakes, Mode, Strings};
 use url::Url;
 
+/// Longest request head (spec: gateway §1): a bearer takes 8 KiB of it.
+const HEAD: usize = 20 * 1024;
+
 caracal_net::settings! {
     /// As declared; [`Config`] is what the service runs on.
     pub struct Settings {
@@ -200,6 +203,7 @@ impl From<Settings> for Config {
                 idle: settings.idle_timeout,
                 write_idle: settings.write_timeout,
                 drain: Duration::from_secs(14),
+                head_bytes: HEAD,
                 ..Limits::default()
             },
         }
@@ -211,13 +215,17 @@ mod tests {
     use super::*;
     use std::collections::BTreeMap;
 
-    fn mistakes(pairs: &[(&str, &str)]) -> String {
+    fn load(pairs: &[(&str, &str)]) -> (Option<Config>, Mistakes) {
         let from: BTreeMap<String, String> = pairs
             .iter()
             .map(|(name, value)| ((*name).into(), (*value).into()))
             .collect();
         let mut mistakes = Mistakes::default();
-        let config = Config::load(&from, true, &mut mistakes);
+        (Config::load(&from, true, &mut mistakes), mistakes)
+    }
+
+    fn mistakes(pairs: &[(&str, &str)]) -> String {
+        let (config, mistakes) = load(pairs);
         assert_eq!(config.is_some(), mistakes.is_empty());
         mistakes.to_string()
     }
@@ -226,6 +234,12 @@ mod tests {
         "GATEWAY_STS_HMAC_KEY",
         "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f",
     );
+
+    #[test]
+    fn a_head_may_be_of_twenty_kibibytes() {
+        let (config, _) = load(&[("STS_URL", "https://sts.example"), KEY]);
+        assert_eq!(config.unwrap().limits.head_bytes, 20_480);
+    }
 
     #[test]
     fn a_deployment_must_have_what_makes_it_safe() {
