@@ -18,8 +18,8 @@ use caracal_model::limits::{LEEWAY, MAX_BEARER_BYTES};
 use caracal_model::secret::constant_time_eq;
 use caracal_model::{Actor, ApplicationId, RecordId, Scopes, Timestamp, ZoneId};
 use caracal_view::{Anchors, IssuedTo, ViewError, ZoneView};
-use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use http::{HeaderMap, StatusCode};
 use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::Value;
@@ -133,14 +133,24 @@ pub async fn authenticate(
         // Charged before the signature is looked at, given back when it was worth it.
         coordinator.rate.charge(outside.clone())?;
     }
-    let (zone, genuine) = prove(coordinator, token, known.as_ref()).await?;
-    if known.is_none() {
-        coordinator.rate.refund(&outside);
-        coordinator.proven.keep(digest, genuine.clone());
-    }
-    let runtime = accept(coordinator, &zone, &genuine.claims, path_zone).await?;
+    let judged = async {
+        let (zone, genuine) = prove(coordinator, token, known.as_ref()).await?;
+        if known.is_none() {
+            coordinator.rate.refund(&outside);
+            coordinator.proven.keep(digest, genuine.clone());
+        }
+        accept(coordinator, &zone, &genuine.claims, path_zone).await
+    };
+    let runtime = match judged.await {
+        // Genuine, and good for nothing any more: whoever goes on with it is a stranger.
+        Err(refused) if known.is_some() && refused.status() == StatusCode::UNAUTHORIZED => {
+            coordinator.rate.charge(outside)?;
+            return Err(refused);
+        }
+        judged => judged?,
+    };
     coordinator.rate.charge(Holder::Application(
-        zone.id.clone(),
+        runtime.zone.clone(),
         runtime.application.clone(),
     ))?;
     Ok(Caller::Runtime(runtime))

@@ -287,6 +287,13 @@ async fn callers_are_limited_by_application_and_strangers_by_address() {
             list("stranger".to_owned()).await;
         }
         assert_eq!(list(OPERATOR.to_owned()).await.status, 200);
+        // Genuine, but its application is gone: the first look is free, and the rest are a stranger's.
+        world.clock.advance(std::time::Duration::from_secs(60));
+        let gone = world.lifecycle("nobody");
+        for _ in 0..4 {
+            list(gone.clone()).await.is(401, "identity_revoked");
+        }
+        list(gone).await.is(429, "rate_limited");
         let ready = || world.send(World::request("GET", "/ready", "", None));
         assert_eq!(ready().await.ok(), &json!({ "ok": true }));
         ready().await.is(429, "rate_limited");
