@@ -8,6 +8,7 @@ mod rows;
 use std::path::Path;
 use std::process::Output;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use xtest::http::Request;
@@ -16,6 +17,8 @@ use xtest::{Deployment, Options, Part, Stack, World, eventually, on_both_stacks}
 /// Signals of time: the machine that runs the tests is short of processors itself.
 const PATIENT: &str = "--threshold redis_latency=60 --threshold sts_latency=60 \
     --threshold gateway_latency=60 --threshold postgres_pool_wait=60 --threshold cpu=60";
+/// How long a deployment may take to be well, on a machine that does much else.
+const WELL_WITHIN: Duration = Duration::from_secs(60);
 /// Calls at the same time.
 const CALLERS: usize = 16;
 
@@ -28,6 +31,21 @@ async fn capacity(stack: &Stack, line: &str) -> (Value, i32) {
         verdict.unwrap_or_else(|error| panic!("{error}: {}", said(&output))),
         code,
     )
+}
+
+/// Looks until the deployment is short of nothing: one look may meet what else the machine does.
+async fn is_well(stack: &Stack, line: &str) -> Value {
+    // Whether Postgres waits for its disk is the disk's doing, not the deployment's.
+    let line = format!("--over 1s {PATIENT} --threshold postgres_io_wait=60 {line}");
+    let began = Instant::now();
+    loop {
+        let (verdict, code) = capacity(stack, &line).await;
+        let well = verdict["healthy"] == true;
+        if well || began.elapsed() > WELL_WITHIN {
+            assert_eq!((well, code), (true, 0), "{verdict:#}");
+            return verdict;
+        }
+    }
 }
 
 fn said(output: &Output) -> String {
@@ -124,13 +142,16 @@ on_both_stacks! {
         if stack.deployment == Deployment::Distributed {
             record(&stack).await;
         }
-        let (verdict, code) = capacity(&stack, &format!("--over 1s {PATIENT}")).await;
-        assert_eq!((verdict["healthy"].as_bool(), code), (Some(true), 0), "{verdict:#}");
+        let verdict = is_well(&stack, "").await;
         assert_eq!(verdict["steps"].as_array().unwrap().len(), 5);
         assert_eq!(verdict["summary"]["replicas"], json!({"api": 1, "sts": 1, "gateway": 1, "audit": 1, "coordinator": 1}));
 
-        let text = stack.caracal(&format!("capacity --over 1s {PATIENT}")).await;
-        assert!(text.status.success() && said(&text).starts_with("No bottleneck."), "{}", said(&text));
+        eventually("it is said in words", async || {
+            let line = format!("capacity --over 1s {PATIENT} --threshold postgres_io_wait=60");
+            let text = stack.caracal(&line).await;
+            text.status.success() && said(&text).starts_with("No bottleneck.")
+        })
+        .await;
         // Whoever may not see the metrics is told so, and gets no verdict.
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "another").unwrap();

@@ -15,7 +15,7 @@ use xtest::{
     Agent, DEAD_LETTERS, Deployment, Fault, FaultProxy, Options, Part, Stack, World, eventually,
 };
 
-use super::{CALLERS, PATIENT, capacity, finding, meanwhile, names, names_storage_first};
+use super::{CALLERS, PATIENT, capacity, finding, is_well, meanwhile, names, names_storage_first};
 
 /// Connections of each pool: five of them are all that Postgres has.
 const POOL: &str = "39";
@@ -95,9 +95,7 @@ impl Rows {
         if std::env::var_os("XTEST_MEASURE").is_some() {
             rows.measures().await;
         }
-        let line = format!("--over 1s {PATIENT} --threshold policy_age=600");
-        let (verdict, _) = capacity(stack, &line).await;
-        assert_eq!(verdict["healthy"], true, "before anything: {verdict:#}");
+        is_well(stack, "--threshold policy_age=600").await;
         rows
     }
 
