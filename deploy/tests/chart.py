@@ -179,6 +179,20 @@ class Pods(unittest.TestCase):
             self.assertEqual({one[probe]["timeoutSeconds"] for probe in paths}, {3})
             self.assertEqual((one["startupProbe"]["failureThreshold"], one["startupProbe"]["periodSeconds"]), (30, 5))
 
+    def test_probes_and_scrapes_of_the_gateway_follow_its_prefix(self):
+        objects = rendered(
+            sets=["services.gateway.settings.GATEWAY_OPERATOR_PREFIX=/-/caracal", "serviceMonitor.enabled=true"]
+        )
+        for role in ROLES:
+            prefix = "/-/caracal" if role == "gateway" else ""
+            one = container(objects, role)
+            self.assertEqual(one["livenessProbe"]["httpGet"]["path"], f"{prefix}/health")
+            self.assertEqual(one["readinessProbe"]["httpGet"]["path"], f"{prefix}/ready")
+        monitors = {one["metadata"]["name"]: one for one in objects if one["kind"] == "ServiceMonitor"}
+        paths = {name: one["spec"]["endpoints"][0]["path"] for name, one in monitors.items()}
+        prefixed = [name for name, path in paths.items() if path == "/-/caracal/metrics"]
+        self.assertEqual((len(paths), len(prefixed)), (5, 1), paths)
+
     def test_each_gets_its_own_secrets_and_no_others(self):
         expected = {
             "api": "apiDatabaseUrl redisUrl auditHmacKey caracalAdminToken secretStoreKek streamsHmacKey metricsBearer",

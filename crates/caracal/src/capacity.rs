@@ -382,7 +382,7 @@ impl Check {
         if !self.target.is_empty() {
             return self.target.clone();
         }
-        let urls = status::urls(environment, home);
+        let urls = status::operated(status::urls(environment, home), environment);
         let named = urls.named().into_iter();
         named
             .filter_map(|(name, url)| Some((Service::named(name)?, url.to_owned())))

@@ -130,10 +130,20 @@ pub fn urls(environment: &Environment, home: &Home) -> Urls {
     urls
 }
 
+/// The same, as asked about themselves: the Gateway may have a prefix before those paths.
+pub fn operated(mut urls: Urls, environment: &Environment) -> Urls {
+    if let Some(prefix) = environment.get("GATEWAY_OPERATOR_PREFIX")
+        && !urls.gateway.ends_with(prefix)
+    {
+        urls.gateway.push_str(prefix);
+    }
+    urls
+}
+
 impl Status {
     pub fn run(&self) -> Outcome {
         let (environment, home) = self.data.open()?;
-        let urls = urls(&environment, &home);
+        let urls = operated(urls(&environment, &home), &environment);
         let asking = probe(&urls, self.ready, &self.roles);
         let report = crate::up::small_runtime()?.block_on(asking);
         if self.json {
@@ -183,6 +193,20 @@ mod tests {
                 "ok": false, "detail": "unreachable",
             })
         );
+    }
+
+    #[test]
+    fn the_gateway_is_asked_below_its_prefix() {
+        let asked = |urls: Urls, pairs: &[(&str, &str)]| {
+            operated(urls, &Environment::of_pairs(pairs)).gateway
+        };
+        let plain = Urls::at("localhost", PORTS);
+        assert_eq!(asked(plain.clone(), &[]), "http://localhost:8081");
+        let prefix = [("GATEWAY_OPERATOR_PREFIX", "/ops")];
+        assert_eq!(asked(plain.clone(), &prefix), "http://localhost:8081/ops");
+        let mut given = plain;
+        given.gateway.push_str("/ops");
+        assert_eq!(asked(given, &prefix), "http://localhost:8081/ops");
     }
 
     #[tokio::test]

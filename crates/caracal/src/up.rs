@@ -13,6 +13,7 @@ use clap::Args;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::cli::Data;
+use crate::config::Environment;
 use crate::exit::Outcome;
 use crate::home::{Home, Urls};
 use crate::status::{self, PORTS};
@@ -91,7 +92,7 @@ impl Up {
     pub fn run(&self) -> Outcome {
         let (environment, home) = self.data.open()?;
         if self.detach {
-            return self.start_apart(&home);
+            return self.start_apart(&environment, &home);
         }
         telemetry::start(&environment);
         embedded::run(environment, &home, self.listen())
@@ -118,7 +119,7 @@ impl Up {
     }
 
     /// Starts this program again as the owner of itself, and waits until it is ready.
-    fn start_apart(&self, home: &Home) -> Outcome {
+    fn start_apart(&self, environment: &Environment, home: &Home) -> Outcome {
         if home.owner()?.is_some() {
             return Err(home.already_running());
         }
@@ -147,13 +148,20 @@ impl Up {
                 .process_group(0)
                 .spawn()
                 .context("the background process cannot be started")?;
-        small_runtime()?.block_on(term::patiently("starting", wait_ready(child, home)))?;
+        small_runtime()?.block_on(term::patiently(
+            "starting",
+            wait_ready(child, environment, home),
+        ))?;
         embedded::tell(home, &self.listen().urls(), true);
         Ok(ExitCode::SUCCESS)
     }
 }
 
-async fn wait_ready(mut child: Child, home: &Home) -> anyhow::Result<()> {
+async fn wait_ready(
+    mut child: Child,
+    environment: &Environment,
+    home: &Home,
+) -> anyhow::Result<()> {
     let mut waited = Duration::ZERO;
     let mut missing = "nothing answers yet".to_owned();
     while waited < READY_WITHIN {
@@ -161,7 +169,8 @@ async fn wait_ready(mut child: Child, home: &Home) -> anyhow::Result<()> {
             bail!("it ended with {status}. Its log says:\n{}", log_tail(home));
         }
         if let Some(runtime) = home.runtime().filter(|runtime| runtime.pid == child.id()) {
-            let report = status::probe(&runtime.urls, true, &[]).await;
+            let urls = status::operated(runtime.urls, environment);
+            let report = status::probe(&urls, true, &[]).await;
             if report.is_ok() {
                 return Ok(());
             }

@@ -35,7 +35,7 @@ pub struct Web {
 pub struct Call {
     method: Method,
     url: String,
-    headers: HeaderMap,
+    pub headers: HeaderMap,
     body: Bytes,
 }
 

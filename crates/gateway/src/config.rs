@@ -59,6 +59,9 @@ caracal_net::settings! {
         /// When not empty, the only upstream hosts.
         pub upstream_hosts: Vec<String> = var("UPSTREAM_HOST_ALLOWLIST").or(" ")
             .such_as("crm.example,desk.example"),
+        /// Where `/health`, `/ready`, `/metrics`, `/metrics.json` and `/capacity` are, so that an
+        /// upstream's own can be reached. Unset, they are at the root.
+        pub operator_prefix: Option<String> = var("GATEWAY_OPERATOR_PREFIX").such_as("/-/caracal"),
         /// Whether `X-Forwarded-For` and `X-Forwarded-Proto` of callers are believed.
         pub trust_proxy: bool = var("TRUST_PROXY").or("false"),
         /// Lets mandates pass unclaimed while the bus is out; dev only.
@@ -85,6 +88,15 @@ impl Settings {
             mistakes.add(
                 "TLS_CERT_FILE",
                 "TLS_CERT_FILE and TLS_KEY_FILE go together",
+            );
+        }
+        if let Some(prefix) = &self.operator_prefix
+            && !is_prefix(prefix)
+        {
+            mistakes.add(
+                "GATEWAY_OPERATOR_PREFIX",
+                "must be a path of letters, digits, `-`, `_`, `.` and `~` without a slash at its \
+                 end, for example /-/caracal",
             );
         }
         if let Some(file) = &self.extra_ca
@@ -125,6 +137,16 @@ impl Settings {
     }
 }
 
+/// Whether paths may begin with this: what no proxy on the way writes in another way.
+fn is_prefix(text: &str) -> bool {
+    let is_segment = |segment: &str| {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
+        !matches!(segment, "" | "." | "..") && segment.bytes().all(is_plain)
+    };
+    let segments = text.strip_prefix('/');
+    text.len() <= 128 && segments.is_some_and(|path| path.split('/').all(is_segment))
+}
+
 /// Whether exchanges may travel there: encrypted, or within the machine or the cluster.
 fn is_private_enough(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default();
@@ -157,6 +179,8 @@ pub struct Config {
     pub max_bearer_bytes: usize,
     /// The only upstream hosts, unless empty.
     pub upstream_hosts: BTreeSet<String>,
+    /// Before the paths of probes and metrics; empty for none.
+    pub operator_prefix: String,
     /// Whether a proxy before us is believed.
     pub trust_proxy: bool,
     /// Whether mandates pass unclaimed while the bus is out (dev).
@@ -195,6 +219,7 @@ impl From<Settings> for Config {
             max_request_bytes: settings.max_request_bytes,
             max_bearer_bytes: caracal_model::limits::MAX_BEARER_BYTES,
             upstream_hosts: settings.upstream_hosts.into_iter().collect(),
+            operator_prefix: settings.operator_prefix.unwrap_or_default(),
             trust_proxy: settings.trust_proxy,
             jti_fail_open: settings.jti_fail_open,
             extra_ca: settings.extra_ca,
@@ -242,6 +267,19 @@ mod tests {
     }
 
     #[test]
+    fn a_prefix_is_a_path_that_nobody_rewrites() {
+        for good in ["/-/caracal", "/ops", "/a.b/~c_1"] {
+            assert!(is_prefix(good), "{good}");
+        }
+        let long = format!("/{}", "a".repeat(128));
+        for bad in [
+            "", "/", "ops", "/ops/", "//ops", "/a/../b", "/%2d", "/{x}", "/a b", &long,
+        ] {
+            assert!(!is_prefix(bad), "{bad}");
+        }
+    }
+
+    #[test]
     fn a_deployment_must_have_what_makes_it_safe() {
         assert_eq!(mistakes(&[("STS_URL", "https://sts.example"), KEY]), "");
         assert_eq!(mistakes(&[("STS_URL", "http://sts:8080"), KEY]), "");
@@ -254,10 +292,12 @@ mod tests {
             ("JTI_FAIL_OPEN", "yes"),
             ("READ_TIMEOUT", "35s"),
             ("TLS_KEY_FILE", "/key.pem"),
+            ("GATEWAY_OPERATOR_PREFIX", "/ops/"),
         ]);
         insta::assert_snapshot!(told, @r"
         READ_TIMEOUT: must be longer than STS_TIMEOUT and UPSTREAM_TIMEOUT together
         TLS_CERT_FILE: TLS_CERT_FILE and TLS_KEY_FILE go together
+        GATEWAY_OPERATOR_PREFIX: must be a path of letters, digits, `-`, `_`, `.` and `~` without a slash at its end, for example /-/caracal
         JTI_FAIL_OPEN: is for CARACAL_MODE=dev only
         GATEWAY_STS_HMAC_KEY: is required: hex, at least 32 bytes
         STS_URL: must be https, or name a host without a dot

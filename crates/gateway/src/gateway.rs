@@ -90,7 +90,9 @@ pub fn router(config: Config, deps: Deps) -> Result<Router, TlsError> {
     let sentinel = deps.views.sentinel().run(deps.tasks.stop());
     deps.tasks.spawn("gateway-sentinel", sentinel);
     observe(&registry, &metrics, &deps);
-    let scrape = registry.metrics_routes(config.metrics.clone());
+    let scrape = registry.metrics_routes(config.metrics.clone(), &config.operator_prefix);
+    let operated = |path| [config.operator_prefix.as_str(), path].concat();
+    let [health, ready, capacity] = ["/health", "/ready", "/capacity"].map(operated);
     let gateway = Arc::new(Gateway {
         config,
         forwarder: Forwarder::new(egress, tls, PoolSettings::default()),
@@ -107,9 +109,9 @@ pub fn router(config: Config, deps: Deps) -> Result<Router, TlsError> {
     });
     let reload = post(operator::reload).fallback(request::proxy);
     let router = Router::new()
-        .route("/health", any(health::alive))
-        .route("/ready", any(operator::ready))
-        .route("/capacity", any(operator::capacity))
+        .route(&health, any(health::alive))
+        .route(&ready, any(operator::ready))
+        .route(&capacity, any(operator::capacity))
         .route("/internal/revocations/reload", reload)
         .fallback(request::proxy)
         .with_state(gateway)

@@ -274,12 +274,15 @@ impl Registry {
         }
     }
 
-    /// `/metrics`, and `/metrics.json` when [`Registry::json`] was given.
+    /// `/metrics`, and `/metrics.json` when [`Registry::json`] was given, below a prefix: empty, or
+    /// a path without a slash at its end.
     pub fn metrics_routes<S: Clone + Send + Sync + 'static>(
         &self,
         access: impl Into<Arc<Access>>,
+        prefix: &str,
     ) -> Router<S> {
-        http::routes(self, access.into(), !self.0.json.lock().is_empty())
+        let flat = !self.0.json.lock().is_empty();
+        http::routes(self, access.into(), flat, prefix)
     }
 
     /// `/metrics`, `/capacity`, and `/metrics.json` when [`Registry::json`] was given.
@@ -289,7 +292,7 @@ impl Registry {
     ) -> Router<S> {
         let access = access.into();
         let capacity = http::capacity_route(self, access.clone());
-        self.metrics_routes(access).merge(capacity)
+        self.metrics_routes(access, "").merge(capacity)
     }
 }
 

@@ -8,6 +8,7 @@ use futures_util::future::join_all;
 use http::StatusCode;
 use serde_json::Value;
 
+use crate::status;
 use crate::web::{Answer, Call, NoAnswer};
 
 use super::Patient;
@@ -208,7 +209,8 @@ fn judge_keys(name: &str, keys: &Value, checks: &mut Checks) {
 }
 
 async fn ready(patient: &Patient, checks: &mut Checks) {
-    let services = patient.urls.named();
+    let urls = status::operated(patient.urls.clone(), &patient.environment);
+    let services = urls.named();
     let asked = services.map(|(name, url)| async move {
         let answer = ask(patient, Call::get(format!("{url}/ready"))).await;
         (name, url, answer)
@@ -385,6 +387,23 @@ mod tests {
 
     use super::*;
     use crate::doctor::report::Status;
+
+    #[test]
+    fn a_token_goes_along_unless_no_header_may_hold_it() {
+        let call = |token: Option<&str>| {
+            let token = token.map(|token| Secret::new(token.to_owned()));
+            with_token(Call::get("http://api"), token.as_ref())
+        };
+        assert!(call(None).unwrap().headers.is_empty());
+        let headers = call(Some("t-1")).unwrap().headers;
+        assert_eq!(headers["authorization"], "Bearer t-1");
+        assert!(headers["authorization"].is_sensitive());
+        for odd in ["two\nlines", "two\u{7f}", "two\u{0}"] {
+            let refused = call(Some(odd)).err().map(|error| error.to_string());
+            let told = refused.is_some_and(|refused| !refused.contains("two"));
+            assert!(told, "{odd:?} is refused and not told");
+        }
+    }
 
     #[test]
     fn a_deployment_that_signs_nothing_needs_a_look() {

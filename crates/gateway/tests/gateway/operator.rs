@@ -1,9 +1,10 @@
 //! The endpoints of operators.
 
+use axum::extract::Request;
 use axum::response::IntoResponse as _;
 use serde_json::Value;
 
-use crate::stack::Stack;
+use crate::stack::{Stack, config};
 
 async fn ask(stack: &Stack, method: &str, target: &str, headers: &str) -> String {
     let request =
@@ -32,6 +33,50 @@ async fn probes_answer_without_a_credential() {
     assert_eq!(ask(&stack, "GET", "/ready", "").await, not_ready);
     stack.evidence.close().await;
     stack.tasks.stop().cancel();
+}
+
+#[tokio::test]
+async fn a_prefix_leaves_the_paths_of_probes_to_upstreams() {
+    let mut config = config();
+    config.operator_prefix = "/-/caracal".to_owned();
+    let stack = Stack::with(config).await;
+    stack
+        .forwards_to(
+            |request: Request| async move { request.uri().path().to_owned().into_response() },
+        )
+        .await;
+    assert_eq!(ask(&stack, "GET", "/-/caracal/health", "").await, "200 ");
+    let ready = ask(&stack, "GET", "/-/caracal/ready", "").await;
+    assert_eq!(ready, r#"200 {"ok":true,"ready":true}"#);
+    let text = ask(&stack, "GET", "/-/caracal/metrics", "").await;
+    assert!(text.contains("caracal_gateway_requests_total"), "{text}");
+    for path in ["/metrics.json", "/capacity"] {
+        let answer = ask(&stack, "GET", &format!("/-/caracal{path}"), "").await;
+        assert!(answer.starts_with("200 {"), "{answer}");
+    }
+    for path in [
+        "/health",
+        "/ready",
+        "/metrics",
+        "/metrics.json",
+        "/capacity",
+    ] {
+        let stranger = ask(&stack, "GET", path, "").await;
+        assert!(stranger.starts_with("401 "), "{path}: {stranger}");
+        let answer = stack.get(path).await;
+        assert_eq!((answer.status, answer.rest.trim_end()), (200, path));
+    }
+    // Neither what is below the prefix nor what only begins like it.
+    for path in [
+        "/-/caracal",
+        "/-/caracal/",
+        "/-/caracal/other",
+        "/-/caracals/health",
+    ] {
+        let answer = stack.get(path).await;
+        assert_eq!((answer.status, answer.rest.trim_end()), (200, path));
+    }
+    stack.stop().await;
 }
 
 #[tokio::test]

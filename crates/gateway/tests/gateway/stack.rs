@@ -133,6 +133,7 @@ pub fn config() -> Config {
         max_request_bytes: 1024 * 1024,
         max_bearer_bytes: 8 * 1024,
         upstream_hosts: Default::default(),
+        operator_prefix: String::new(),
         trust_proxy: false,
         jti_fail_open: false,
         extra_ca: None,

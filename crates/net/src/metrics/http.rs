@@ -67,15 +67,16 @@ impl Registry {
 
 type Scrape = State<(Registry, Arc<Access>)>;
 
-/// The routes; with `/metrics.json` where there is something to say.
+/// The routes, below a prefix; with `/metrics.json` where there is something to say.
 pub(super) fn routes<S: Clone + Send + Sync + 'static>(
     registry: &Registry,
     access: Arc<Access>,
     flat: bool,
+    prefix: &str,
 ) -> Router<S> {
-    let mut router = Router::new().route("/metrics", any(metrics));
+    let mut router = Router::new().route(&format!("{prefix}/metrics"), any(metrics));
     if flat {
-        router = router.route("/metrics.json", any(metrics_json));
+        router = router.route(&format!("{prefix}/metrics.json"), any(metrics_json));
     }
     router.with_state((registry.clone(), access))
 }

@@ -18,10 +18,17 @@ capabilities:
   drop: [ALL]
 {{- end }}
 
+{{/* What the Gateway has before the paths of probes and metrics, when it was told so. */}}
+{{- define "caracal.operatorPrefix" -}}
+{{- if eq .name "gateway" -}}
+{{- (include "caracal.settings" . | fromJson).GATEWAY_OPERATOR_PREFIX -}}
+{{- end -}}
+{{- end }}
+
 {{/* A probe. The default timeout of one second is shorter than what a service takes to ask its stores. */}}
 {{- define "caracal.probe" -}}
 httpGet:
-  path: {{ .path }}
+  path: {{ include "caracal.operatorPrefix" . }}{{ .path }}
   port: http
   {{- if and (eq .name "gateway") .root.Values.services.gateway.tlsSecretName }}
   scheme: HTTPS
