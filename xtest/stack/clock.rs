@@ -22,12 +22,13 @@ pub fn file(directory: &Path) -> PathBuf {
     directory.join("clock")
 }
 
-/// Settings of a process whose clock reads that file; none where there is no library.
-pub fn environment(directory: &Path) -> Vec<(String, String)> {
+/// Settings of a process whose clock reads that file, and is off by so many seconds to begin with; none
+/// where there is no library.
+pub fn environment(directory: &Path, seconds: i64) -> Vec<(String, String)> {
     let Some(library) = library() else {
         return Vec::new();
     };
-    step(directory, 0);
+    step(directory, seconds);
     let settings = [
         ("LD_PRELOAD", library.display().to_string()),
         (

@@ -37,7 +37,7 @@ pub struct Options {
     pub(crate) faulty: bool,
     pub(crate) own_postgres: bool,
     pub(crate) limited_disks: bool,
-    pub(crate) stepping_clock: bool,
+    pub(crate) stepping_clock: Option<i64>,
     pub(crate) more_replicas: usize,
 }
 
@@ -87,8 +87,14 @@ impl Options {
     /// With processes whose clocks can be told to step. Where there is no library for that, they
     /// cannot ([`crate::Stack::has_stepping_clock`]).
     #[must_use]
-    pub fn stepping_clock(mut self) -> Self {
-        self.stepping_clock = true;
+    pub fn stepping_clock(self) -> Self {
+        self.stepping_clock_from(0)
+    }
+
+    /// The same, and they are off by so many seconds when the processes start.
+    #[must_use]
+    pub fn stepping_clock_from(mut self, seconds: i64) -> Self {
+        self.stepping_clock = Some(seconds);
         self
     }
 

@@ -219,8 +219,8 @@ impl Stack {
             environment.push(("DATABASE_URL".into(), with_password(&url)));
             gateway_database = with_password(&reached(&url, &mut proxies, options.faulty).await);
         }
-        if options.stepping_clock {
-            environment.extend(clock::environment(directory.path()));
+        if let Some(seconds) = options.stepping_clock {
+            environment.extend(clock::environment(directory.path(), seconds));
         }
         environment.push((
             "CARACAL_HOME".into(),

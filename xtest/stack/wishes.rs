@@ -44,6 +44,10 @@ pub const FAILURES: &[(&str, &[&str])] = &[
     ),
     ("leaders", &["the Audit that signs checkpoints is killed"]),
     (
+        "ledger leaders",
+        &["the Audit that exports, drops and tries again is killed"],
+    ),
+    (
         "content",
         &[
             "the STS can write evidence neither to its disk nor to the stream",

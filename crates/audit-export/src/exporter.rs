@@ -24,7 +24,7 @@ use crate::table::{Table, hold_the_same};
 
 const LEADER: &str = "caracal:audit:export";
 /// Between two looks at whether an hour is complete, and at who leads.
-const EVERY: Duration = Duration::from_secs(30);
+const EVERY: Duration = Duration::from_secs(10);
 /// How long a leader that is silent stays one.
 const LEASE: Duration = Duration::from_secs(120);
 /// Longest wait after failures.

@@ -6,15 +6,17 @@
 //! with places of the same form: every route reads both the same way.
 //!
 //! **Bound.** What is not signed by a holder of the key can be sent by anybody who reaches the bus.
-//! Beyond [`MOST`] letters the oldest of those go; what was signed is kept until somebody decides.
+//! Beyond [`MOST`] letters the oldest of those go; what was signed is kept until somebody decides. How
+//! far they were looked at is remembered: what is signed must not be read again for every letter.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use caracal_bus::{Bus, BusError, Position};
 use caracal_model::change::Fields;
-use caracal_model::{Clock, Timestamp, Topic};
+use caracal_model::{Clock, Ticks, Timestamp, Topic};
 use caracal_store::{Store, StoreError};
+use parking_lot::Mutex;
 
 /// Where poison goes.
 pub const DEAD_LETTERS: &str = "caracal.audit.events.dlq";
@@ -34,6 +36,11 @@ pub(crate) const TOO_OFTEN: &str = "transient_exceeded_max_deliveries";
 
 /// Letters that are looked at in one go.
 const PAGE: usize = 1_000;
+/// Letters that are looked at, at most, for those that came last; more than come at a time.
+const MOST_LOOKED: usize = 10 * PAGE;
+/// How long it is remembered how far they were looked at: a clock that stepped back puts later letters
+/// before earlier ones.
+const REMEMBERED: Duration = Duration::from_secs(600);
 /// What may have come from anybody.
 const ANYBODYS: [&str; 2] = [UNSIGNED, EMPTY];
 /// Reasons that may no longer hold: the store, not the event, was at fault.
@@ -117,6 +124,15 @@ pub(crate) fn letter(
 pub struct DeadLetters {
     kept: Kept,
     clock: Arc<dyn Clock>,
+    most: u64,
+    looked: Arc<Mutex<Option<Looked>>>,
+}
+
+/// All letters that were before `upto` then stay until somebody decides.
+#[derive(Clone, Copy)]
+struct Looked {
+    upto: Position,
+    began_at: Ticks,
 }
 
 #[derive(Clone)]
@@ -137,14 +153,21 @@ impl std::fmt::Debug for DeadLetters {
 impl DeadLetters {
     /// Those on the topic of this bus.
     pub fn on_bus(bus: Bus, clock: Arc<dyn Clock>) -> Self {
-        let kept = Kept::OnBus(bus);
-        Self { kept, clock }
+        Self::kept(Kept::OnBus(bus), clock)
     }
 
     /// Those in this store.
     pub fn in_store(store: Store, clock: Arc<dyn Clock>) -> Self {
-        let kept = Kept::InStore(store);
-        Self { kept, clock }
+        Self::kept(Kept::InStore(store), clock)
+    }
+
+    fn kept(kept: Kept, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            kept,
+            clock,
+            most: MOST,
+            looked: Arc::default(),
+        }
     }
 
     pub(crate) fn are_on_bus(&self) -> bool {
@@ -168,28 +191,45 @@ impl DeadLetters {
     }
 
     async fn bound(&self) -> Result<u64, LettersError> {
-        let over = self.count().await?.saturating_sub(MOST);
+        let over = self.count().await?.saturating_sub(self.most);
         if over == 0 {
             return Ok(0);
         }
         let over = usize::try_from(over).unwrap_or(usize::MAX);
-        let (mut going, mut from) = (Vec::new(), Position::START);
-        while going.len() < over {
-            let page = self.list(from, PAGE).await?;
-            let anybodys = |letter: &&Letter| ANYBODYS.iter().any(|reason| letter.is_for(reason));
-            going.extend(page.iter().filter(anybodys).map(|letter| letter.position));
-            match page.last() {
-                Some(last) if page.len() == PAGE => from = last.position.next(),
-                _ => break,
+        let mut looked = self.looked();
+        let (mut going, mut count) = (Vec::new(), 0);
+        while going.len() < over && count < MOST_LOOKED {
+            let page = self.list(looked.upto, PAGE).await?;
+            for letter in &page {
+                if going.len() == over {
+                    break;
+                }
+                looked.upto = letter.position.next();
+                if ANYBODYS.iter().any(|reason| letter.is_for(reason)) {
+                    going.push(letter.position);
+                }
+            }
+            count += page.len();
+            if page.len() < PAGE {
+                break;
             }
         }
-        going.truncate(over);
-        tracing::error!(
-            over,
-            dropped = going.len(),
-            "there are too many dead letters"
-        );
-        self.remove(&going).await
+        let dropped = going.len();
+        tracing::error!(over, dropped, "there are too many dead letters");
+        let removed = self.remove(&going).await?;
+        *self.looked.lock() = Some(looked);
+        Ok(removed)
+    }
+
+    /// Where to look on.
+    fn looked(&self) -> Looked {
+        let now = self.clock.ticks();
+        let looked = *self.looked.lock();
+        let lately = looked.filter(|looked| now.since(looked.began_at) < REMEMBERED);
+        lately.unwrap_or(Looked {
+            upto: Position::START,
+            began_at: now,
+        })
     }
 
     /// At most `limit` from this place on, oldest first.
@@ -302,4 +342,48 @@ impl DeadLetters {
 pub(crate) fn time_of(position: Position) -> Timestamp {
     let millis = i64::try_from(position.millis).unwrap_or(i64::MAX);
     Timestamp::from_unix_micros(millis.saturating_mul(1_000))
+}
+
+#[cfg(test)]
+mod tests {
+    use caracal_model::TestClock;
+
+    use super::*;
+
+    fn for_reason(reason: &str, now: Timestamp) -> Fields {
+        letter([], String::new(), reason, now)
+    }
+
+    #[tokio::test]
+    async fn beyond_the_bound_the_oldest_unsigned_go_and_what_stays_is_not_read_again() {
+        let clock = Arc::new(TestClock::default());
+        let bus = Bus::memory(clock.clone());
+        let letters = DeadLetters {
+            most: 3,
+            ..DeadLetters::on_bus(bus, clock.clone())
+        };
+        let keep = async |reasons: &[&str]| {
+            let now = clock.now();
+            let some: Vec<_> = reasons.iter().map(|of| for_reason(of, now)).collect();
+            letters.keep(&some).await.unwrap()
+        };
+        let reasons = async || {
+            let all = letters.list(Position::START, PAGE).await.unwrap();
+            let reasons = all.iter().map(|letter| letter.reason().to_owned());
+            reasons.collect::<Vec<_>>()
+        };
+        let ours = "pg_permanent_error:22P05";
+        assert_eq!(keep(&[ours, UNSIGNED, EMPTY]).await, 0);
+        assert_eq!(keep(&[ours]).await, 1);
+        assert_eq!(reasons().await, [ours, EMPTY, ours]);
+        assert_eq!(keep(&[ours, ours, ours]).await, 1);
+        assert_eq!(reasons().await, [ours; 5], "ours stay");
+
+        let upto = letters.looked().upto;
+        assert!(upto > letters.list(Position::START, PAGE).await.unwrap()[4].position);
+        assert_eq!(keep(&[UNSIGNED]).await, 1);
+        assert!(letters.looked().upto > upto);
+        clock.advance(REMEMBERED);
+        assert_eq!(letters.looked().upto, Position::START);
+    }
 }

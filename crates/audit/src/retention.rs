@@ -21,8 +21,12 @@ use crate::ingest::Ingest;
 
 /// Between two passes.
 const EVERY: Duration = Duration::from_secs(6 * 3_600);
+/// Before a pass is tried again that kept what is too old, or failed.
+const AGAIN: Duration = Duration::from_secs(30);
 /// Between two looks at who leads.
-const LOOK: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_secs(10);
+/// How long a leader that is silent stays one: longer than a pass takes, in which it says nothing.
+const LEASE: Duration = Duration::from_secs(180);
 const LEADER: &str = "caracal:audit:retention";
 /// Months that have a place before they begin.
 const AHEAD: u32 = 3;
@@ -35,7 +39,8 @@ pub struct Retention {
     days: u32,
     after_export: bool,
     leads: bool,
-    passed_at: Option<Ticks>,
+    /// When the last pass began, and how long after it the next one does.
+    passed: Option<(Ticks, Duration)>,
 }
 
 impl std::fmt::Debug for Retention {
@@ -57,7 +62,7 @@ impl Retention {
             days,
             after_export: false,
             leads: false,
-            passed_at: None,
+            passed: None,
         }
     }
 
@@ -68,7 +73,8 @@ impl Retention {
         self
     }
 
-    /// Passes every six hours until `stop`, while this process leads.
+    /// Passes every six hours until `stop`, while this process leads; sooner where a checkpoint or the
+    /// export was behind.
     pub async fn run(mut self, stop: CancellationToken) {
         while !stop.is_cancelled() {
             self.turn(&stop).await;
@@ -80,7 +86,7 @@ impl Retention {
     }
 
     async fn turn(&mut self, stop: &CancellationToken) {
-        let leads = match self.bus.lead(LEADER, &self.holder, LOOK * 3).await {
+        let leads = match self.bus.lead(LEADER, &self.holder, LEASE).await {
             Ok(leads) => leads,
             Err(error) => {
                 tracing::warn!(%error, "it is not known who keeps the ledger's age");
@@ -93,22 +99,23 @@ impl Retention {
             metrics.retention_lease_transitions.inc();
         }
         let now = self.ingest.clock().ticks();
-        let due = self.passed_at.is_none_or(|at| now.since(at) >= EVERY);
-        if !leads || !due {
+        let passed = self.passed.is_some_and(|(at, pause)| now.since(at) < pause);
+        if !leads || passed {
             return;
         }
-        match self.pass(stop).await {
-            Ok(()) => self.passed_at = Some(now),
-            // The next look tries again.
-            Err(error) => tracing::warn!(%error, "the ledger's age was not kept"),
-        }
+        let done = self.pass(stop).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the ledger's age was not kept");
+            false
+        });
+        self.passed = Some((now, if done { EVERY } else { AGAIN }));
     }
 
-    /// Makes the months to come, and drops what is too old.
+    /// Makes the months to come, and drops what is too old. Whether nothing of that had to be kept,
+    /// because no checkpoint covers it or it is not exported.
     ///
     /// # Errors
     /// When the store does not answer; what was dropped until then stays dropped.
-    pub async fn pass(&self, stop: &CancellationToken) -> Result<(), StoreError> {
+    pub async fn pass(&self, stop: &CancellationToken) -> Result<bool, StoreError> {
         let store = self.ingest.store();
         let metrics = self.ingest.metrics();
         let now = self.ingest.clock().now();
@@ -119,11 +126,11 @@ impl Retention {
         ));
         while !stop.is_cancelled() {
             let Some(prefix) = store.audit_prefix(before).await? else {
-                return Ok(());
+                return Ok(true);
             };
             if !self.is_covered(&prefix).await? {
                 metrics.retention_held.inc();
-                return Ok(());
+                return Ok(false);
             }
             let prefix = self.signed(prefix);
             store.drop_audit_prefix(&prefix).await?;
@@ -132,7 +139,7 @@ impl Retention {
             tracing::info!(zones, events = ?prefix.events, "a beginning of the ledger was dropped");
             tokio::task::yield_now().await;
         }
-        Ok(())
+        Ok(false)
     }
 
     /// The days that count: those of the environment, or fewer when an operator said so.

@@ -12,8 +12,12 @@ use tokio_util::sync::CancellationToken;
 use crate::dead_letters::{Letter, LettersError};
 use crate::ingest::Ingest;
 
-/// Between two looks.
+/// Between two turns.
 const EVERY: Duration = Duration::from_secs(30);
+/// Between two looks at who leads.
+const LOOK: Duration = Duration::from_secs(10);
+/// How long a leader that is silent stays one.
+const LEASE: Duration = Duration::from_secs(90);
 const LEADER: &str = "caracal:audit:dead-letters";
 /// After the first failure; doubled after each.
 const FIRST_PAUSE: Duration = Duration::from_secs(60);
@@ -21,6 +25,9 @@ const FIRST_PAUSE: Duration = Duration::from_secs(60);
 const ATTEMPTS: u32 = 8;
 /// Letters that are read at a time.
 const PAGE: usize = 500;
+/// Between two looks at all of them. What came since the last turn is looked at in every one; a clock
+/// that stepped back may have put it before that.
+const ALL_EVERY: Duration = Duration::from_secs(600);
 
 /// Tries dead letters again.
 pub struct Retry {
@@ -28,6 +35,12 @@ pub struct Retry {
     bus: Bus,
     holder: String,
     tried: HashMap<Position, Tried>,
+    /// Everything before it was looked at.
+    upto: Position,
+    /// When the last look at all of them began.
+    walked_at: Option<Ticks>,
+    /// When the last turn began, of those since this process leads.
+    turned_at: Option<Ticks>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -59,25 +72,43 @@ impl Retry {
             bus,
             holder: holder.into(),
             tried: HashMap::new(),
+            upto: Position::START,
+            walked_at: None,
+            turned_at: None,
         }
     }
 
-    /// Looks every half minute until `stop`, while this process leads.
+    /// A turn every half minute until `stop`, while this process leads.
     pub async fn run(mut self, stop: CancellationToken) {
-        loop {
+        while !stop.is_cancelled() {
+            self.look().await;
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(EVERY) => {}
+                () = tokio::time::sleep(LOOK) => {}
             }
-            match self.bus.lead(LEADER, &self.holder, EVERY * 3).await {
-                Ok(true) => {
-                    if let Err(error) = self.turn().await {
-                        tracing::warn!(%error, "dead letters were not tried again");
-                    }
-                }
-                Ok(false) => self.tried.clear(),
-                Err(error) => tracing::warn!(%error, "it is not known who tries dead letters"),
+        }
+    }
+
+    async fn look(&mut self) {
+        match self.bus.lead(LEADER, &self.holder, LEASE).await {
+            Ok(true) => {}
+            Ok(false) => {
+                self.tried.clear();
+                (self.walked_at, self.turned_at) = (None, None);
+                return;
             }
+            Err(error) => {
+                tracing::warn!(%error, "it is not known who tries dead letters");
+                return;
+            }
+        }
+        let now = self.ingest.clock().ticks();
+        if self.turned_at.is_some_and(|at| now.since(at) < EVERY) {
+            return;
+        }
+        self.turned_at = Some(now);
+        if let Err(error) = self.turn().await {
+            tracing::warn!(%error, "dead letters were not tried again");
         }
     }
 
@@ -86,23 +117,52 @@ impl Retry {
     /// # Errors
     /// When letters or ledger cannot be reached.
     pub async fn turn(&mut self) -> Result<usize, LettersError> {
-        let (mut settled, mut there) = (0, HashSet::new());
-        let mut from = Position::START;
-        // All of them: what nobody can replay must not stand before what may work now.
-        loop {
-            let letters = self.ingest.dead_letters().list(from, PAGE).await?;
-            for letter in letters.iter().filter(|letter| letter.is_replayable()) {
-                there.insert(letter.position);
-                settled += usize::from(self.try_again(letter).await?);
-            }
-            match letters.last() {
-                Some(last) if letters.len() == PAGE => from = last.position.next(),
-                _ => break,
-            }
+        let now = self.ingest.clock().ticks();
+        let lately = |at: Ticks| now.since(at) < ALL_EVERY;
+        if self.walked_at.is_some_and(lately) {
+            let due = self.due(now).await?;
+            return Ok(due + self.look_on(&mut HashSet::new()).await?);
         }
+        // All of them: what nobody can replay must not stand before what may work now.
+        self.upto = Position::START;
+        let mut there = HashSet::new();
+        let settled = self.look_on(&mut there).await?;
         // What is gone was removed by somebody.
         self.tried.retain(|position, _| there.contains(position));
+        self.walked_at = Some(now);
         Ok(settled)
+    }
+
+    /// Tries those again that it is time for.
+    async fn due(&mut self, now: Ticks) -> Result<usize, LettersError> {
+        let due = self.tried.iter().filter(|(_, tried)| tried.is_due(now));
+        let due: Vec<Position> = due.map(|(position, _)| *position).collect();
+        let mut settled = 0;
+        for position in due {
+            match self.ingest.dead_letters().get(position).await? {
+                Some(letter) => settled += usize::from(self.try_again(&letter).await?),
+                None => drop(self.tried.remove(&position)),
+            }
+        }
+        Ok(settled)
+    }
+
+    /// Tries what nobody has looked at yet, and notes what may be tried again.
+    async fn look_on(&mut self, there: &mut HashSet<Position>) -> Result<usize, LettersError> {
+        let mut settled = 0;
+        loop {
+            let letters = self.ingest.dead_letters().list(self.upto, PAGE).await?;
+            for letter in &letters {
+                self.upto = letter.position.next();
+                if letter.is_replayable() {
+                    there.insert(letter.position);
+                    settled += usize::from(self.try_again(letter).await?);
+                }
+            }
+            if letters.len() < PAGE {
+                return Ok(settled);
+            }
+        }
     }
 
     /// Whether it is in the ledger now.

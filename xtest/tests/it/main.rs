@@ -15,6 +15,7 @@ mod federation;
 mod governed_call;
 mod identity;
 mod launch;
+mod leaders;
 mod lineage;
 mod malformed;
 mod providers;
