@@ -43,7 +43,8 @@ const TRIM_EVERY: Duration = Duration::from_secs(1);
 /// How often a batch may fail, while the store answers, before it is taken apart.
 const SUSPECT: u32 = 3;
 const BACKOFF_FROM: Duration = Duration::from_millis(100);
-const BACKOFF_TO: Duration = Duration::from_secs(10);
+/// Short, because it is also how much later than the store or the bus the consumer comes back.
+const BACKOFF_TO: Duration = Duration::from_secs(1);
 
 /// How the consumer reads.
 #[derive(Clone, Debug)]

@@ -34,7 +34,7 @@ const BATCH: usize = 1_000;
 /// the ledger at most; one transaction of the sink for many events costs a third of many for few.
 const LINGER: Duration = Duration::from_millis(20);
 /// The first and the longest wait after a failed delivery.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// How often the sink is asked what has arrived, while something is on its way.
 const ASK_EVERY: Duration = Duration::from_millis(250);
 /// How often it is asked at the end, when nothing is left to be sent: what has not arrived by then

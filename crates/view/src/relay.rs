@@ -261,7 +261,7 @@ impl Relay {
 
     /// Drains, records and prunes until told to stop, then once more.
     pub async fn run(self, stop: CancellationToken) {
-        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
         let mut pruned: Option<Ticks> = None;
         while !stop.is_cancelled() {
             let pause = match self.round(&mut pruned).await {
