@@ -3,14 +3,20 @@
 //!
 //! **Forces.** Whoever answers is not trusted: it may leave out a log, its end, or all of it, and what
 //! is left still fits itself. **Choice.** What the API says elsewhere (zones, the newest entry, the
-//! latest checkpoint) and what was kept must be there. **Consequence.** An API that lies everywhere
-//! about a log of which nothing was kept cannot be caught: what it hands out nothing of is named, and
-//! not told as sound.
+//! latest checkpoint) and what was kept must be there, and so must something of every log that it
+//! lists. **Consequence.** An API that lies everywhere about a log of which nothing was kept cannot be
+//! caught: what it hands out nothing of is named, and not told as sound; when that is all, nothing
+//! was verified.
+
+use std::collections::HashSet;
 
 use anyhow::{Context as _, bail};
 use caracal_audit::{Auditor, Finding, Trust, VerifyError};
 use caracal_crypto::mac::HmacKey;
-use caracal_ledger::{Checkpoint, Flaw, Floor, Line, Sound, Unsound, Vkey, Why};
+use caracal_ledger::line::Entry;
+use caracal_ledger::{
+    AdminRecord, Checkpoint, Event, Flaw, Floor, Line, Sound, Unsound, Vkey, Why,
+};
 use caracal_model::{LogId, LogKind, ZoneId};
 use serde_json::Value;
 
@@ -33,15 +39,28 @@ pub enum Reading {
     Nothing,
 }
 
-/// Every log that the deployment has or might have, or those of one zone.
-pub async fn logs(reader: &Reader, zone: Option<&str>) -> anyhow::Result<Vec<LogId>> {
+/// The logs that are to be there.
+#[derive(Debug, Default)]
+pub struct Logs {
+    /// Every log that the deployment has or might have, or those of one zone.
+    pub all: Vec<LogId>,
+    /// Those that the API lists as logs: a log has an entry.
+    pub listed: HashSet<LogId>,
+}
+
+/// What is to be read. A token of one zone may ask for no list.
+pub async fn logs(reader: &Reader, zone: Option<&str>) -> anyhow::Result<Logs> {
+    let mut logs = Logs::default();
     if let Some(zone) = zone {
         let zone = ZoneId::parse(zone).context("--zone")?;
-        return Ok(vec![LogId::events(zone.clone()), LogId::admin(zone)]);
+        logs.all = vec![LogId::events(zone.clone()), LogId::admin(zone)];
+        return Ok(logs);
     }
-    let mut logs = vec![LogId::admin(ZoneId::trusted(""))];
+    logs.all.push(LogId::admin(ZoneId::trusted("")));
     each(reader, "/v1/audit-logs", |item| {
-        logs.push(log(item).context("a log of the deployment cannot be read")?);
+        let log = log(item).context("a log of the deployment cannot be read")?;
+        logs.all.push(log.clone());
+        logs.listed.insert(log);
         Ok(())
     })
     .await?;
@@ -49,7 +68,8 @@ pub async fn logs(reader: &Reader, zone: Option<&str>) -> anyhow::Result<Vec<Log
     each(reader, "/v1/zones", |item| {
         let id = item.get("id").and_then(Value::as_str).unwrap_or_default();
         let zone = ZoneId::parse(id).context("a zone of the deployment cannot be read")?;
-        logs.extend([LogId::events(zone.clone()), LogId::admin(zone)]);
+        logs.all
+            .extend([LogId::events(zone.clone()), LogId::admin(zone)]);
         Ok(())
     })
     .await?;
@@ -148,7 +168,7 @@ impl Said {
             Line::Checkpoint(line) => self.has_checkpoint |= line.checkpoint == self.note,
             Line::Entry(line) => {
                 let newest = self.newest.as_deref();
-                self.has_newest |= newest.is_some_and(|id| line.event.contains(id));
+                self.has_newest |= newest.is_some_and(|id| is_entry(line, id));
             }
             Line::Floor(_) | Line::Key(_) => {}
         }
@@ -175,12 +195,23 @@ impl Said {
         // Retention may have dropped the newest meanwhile, with all others.
         let is_kept = read == 0 || sound.floor < read;
         match self.newest.is_some() && !self.has_newest && is_kept {
-            true => Err(Unsound {
-                seq: read + 1,
-                flaw: Flaw::Chain(Why::Truncated),
-            }),
+            true => Err(missing(read + 1)),
             false => Ok(()),
         }
+    }
+}
+
+/// An entry that must be there.
+fn missing(seq: u64) -> Unsound {
+    let flaw = Flaw::Chain(Why::Truncated);
+    Unsound { seq, flaw }
+}
+
+/// Whether this entry has this id, and does not only mention it.
+fn is_entry(line: &Entry, id: &str) -> bool {
+    match line.log {
+        LogKind::Events => Event::parse(&line.event).is_ok_and(|event| event.id.as_str() == id),
+        LogKind::Admin => AdminRecord::parse(&line.event).is_some_and(|event| event.id == id),
     }
 }
 
@@ -196,11 +227,12 @@ async fn keys(reader: &Reader, log: &LogId) -> anyhow::Result<Vec<Vkey>> {
 }
 
 /// Verifies one log from its beginning; the finding when it does not hold, or when the API hands out
-/// less than it says elsewhere that there is. Without a key, those that the deployment itself names
-/// are believed.
+/// less than it says elsewhere that there is: nothing of a log that is `listed`, for one. Without a key,
+/// those that the deployment itself names are believed.
 pub async fn verify(
     reader: &Reader,
     log: &LogId,
+    listed: bool,
     key: Option<&HmacKey>,
     trust: &Trust,
 ) -> anyhow::Result<Result<Reading, VerifyError>> {
@@ -215,13 +247,20 @@ pub async fn verify(
         said.again();
         let verified = pass(reader, log, key, &trust, (&mut begin, &mut said)).await?;
         tries += 1;
-        let verified = verified.and_then(|sound| match said.agrees(&sound) {
-            Err(Unsound { seq, flaw }) => {
+        let verified = verified.and_then(|sound| {
+            let is_empty = sound.head.seq() == 0;
+            let agrees = said.agrees(&sound).and_then(|()| match is_empty && listed {
+                true => Err(missing(1)),
+                false => Ok(()),
+            });
+            agrees.map_err(|Unsound { seq, flaw }| {
                 let log = log.clone();
-                Err(Finding { log, seq, flaw }.into())
-            }
-            Ok(()) if sound.head.seq() == 0 => Ok(Reading::Nothing),
-            Ok(()) => Ok(Reading::Holds(Box::new(sound))),
+                Finding { log, seq, flaw }
+            })?;
+            Ok(match is_empty {
+                true => Reading::Nothing,
+                false => Reading::Holds(Box::new(sound)),
+            })
         });
         if verified.is_ok() || tries == TRIES {
             return Ok(verified);

@@ -49,7 +49,8 @@ the operators of the deployment cannot change them: only against those shows tha
 was cut off, or that all of it was made anew.
 
 EXIT CODE
-  0 when everything holds, else 1; the first place that does not hold is named")]
+  0 when everything holds, else 1; the first place that does not hold is named. An API that hands out
+  nothing of any log leaves nothing to hold: 1")]
 pub struct Verify {
     #[command(flatten)]
     api: Api,
@@ -154,11 +155,15 @@ impl Verify {
         if trust.keys.trusted().is_empty() {
             term::progress("the keys are taken from the deployment itself: give --key for more");
         }
-        let mut logs = live::logs(&reader, self.zone.as_deref()).await?;
+        let live::Logs {
+            all: mut logs,
+            listed,
+        } = live::logs(&reader, self.zone.as_deref()).await?;
         self.add_kept(&mut logs, &trust);
         let (mut all, mut nothing) = (true, 0);
         for log in &logs {
-            let reading = Box::pin(live::verify(&reader, log, key, &trust));
+            let is_listed = listed.contains(log);
+            let reading = Box::pin(live::verify(&reader, log, is_listed, key, &trust));
             let what = format!("reading {log}");
             all &= match term::patiently(&what, reading).await? {
                 Ok(Reading::Nothing) => {
@@ -175,6 +180,10 @@ impl Verify {
                 "{nothing} logs were not verified: whether they are empty or kept back shows only against \
                  a --checkpoint or a --head that was kept"
             ));
+        }
+        if nothing == logs.len() {
+            println!("nothing was verified");
+            return Ok(false);
         }
         Ok(all)
     }

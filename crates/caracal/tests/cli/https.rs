@@ -108,13 +108,15 @@ fn an_api_behind_https_is_asked_with_the_roots_of_the_system_or_those_that_are_g
     assert!(told.contains("PEM"), "{told}");
     // What hands out nothing is not told as sound.
     let ca = format!("--api-ca-file {ours}");
-    let told = succeeds(&asked("verify --zone z1", &ca, &[]));
+    let told = fails(&asked("verify --zone z1", &ca, &[]));
     assert!(
         told.contains("nothing  the API hands out no events"),
         "{told}"
     );
     assert!(
-        told.contains("2 logs were not verified") && !told.contains("holds"),
+        told.contains("2 logs were not verified")
+            && told.contains("nothing was verified")
+            && !told.contains("holds"),
         "{told}"
     );
     let told = fails(&asked("tail --zone z1", &ca, &[]));
