@@ -21,8 +21,9 @@ use crate::writer::Command;
 /// From the first write to the sync of everything written until then. With the sync itself this
 /// stays below the 20 ms that `AUDIT_DURABILITY=process` promises.
 const SYNC_AFTER: Duration = Duration::from_millis(10);
-/// Events after which the write-ahead log is folded into its file.
-const FOLD_AFTER: u64 = 1_000;
+/// Events after which the write-ahead log is folded into its file. Most are gone before, and what is
+/// gone is not folded.
+const FOLD_AFTER: u64 = 8_000;
 
 /// Wakes the keeper. Raising it again before the keeper has looked costs nothing.
 #[derive(Debug, Default)]

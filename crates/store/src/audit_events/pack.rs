@@ -65,8 +65,9 @@ fn plain(text: &str) -> Vec<u8> {
 }
 
 fn packed(text: &str, said: &Said<'_>) -> Option<Vec<u8>> {
-    let is_mark = |byte: &u8| (1..=6).contains(byte);
-    if text.as_bytes().iter().any(is_mark) {
+    // Without an early end, so that many bytes are looked at at once.
+    let is_mark = |found, byte: &u8| found | (1..=6).contains(byte);
+    if text.as_bytes().iter().fold(false, is_mark) {
         return None; // no JSON, and so no event; but whatever it is, it comes back
     }
     let short = marked(text, said);
@@ -123,9 +124,12 @@ fn marked(text: &str, said: &Said<'_>) -> Vec<u8> {
 
 /// The first of the values that the text begins with.
 fn mark_of<'a>(text: &[u8], said: &Said<'a>) -> Option<(u8, &'a str)> {
+    let first = text.first();
     (1_u8..).zip(said).find_map(|(mark, value)| {
         let value = (*value)?;
-        let found = value.len() >= WORTH_A_MARK && text.starts_with(value.as_bytes());
+        // Most begin otherwise, and a comparison is a call.
+        let may_be = value.as_bytes().first() == first && value.len() >= WORTH_A_MARK;
+        let found = may_be && text.starts_with(value.as_bytes());
         found.then_some((mark, value))
     })
 }

@@ -169,6 +169,10 @@ impl Drop for Reader {
     }
 }
 
+/// Pages of the write-ahead log after which a commit folds it into the file: 16 MiB. A page of an
+/// index is written by many commits, and folded once.
+const FOLDED_AFTER: &str = "4000";
+
 fn connect(path: &Path, durability: Durability) -> Result<Connection, StoreError> {
     let opening = |error| unreachable("opening the database", error);
     let connection = Connection::open(path).map_err(opening)?;
@@ -181,6 +185,7 @@ fn connect(path: &Path, durability: Durability) -> Result<Connection, StoreError
         Durability::Machine => "FULL",
     };
     pragma(&connection, "synchronous", synchronous)?;
+    pragma(&connection, "wal_autocheckpoint", FOLDED_AFTER)?;
     Ok(connection)
 }
 
