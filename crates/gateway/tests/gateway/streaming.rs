@@ -269,8 +269,8 @@ async fn an_upstream_that_breaks_off_does_not_look_complete() {
 #[tokio::test]
 async fn an_upstream_that_falls_silent_is_given_up() {
     let config = caracal_gateway::Config {
-        stream_idle_timeout: Duration::from_millis(80),
-        upstream_timeout: Duration::from_millis(80),
+        stream_idle_timeout: Duration::from_secs(1),
+        upstream_timeout: Duration::from_secs(2),
         ..config()
     };
     let stack = Stack::with(config).await;

@@ -106,7 +106,7 @@ async fn a_head_that_is_too_large_is_refused() {
 #[tokio::test]
 async fn a_slow_head_is_cut_and_an_idle_connection_is_not() {
     let limits = Limits {
-        header_read: Duration::from_millis(60),
+        header_read: Duration::from_millis(700),
         ..Limits::default()
     };
     let fixture = serve(limits).await;
