@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::extract::{RawQuery, State};
 use caracal_model::{Outgoing, Topic};
 use caracal_store::policy_sets::News;
+use caracal_view::ReplicaStatus;
 use serde_json::{Map, Value, json};
 
 use crate::failure::Failure;
@@ -179,8 +180,7 @@ async fn sts(api: &Api, at: &At, version_id: &str) -> (Value, &'static str) {
         Some(_) => "failed",
         None if loaded == Some(version_id) => {
             replicas = api.replicas(&at.zone).await;
-            let everywhere = replicas.iter().all(|replica| replica.applied);
-            if everywhere { "loaded" } else { "not_loaded" }
+            in_force(&replicas)
         }
         None => "not_loaded",
     };
@@ -206,6 +206,15 @@ async fn sts(api: &Api, at: &At, version_id: &str) -> (Value, &'static str) {
     (Value::Object(sts.collect()), state)
 }
 
+/// Nobody listed means that it could not be proved, which is no proof.
+fn in_force(replicas: &[ReplicaStatus]) -> &'static str {
+    if !replicas.is_empty() && replicas.iter().all(|replica| replica.applied) {
+        "loaded"
+    } else {
+        "not_loaded"
+    }
+}
+
 /// Scripts poll until `loaded` or `failed`. A row that was pruned was dispatched long before.
 fn propagation(active: bool, outbox: &str, sts: &str) -> &'static str {
     match (active, outbox, sts) {
@@ -221,6 +230,25 @@ fn propagation(active: bool, outbox: &str, sts: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_policy_is_in_force_only_when_every_replica_says_so() {
+        let replicas = |applied: &[bool]| -> Vec<ReplicaStatus> {
+            let status = |applied: &bool| ReplicaStatus {
+                replica: "r".into(),
+                applied: *applied,
+            };
+            applied.iter().map(status).collect()
+        };
+        for (applied, expected) in [
+            (&[][..], "not_loaded"),
+            (&[true][..], "loaded"),
+            (&[true, false][..], "not_loaded"),
+            (&[true, true][..], "loaded"),
+        ] {
+            assert_eq!(in_force(&replicas(applied)), expected, "{applied:?}");
+        }
+    }
 
     #[test]
     fn propagation_ends_in_loaded_or_failed() {

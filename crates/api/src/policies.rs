@@ -23,6 +23,8 @@ const NAME: Text = Text::trimmed(1..=200);
 const DESCRIPTION: Text = Text::exact(0..=4096);
 /// Past the rule of the validator, so that the rule answers with its own code.
 const CONTENT: Text = Text::exact(0..=usize::MAX);
+/// Versions that are shown at a time.
+const VERSIONS: u32 = 100;
 
 fn no_policy(id: &str) -> Failure {
     Failure::absent(
@@ -98,18 +100,35 @@ pub async fn list(State(api): State<Arc<Api>>, at: At, RawQuery(raw): RawQuery) 
     }))
 }
 
-/// `GET /v1/zones/{zone}/policies/{id}`
-pub async fn get(State(api): State<Arc<Api>>, at: At) -> Answer {
+/// `GET /v1/zones/{zone}/policies/{id}?limit&cursor`: with its newest versions, and where the older
+/// ones go on. Each may be long and nothing limits how many there are.
+pub async fn get(State(api): State<Arc<Api>>, at: At, RawQuery(raw): RawQuery) -> Answer {
+    let query = Query::parse(raw.as_deref());
+    let limit = query.limit(VERSIONS, VERSIONS)?;
+    let below = match query.text("cursor", 20)? {
+        None => i64::MAX,
+        Some(text) => text.parse().map_err(|_| {
+            Failure::bad(
+                "invalid_cursor",
+                "cursor must be a next_cursor of this policy",
+            )
+        })?,
+    };
     let policies = api.store.zone(&at.zone).policies();
     let policy = policies
         .get(&at.id)
         .await?
         .ok_or_else(|| no_policy(&at.id))?;
-    let versions = policies.versions(&at.id).await?;
+    let versions = policies.versions(&at.id, below, limit).await?;
+    let full = u32::try_from(versions.len()).is_ok_and(|count| count >= limit);
+    // The first has the number 1: nothing is older.
+    let last = versions.last().filter(|last| full && last.version > 1);
+    let next = last.map(|last| last.version.to_string());
     let mut object = render(&policy, at.zone.as_str());
     if let Some(members) = object.as_object_mut() {
         let versions: Vec<Value> = versions.iter().map(render_version).collect();
         members.insert("versions".to_owned(), json!(versions));
+        members.insert("next_cursor".to_owned(), json!(next));
     }
     wire::ok(object)
 }

@@ -7,8 +7,12 @@ use caracal_model::policy::Contract;
 use caracal_policy::{InvalidPolicy, Preview};
 use caracal_store::policies::PolicyVersion;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use crate::failure::Failure;
+
+/// Slow works at once: each takes a core, which the other services of this host need too.
+static TURNS: Semaphore = Semaphore::const_new(2);
 
 /// The answer about a document that is accepted, by its text: what it defines.
 ///
@@ -64,14 +68,21 @@ fn refused(why: String) -> Failure {
     Failure::unprocessable("invalid_policy_bundle", why)
 }
 
-/// Runs slow work of the policy crate.
+/// Runs slow work of the policy crate when it is its turn. A caller that leaves gives up its place,
+/// but what has begun goes on to its end and keeps its turn until then.
 ///
 /// # Errors
 /// 422 when it panics: the documents are at fault.
 pub async fn off_the_runtime<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Failure> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| {
+    // The semaphore is never closed.
+    let turn = TURNS.acquire().await.ok();
+    let worked = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        work()
+    });
+    worked.await.map_err(|error| {
         tracing::error!(%error, "work on a policy bundle panicked");
         refused("the documents cannot be compiled".to_owned())
     })
@@ -89,6 +100,37 @@ pub fn manifest(ids: &[String]) -> (String, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn two_at_a_time_work_on_policy_and_who_leaves_keeps_a_turn_until_it_is_done() {
+        let (begun, mut begins) = tokio::sync::mpsc::unbounded_channel();
+        let (end, ends) = std::sync::mpsc::channel::<()>();
+        let ends = Arc::new(parking_lot::Mutex::new(ends));
+        let mut callers = tokio::task::JoinSet::new();
+        let mut work = || {
+            let (begun, ends) = (begun.clone(), Arc::clone(&ends));
+            callers.spawn(off_the_runtime(move || {
+                begun.send(()).unwrap();
+                let _ = ends.lock().recv();
+            }))
+        };
+        let (first, _) = (work(), work());
+        // Other tests take turns too, so these may have to wait for theirs.
+        begins.recv().await.unwrap();
+        begins.recv().await.unwrap();
+        work();
+        first.abort();
+        let left = callers.join_next().await.unwrap();
+        assert!(left.unwrap_err().is_cancelled());
+        assert_eq!(TURNS.available_permits(), 0, "the work has not ended");
+        assert!(begins.is_empty(), "so the third waits");
+        end.send(()).unwrap();
+        begins.recv().await.unwrap();
+        drop(end);
+        while let Some(done) = callers.join_next().await {
+            done.unwrap().unwrap();
+        }
+    }
 
     #[test]
     fn manifests_hash_as_the_specification_says() {

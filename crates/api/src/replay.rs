@@ -1,10 +1,12 @@
 //! What a policy-set version would have decided about requests that were decided already.
 //!
 //! **Choice.** A page of events is asked again, newest first, and only what differs is shown; the
-//! caller turns the pages, so that no request takes long. Nothing is put in force and nothing is
-//! recorded: it is a read.
+//! caller turns the pages, so that no request takes long. A candidate that is slow ends its page
+//! early, with a cursor that goes on there. Nothing is put in force and nothing is recorded: it is a
+//! read.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{RawQuery, State};
 use caracal_model::policy::{Contract, PolicyResult};
@@ -14,7 +16,7 @@ use serde_json::{Map, Value, json};
 
 use crate::failure::Failure;
 use crate::manifest::Manifest;
-use crate::page::Page;
+use crate::page::{Cursor, Page};
 use crate::policy_sets::{documents, no_set};
 use crate::query::Query;
 use crate::rego;
@@ -23,6 +25,8 @@ use crate::wire::{self, Answer, At};
 
 /// The events that policy decides.
 const DECISIONS: [&str; 1] = ["token_exchange"];
+/// How long a candidate is asked about the events of one page; a request may take less.
+const WITHIN: Duration = Duration::from_secs(10);
 
 /// `GET /v1/zones/{zone}/policy-sets/{id}/versions/{version}/replay`
 pub async fn replay(State(api): State<Arc<Api>>, at: At, RawQuery(raw): RawQuery) -> Answer {
@@ -51,30 +55,41 @@ pub async fn replay(State(api): State<Arc<Api>>, at: At, RawQuery(raw): RawQuery
     let audit = api.store.zone(&at.zone).audit();
     let events = audit.page(&filter, after, page.limit).await?;
 
-    let reads = caracal_policy::inputs_read(&rego::texts(documents.clone()));
+    let texts = rego::texts(documents.clone());
+    let reads = rego::off_the_runtime(move || caracal_policy::inputs_read(&texts));
     let candidate = Candidate {
+        reads: reads.await?.unwrap_or_default(),
         contract: rego::compile(documents).await?,
-        reads: reads.unwrap_or_default(),
     };
-    let (events, report) = rego::off_the_runtime(move || {
+    let full = events.len() >= usize::try_from(page.limit).unwrap_or(usize::MAX);
+    let clock = Arc::clone(&api.clock);
+    let patience = WITHIN.min(api.config.request_timeout / 2);
+    let (next, report) = rego::off_the_runtime(move || {
+        let began = clock.ticks();
         let mut report = Report::default();
-        for event in &events {
+        let mut rest = events.iter();
+        let mut last = None;
+        for event in rest.by_ref() {
             report.add(event, candidate.ask(event));
+            last = Some(event);
+            if clock.ticks().since(began) >= patience {
+                break;
+            }
         }
-        (events, report)
+        let more = full || rest.next().is_some();
+        let next = last.filter(|_| more).map(|last| Cursor {
+            at: last.occurred_at,
+            id: last.id.clone(),
+        });
+        (next, report)
     })
     .await?;
-    let turned = page.envelope(
-        &events,
-        |_| Value::Null,
-        |event| (event.occurred_at, event.id.clone()),
-    );
     let mut answer = report.show();
     answer.insert("policy_set_id".to_owned(), json!(at.id));
     answer.insert("version_id".to_owned(), json!(version.id));
     answer.insert("manifest_sha256".to_owned(), json!(version.manifest_sha256));
-    let next = turned.get("next_cursor").cloned().unwrap_or_default();
-    answer.insert("next_cursor".to_owned(), next);
+    let next = next.as_ref().map(Cursor::encode);
+    answer.insert("next_cursor".to_owned(), json!(next));
     wire::ok(Value::Object(answer))
 }
 

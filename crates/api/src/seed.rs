@@ -1,10 +1,11 @@
 //! The tokens that exist because the deployment says so (spec: admin-api §4.2). Run at every start:
-//! what is there is left alone, what an earlier value left behind is revoked.
+//! what is there is left alone, what an earlier value left behind is revoked, and so is all of it
+//! when the deployment names no token any more.
 
 use caracal_crypto::mac::HmacKey;
 use caracal_model::Secret;
-use caracal_store::StoreError;
 use caracal_store::admin_tokens::{AdminToken, VERIFIER_INDEX};
+use caracal_store::{StoreError, Tx};
 
 use crate::service::Api;
 
@@ -33,21 +34,19 @@ pub fn derived(secret: &Secret<String>, label: &str) -> Secret<String> {
     Secret::new(format!("cat_{}", key.sign_b64url(label.as_bytes())))
 }
 
-/// Makes the tokens of the deployment, if it names one.
+/// Makes the tokens of the deployment if it names one, and revokes them if it does not.
 ///
 /// # Errors
 /// When the store does not answer.
 pub async fn run(api: &Api) -> Result<(), StoreError> {
-    let Some(secret) = &api.config.admin_token else {
-        return Ok(());
-    };
     for seed in &SEEDS {
-        let token = seed.label.map(|label| derived(secret, label));
-        let verifier = api
-            .tokens
-            .verifier(token.as_ref().unwrap_or(secret).expose());
+        let verifier = api.config.admin_token.as_ref().map(|secret| {
+            let token = seed.label.map(|label| derived(secret, label));
+            let token = token.as_ref().unwrap_or(secret);
+            api.tokens.verifier(token.expose())
+        });
         let mut tries = 1;
-        while let Err(error) = plant(api, seed, &verifier).await {
+        while let Err(error) = settle(api, seed, verifier.as_deref()).await {
             let raced = error.is_conflict_on(VERIFIER_INDEX) || error.is_transient();
             if !raced || tries == TRIES {
                 return Err(error);
@@ -58,13 +57,35 @@ pub async fn run(api: &Api) -> Result<(), StoreError> {
     Ok(())
 }
 
-async fn plant(api: &Api, seed: &Seed, verifier: &str) -> Result<(), StoreError> {
-    let now = api.clock.now();
+/// Leaves one live token of this seed, the one with this verifier; none without one.
+async fn settle(api: &Api, seed: &Seed, verifier: Option<&str>) -> Result<(), StoreError> {
     let mut tx = api.store.begin("seed an admin token").await?;
+    let keep = match verifier {
+        Some(verifier) => Some(plant(api, &mut tx, seed, verifier).await?),
+        None => None,
+    };
+    let now = api.clock.now();
+    let revoked = tx
+        .admin_tokens()
+        .revoke_others(seed.created_by, keep.as_deref(), now)
+        .await?;
+    tx.commit().await?;
+    if revoked > 0 {
+        tracing::info!(
+            token = seed.name,
+            revoked,
+            "tokens that the deployment does not name were revoked"
+        );
+    }
+    Ok(())
+}
+
+/// The id of the token of this seed, which is made unless it is there.
+async fn plant(api: &Api, tx: &mut Tx, seed: &Seed, verifier: &str) -> Result<String, StoreError> {
+    let now = api.clock.now();
     let mut tokens = tx.admin_tokens();
-    let found = tokens.find(verifier).await?;
-    let id = match found {
-        Some(token) if token.created_by == seed.created_by => token.id,
+    match tokens.find(verifier).await? {
+        Some(token) if token.created_by == seed.created_by => Ok(token.id),
         other => {
             // The same value under another name: the deployment's word counts.
             if let Some(token) = other {
@@ -82,11 +103,9 @@ async fn plant(api: &Api, seed: &Seed, verifier: &str) -> Result<(), StoreError>
                 revoked_at: None,
             };
             tokens.insert(&token, verifier).await?;
-            token.id
+            Ok(token.id)
         }
-    };
-    tokens.revoke_others(seed.created_by, &id, now).await?;
-    tx.commit().await
+    }
 }
 
 #[cfg(test)]

@@ -90,7 +90,7 @@ async fn evaluate(contract: Arc<dyn Contract>, input: Body) -> Result<PolicyResu
             input.schema_version
         )));
     }
-    let evaluated = tokio::task::spawn_blocking(move || contract.evaluate(&input));
+    let evaluated = rego::off_the_runtime(move || contract.evaluate(&input));
     evaluated
         .await
         .map_err(|_| PolicyFault("the evaluation panicked".to_owned()))?

@@ -81,7 +81,7 @@ outcomes! {
 pub struct Job {
     /// Runs.
     pub runs: Counter,
-    /// Runs that failed.
+    /// Runs that failed, and single Sessions that a run had to leave.
     pub failures: Counter,
 }
 

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use caracal_model::{Timestamp, ZoneId};
+use caracal_model::{SessionId, Timestamp, ZoneId};
 use caracal_net::Tasks;
 use caracal_net::metrics::Counter;
 use caracal_store::sessions::Due;
@@ -153,10 +153,30 @@ async fn expire(
         }];
         let mut cut = Cut::of(&roots, TTL, now);
         cut.by_time = true;
-        all += end(coordinator, &one.zone, &cut).await?.sessions.len();
+        let ended = end(coordinator, &one.zone, &cut).await;
+        let ended = ended.map(|ended| ended.sessions.len());
+        let [root] = roots;
+        all += unless_alone(ended, &coordinator.metrics.ttl, &one.zone, &root.id)?;
     }
     count(&coordinator.metrics.ttl_terminated, all);
     Ok(all)
+}
+
+/// A Session that cannot be dealt with keeps no other from its due; an outage does.
+fn unless_alone(
+    done: Result<usize, StoreError>,
+    job: &Job,
+    zone: &ZoneId,
+    session: &SessionId,
+) -> Result<usize, StoreError> {
+    match done {
+        Err(error) if !error.is_outage() => {
+            job.failures.inc();
+            tracing::error!(%error, %zone, %session, "a Session was left as it is by a sweep");
+            Ok(0)
+        }
+        other => other,
+    }
 }
 
 /// Suspends every service whose lease has lapsed; answers how many Sessions were suspended.
@@ -180,8 +200,8 @@ pub async fn lapsed(
             if stop.is_cancelled() {
                 break;
             }
-            suspended +=
-                suspend_tree(coordinator, &one.zone, &one.id, HEARTBEAT_LOST, true).await?;
+            let done = suspend_tree(coordinator, &one.zone, &one.id, HEARTBEAT_LOST, true).await;
+            suspended += unless_alone(done, &coordinator.metrics.lease, &one.zone, &one.id)?;
         }
         count(&coordinator.metrics.lease_suspended, suspended);
         all += suspended;

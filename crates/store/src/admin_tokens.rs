@@ -154,18 +154,21 @@ impl AdminTokenWrites<'_> {
         Ok(self.0.execute(&sql::REVOKE, &params![id, now]).await? == 1)
     }
 
-    /// Revokes every other live token with the same maker.
+    /// Revokes every live token with the same maker, but for one that is kept.
     ///
     /// # Errors
     /// When the store does not answer.
     pub async fn revoke_others(
         &mut self,
         created_by: &str,
-        keep: &str,
+        keep: Option<&str>,
         now: Timestamp,
     ) -> Result<u64, StoreError> {
         self.0
-            .execute(&sql::REVOKE_OTHERS, &params![created_by, keep, now])
+            .execute(
+                &sql::REVOKE_OTHERS,
+                &params![created_by, keep.unwrap_or_default(), now],
+            )
             .await
     }
 

@@ -92,6 +92,12 @@ impl StoreError {
         matches!(self, Self::Busy { .. } | Self::Unreachable { .. })
     }
 
+    /// Whether nothing else can be had from the store either, so that going on with the next of many
+    /// is no use.
+    pub fn is_outage(&self) -> bool {
+        matches!(self, Self::Unreachable { .. })
+    }
+
     /// Whether the unique index of this name refused.
     pub fn is_conflict_on(&self, index: &str) -> bool {
         matches!(self, Self::Conflict { constraint } if constraint == index)

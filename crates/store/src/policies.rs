@@ -32,7 +32,7 @@ statements! { pub(crate) mod sql {
         WHERE zone_id = $1 AND archived_at IS NULL AND (created_at, id) < ($2, $3) \
         ORDER BY created_at DESC, id DESC LIMIT $4");
     VERSIONS = concat!("SELECT ", version_columns!(), " FROM policy_versions \
-        WHERE zone_id = $1 AND policy_id = $2 ORDER BY version DESC");
+        WHERE zone_id = $1 AND policy_id = $2 AND version < $3 ORDER BY version DESC LIMIT $4");
     VERSIONS_OF = pg: concat!("SELECT ", version_columns!(), " FROM policy_versions \
             WHERE zone_id = $1 AND id = ANY($2)"),
         lite: concat!("SELECT ", version_columns!(), " FROM policy_versions \
@@ -155,15 +155,18 @@ impl Policies<'_> {
             .collect()
     }
 
-    /// The versions of a policy, newest first.
+    /// The newest versions of a policy below this number, newest first.
     ///
     /// # Errors
     /// When the store does not answer.
-    pub async fn versions(&self, policy: &str) -> Result<Vec<PolicyVersion>, StoreError> {
-        let rows = self
-            .0
-            .query(&sql::VERSIONS, &params![self.0.id(), policy])
-            .await?;
+    pub async fn versions(
+        &self,
+        policy: &str,
+        below: i64,
+        limit: u32,
+    ) -> Result<Vec<PolicyVersion>, StoreError> {
+        let params = params![self.0.id(), policy, below, limit];
+        let rows = self.0.query(&sql::VERSIONS, &params).await?;
         rows.iter().map(PolicyVersion::read).collect()
     }
 

@@ -2,6 +2,7 @@
 //! input that can be simulated again.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use caracal_model::policy::{PolicyInput, SCHEMA_VERSION};
 use caracal_policy::recorded;
@@ -14,6 +15,9 @@ use crate::policy_sets::documents;
 use crate::rego;
 use crate::service::Api;
 use crate::wire::At;
+
+/// The documents of a version, by their ids.
+type Documents = Vec<(String, String)>;
 
 /// What is known of a request, from its events.
 pub fn explain(at: &At, events: Vec<Shown>, explanations: Vec<Value>) -> Value {
@@ -52,7 +56,7 @@ pub fn explain(at: &At, events: Vec<Shown>, explanations: Vec<Value>) -> Value {
 /// # Errors
 /// When the store does not answer.
 pub async fn explanations(api: &Api, at: &At, events: &[Shown]) -> Result<Vec<Value>, Failure> {
-    let mut bundles: HashMap<String, Option<Vec<(String, String)>>> = HashMap::new();
+    let mut bundles: HashMap<String, Option<Arc<Documents>>> = HashMap::new();
     let mut all = Vec::new();
     for shown in events {
         let text = |name: &str| {
@@ -113,17 +117,13 @@ fn question(shown: &Shown, at: &At) -> Option<PolicyInput> {
     recorded(shown.metadata.get("policy_input")?, &at.id)
 }
 
-async fn bundle(
-    api: &Api,
-    at: &At,
-    version: &str,
-) -> Result<Option<Vec<(String, String)>>, Failure> {
+async fn bundle(api: &Api, at: &At, version: &str) -> Result<Option<Arc<Documents>>, Failure> {
     let sets = api.store.zone(&at.zone).policy_sets();
     let Some(version) = sets.version_of_zone(version).await? else {
         return Ok(None);
     };
     let found = documents(api, &at.zone, &Manifest::of(&version)?).await;
-    Ok(found.ok().map(rego::texts))
+    Ok(found.ok().map(rego::texts).map(Arc::new))
 }
 
 fn told(

@@ -119,17 +119,18 @@ impl Tails {
         self.zones.lock().get(zone).map(|tail| tail.position)
     }
 
-    fn hand_out(&self, zone: &ZoneId, page: Vec<AuditEvent>) {
+    /// Hands out what follows `behind`. Where the zone is followed to another place by now, because
+    /// all had left and others came, the page is not theirs: they would miss what lies between.
+    fn hand_out(&self, zone: &ZoneId, behind: u64, page: Vec<AuditEvent>) {
         let mut zones = self.zones.lock();
-        let Some(tail) = zones.get_mut(zone) else {
+        let tail = zones.get_mut(zone);
+        let Some(tail) = tail.filter(|tail| tail.position == behind) else {
             return;
         };
         for event in page {
-            if event.chain_seq > tail.position {
-                tail.position = event.chain_seq;
-                // Nobody listening any more is no fault.
-                let _ = tail.events.send(Arc::new(event));
-            }
+            tail.position = event.chain_seq;
+            // Nobody listening any more is no fault.
+            let _ = tail.events.send(Arc::new(event));
         }
     }
 
@@ -149,7 +150,7 @@ impl Tails {
             if page.is_empty() {
                 return Ok(());
             }
-            self.hand_out(&head.zone, page);
+            self.hand_out(&head.zone, position, page);
         }
         Ok(())
     }
@@ -182,5 +183,54 @@ pub async fn run(api: Arc<Api>, stop: CancellationToken) {
             // A store that fails is not asked again at once.
             Ok(()) = appended.changed(), if well => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use caracal_model::Timestamp;
+
+    fn event(zone: &ZoneId, chain_seq: u64) -> AuditEvent {
+        AuditEvent {
+            zone: zone.clone(),
+            chain_seq,
+            id: format!("evt-{chain_seq}"),
+            event_type: String::new(),
+            request_id: String::new(),
+            decision: String::new(),
+            application_id: None,
+            agent_session_id: None,
+            authority_record_id: None,
+            labels: Vec::new(),
+            occurred_at: Timestamp::from_unix_seconds(0),
+            ingested_at: Timestamp::from_unix_seconds(0),
+            event: String::new(),
+            content_sha256: String::new(),
+            chain_hash: String::new(),
+            chain_hmac: String::new(),
+        }
+    }
+
+    #[test]
+    fn who_joins_while_a_page_is_read_for_others_misses_nothing() {
+        let tails = Tails::default();
+        let zone = ZoneId::trusted("z");
+        let events = broadcast::Sender::new(BEHIND);
+        let mut joined = events.subscribe();
+        let tail = Tail {
+            position: 900,
+            listeners: 1,
+            events,
+        };
+        tails.zones.lock().insert(zone.clone(), tail);
+        // A page that was read for listeners who have left.
+        tails.hand_out(&zone, 1000, vec![event(&zone, 1001)]);
+        assert_eq!(tails.position(&zone), Some(900));
+        tails.hand_out(&zone, 900, (901..=903).map(|at| event(&zone, at)).collect());
+        for expected in 901..=903 {
+            assert_eq!(joined.try_recv().unwrap().chain_seq, expected);
+        }
+        assert_eq!(tails.position(&zone), Some(903));
     }
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use caracal_ledger::Event;
-use caracal_model::{Rng, Secret, Timestamp};
+use caracal_model::{Rng, Secret, Timestamp, ZoneId};
 use caracal_net::metrics::{Counter, Registry};
 use caracal_store::StoreError;
 use caracal_store::audit_events::AuditEvent;
@@ -133,12 +133,29 @@ async fn fan_out(api: &Api, sinks: Vec<Sink>) -> Result<(), StoreError> {
         let head = head.map_or(0, |head| head.chain_seq);
         while sink.cursor_seq < head {
             let upto = head.min(sink.cursor_seq.saturating_add(STRIDE));
-            if !advance(api, &mut sink, upto).await? {
+            let moved = advance(api, &mut sink, upto).await;
+            if !unless_alone(moved, &sink.zone, &sink.id)? {
                 break;
             }
         }
     }
     Ok(())
+}
+
+/// A sink that cannot be dealt with, because the ledger of its zone does not read or otherwise,
+/// holds up no other; an outage does.
+fn unless_alone(
+    done: Result<bool, StoreError>,
+    zone: &ZoneId,
+    sink: &str,
+) -> Result<bool, StoreError> {
+    match done {
+        Err(error) if !error.is_outage() => {
+            tracing::error!(%error, %zone, sink, "a notification sink is not told");
+            Ok(false)
+        }
+        other => other,
+    }
 }
 
 /// Moves a sink's cursor; `false` when somebody else did.
@@ -222,7 +239,12 @@ fn body(
 /// One round; whether anything was sent.
 async fn deliver(api: &Api) -> Result<bool, StoreError> {
     let due = api.store.notifications().due(api.clock.now(), DUE).await?;
-    let attempts = stream::iter(due).map(|delivery| Box::pin(attempt(api, delivery)));
+    let attempts = stream::iter(due).map(|delivery| {
+        Box::pin(async {
+            let (zone, sink) = (delivery.zone.clone(), delivery.sink_id.clone());
+            unless_alone(attempt(api, delivery).await, &zone, &sink)
+        })
+    });
     let mut attempts = attempts.buffer_unordered(AT_ONCE);
     let mut sent = false;
     while let Some(done) = attempts.next().await {

@@ -205,6 +205,21 @@ on_stack! {
         assert_eq!(fine.told(), [""; 0]);
     }
 
+    async fn a_ledger_that_does_not_read_holds_up_no_other_zone(stack: Stack) {
+        let (damaged, sound) = (stack.zone("Damaged").await, stack.zone("Sound").await);
+        let ((first, first_url), (second, second_url)) = (Hook::listen().await, Hook::listen().await);
+        sink(&stack, &damaged, json!({"url": first_url})).await;
+        sink(&stack, &sound, json!({"url": second_url})).await;
+        happen(&stack, &damaged, &[("e1", ISSUED)]).await;
+        let mut tx = stack.store.begin("damage a ledger").await.unwrap();
+        let damage = raw("UPDATE audit_events SET event = $1");
+        tx.execute(&damage, &[caracal_store::Param::from(vec![255_u8; 3])]).await.unwrap();
+        tx.commit().await.unwrap();
+        happen(&stack, &sound, &[("e2", ISSUED)]).await;
+        pass(&stack.api).await.unwrap();
+        assert_eq!((first.told(), second.told()), (vec![], vec!["e2".to_owned()]));
+    }
+
     async fn a_delivery_that_a_dead_process_had_taken_is_sent(stack: Stack) {
         let zone = stack.zone("Dies").await;
         let (hook, url) = Hook::listen().await;

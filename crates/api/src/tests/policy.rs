@@ -20,6 +20,22 @@ on_stack! {
         let numbers: Vec<_> = shown["versions"].as_array().unwrap().iter().map(|v| v["version"].clone()).collect();
         assert_eq!(numbers, [2, 1]);
         assert_eq!(shown["versions"][1]["content"], grants("a"));
+        assert_eq!(shown["next_cursor"], json!(null));
+        let mut read = Vec::new();
+        let mut next = format!("{at}?limit=1");
+        loop {
+            let page = stack.get(&next).await.is(200);
+            read.extend(page["versions"].as_array().unwrap().clone());
+            match page["next_cursor"].as_str() {
+                Some(cursor) => next = format!("{at}?limit=1&cursor={cursor}"),
+                None => break,
+            }
+        }
+        assert_eq!(json!(read), shown["versions"]);
+        for (query, error) in [("limit=101", "invalid_query"), ("limit=0", "invalid_query"), ("cursor=x", "invalid_cursor")] {
+            let refused = stack.get(&format!("{at}?{query}")).await;
+            assert_eq!((refused.status.as_u16(), refused.text("error")), (400, error), "{query}");
+        }
         let again = stack.send("POST", &path, json!({"name": "p", "content": grants("a")})).await;
         assert_eq!(again.text("error"), "policy_name_conflict");
         let bad = stack.send("POST", &path, json!({"name": "q", "content": ""})).await;

@@ -23,6 +23,9 @@ const MAX_LIMIT: usize = 1_000;
 /// Letters that one request looks at, at most; where it stopped is its cursor.
 const MOST_SCANNED: usize = 10_000;
 
+/// Letters that are read at a time where there is a filter.
+const PAGE: usize = 250;
+
 type Asked = HashMap<String, String>;
 
 /// Which letters a request is about.
@@ -118,10 +121,16 @@ impl Service {
             }
             return Ok(chosen);
         }
+        // Few are asked for; how many are looked at for them depends on the filter.
+        let at_a_time = if of.is_everything() {
+            of.limit
+        } else {
+            of.limit.max(PAGE)
+        };
         let mut from = of.start;
         while chosen.letters.len() < of.limit && chosen.scanned < MOST_SCANNED {
-            let page = all.list(from, of.limit).await?;
-            let is_last = page.len() < of.limit;
+            let page = all.list(from, at_a_time).await?;
+            let is_last = page.len() < at_a_time;
             for letter in page {
                 if chosen.letters.len() == of.limit {
                     break;

@@ -37,6 +37,7 @@ async fn until(world: &World, what: &str, sql: &Sql, expected: i64) {
 const EXPIRED: Sql =
     raw("SELECT COUNT(*) AS found FROM sessions WHERE status IN ('expired', 'terminated')");
 const SUSPENDED: Sql = raw("SELECT COUNT(*) AS found FROM sessions WHERE status = 'suspended'");
+const BROKEN: Sql = raw("UPDATE sessions SET subject_type = 'nobody'");
 const EDGES: Sql = raw("SELECT COUNT(*) AS found FROM delegations WHERE status = 'active'");
 const ALL: Sql = raw(
     "SELECT (SELECT COUNT(*) FROM sessions WHERE lifecycle = 'task')
@@ -90,6 +91,22 @@ async fn sweepers_end_tasks_suspend_services_and_forget_what_is_old() {
         world.clock.advance(Duration::from_secs(8 * 86_400));
         until(&world, "everything that ended is deleted", &ALL, 0).await;
         assert_eq!(world.status(&service).await, "suspended");
+        assert!(tasks.shutdown(Duration::from_secs(5)).await.is_empty());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_cannot_be_ended_keeps_no_other_from_its_end() {
+    on_each_with("broken session", &OFTEN, |world| async move {
+        world.task().await;
+        world.execute(&BROKEN, &[]).await;
+        world.clock.advance(Duration::from_secs(1));
+        world.task().await;
+        let tasks = Tasks::new();
+        caracal_coordinator::tasks(&world.coordinator, &tasks);
+        world.clock.advance(Duration::from_secs(3_600));
+        until(&world, "the sound task ends", &EXPIRED, 1).await;
         assert!(tasks.shutdown(Duration::from_secs(5)).await.is_empty());
     })
     .await;
