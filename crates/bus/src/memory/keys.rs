@@ -258,7 +258,7 @@ mod tests {
     #[test]
     fn a_claim_outlives_a_wall_clock_that_steps_back() {
         let clock = Arc::new(TestClock::default());
-        let keys = Keys::new(clock.clone(), SHARDS);
+        let keys = Keys::new(clock.clone(), MANY);
         let (minute, hour) = (Duration::from_secs(60), Duration::from_secs(3600));
         assert_eq!(keys.claim("jti", minute).ok(), Some(true));
         assert_eq!(keys.count("rate", minute).ok(), Some(1));
