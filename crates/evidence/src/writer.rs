@@ -29,11 +29,11 @@ const GROUP: usize = 1_024;
 const FORGET_AFTER: u64 = 256;
 
 /// How long a commit waits for company when events come fast. A sleep of the system adds some 50 us.
-const GATHER: Duration = Duration::from_micros(400);
-/// They come fast when more than so many come in a millisecond: four fall into [`GATHER`].
+const GATHER: Duration = Duration::from_micros(250);
+/// They come fast when more than so many come in a millisecond: two or three fall into [`GATHER`].
 const FAST: u32 = 10;
 /// A group of so many does not wait for more.
-const ENOUGH: usize = 12;
+const ENOUGH: usize = 8;
 /// Over which time their number is averaged.
 const MEASURED: Duration = Duration::from_millis(5);
 
