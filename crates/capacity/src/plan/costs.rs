@@ -26,22 +26,22 @@ pub struct Costs(Vec<Cost>);
 /// Processor time of a call in each process, microseconds.
 const CALL: [(&str, f64); 7] = [
     ("api_us_per_call", 0.0),
-    ("sts_us_per_call", 249.0),
-    ("gateway_us_per_call", 197.0),
-    ("audit_us_per_call", 106.0),
-    ("coordinator_us_per_call", 0.0),
-    ("redis_us_per_call", 95.0),
-    ("postgres_us_per_call", 84.0),
+    ("sts_us_per_call", 209.0),
+    ("gateway_us_per_call", 177.0),
+    ("audit_us_per_call", 86.0),
+    ("coordinator_us_per_call", 1.0),
+    ("redis_us_per_call", 82.0),
+    ("postgres_us_per_call", 70.0),
 ];
 /// Processor time of a Session that is started and ended, microseconds: every replica hears of both.
 const START: [(&str, f64); 7] = [
-    ("api_us_per_start", 158.0),
-    ("sts_us_per_start", 181.0),
-    ("gateway_us_per_start", 164.0),
-    ("audit_us_per_start", 252.0),
-    ("coordinator_us_per_start", 948.0),
-    ("redis_us_per_start", 673.0),
-    ("postgres_us_per_start", 2_008.0),
+    ("api_us_per_start", 99.0),
+    ("sts_us_per_start", 105.0),
+    ("gateway_us_per_start", 148.0),
+    ("audit_us_per_start", 191.0),
+    ("coordinator_us_per_start", 634.0),
+    ("redis_us_per_start", 398.0),
+    ("postgres_us_per_start", 3_540.0),
 ];
 
 const BENCH: &str = "docs/benchmarks.md, distributed, 2026-11-28";
