@@ -36,7 +36,9 @@ fn what_ends_first_changes_as_the_load_grows() {
     for (cheap, ends) in [
         (serde_json::json!({}), "redis processor"),
         (
-            serde_json::json!({"redis_us_per_call": 1, "redis_commands_per_call": 0.1}),
+            serde_json::json!({
+                "postgres_us_per_call": 100, "redis_us_per_call": 1, "redis_commands_per_call": 0.1,
+            }),
             "postgres processors",
         ),
         (
