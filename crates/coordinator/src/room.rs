@@ -37,11 +37,6 @@ impl Room {
         }
         known.insert(scope, (now, live + 1));
     }
-
-    /// The count was wrong.
-    pub fn forget(&self, scope: &Scope) {
-        self.0.lock().remove(scope);
-    }
 }
 
 #[cfg(test)]
@@ -65,8 +60,5 @@ mod tests {
         assert!(!room.is_known(&scope(), 20, at(1)), "18 of 20");
         room.learn(scope(), 0, at(1));
         assert!(!room.is_known(&scope(), 20, at(11)), "ten seconds old");
-        room.learn(scope(), 0, at(11));
-        room.forget(&scope());
-        assert!(!room.is_known(&scope(), 20, at(11)));
     }
 }

@@ -462,11 +462,12 @@ impl World {
         row.ok()["status"].as_str().unwrap().to_owned()
     }
 
-    /// Every row that a request may change.
+    /// Every row that a request may change, at one moment: what was given up may commit meanwhile.
     pub async fn dump(&self) -> Vec<String> {
         let mut lines = Vec::new();
+        let mut at_once = self.store.snapshot("dump").await.unwrap();
         for (table, sql) in &DUMP {
-            for row in self.store.query(sql, &[]).await.unwrap() {
+            for row in at_once.query(sql, &[]).await.unwrap() {
                 let what = row.text("what").unwrap();
                 lines.push(format!("{table} {what} {}", row.text("state").unwrap()));
             }
