@@ -29,8 +29,8 @@ use crate::patience::Patience;
 /// A token is refreshed when it has no longer to live than this.
 const EARLY: Duration = Duration::from_secs(30);
 const LEASE: Duration = Duration::from_secs(15);
-/// How often the lease is renewed; tests do not wait that long.
-pub(super) const RENEW: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 5_000 });
+/// How often the lease is renewed.
+const RENEW: Duration = Duration::from_secs(5);
 /// How long a failure stands for those who waited for it.
 const SHARED: Duration = Duration::from_secs(5);
 /// Between two looks of a waiter; up to as much again is added.
@@ -226,19 +226,14 @@ impl Refresh {
     /// may have taken the refresh token by then, and what it answers is all that is left of the
     /// connection. INVARIANT (version) keeps out whichever of two that refresh is second.
     async fn leased(&self) -> Result<Credential, CredentialFault> {
-        let mut work = Box::pin(self.work());
-        loop {
-            tokio::select! {
-                outcome = &mut work => return outcome,
-                () = tokio::time::sleep(RENEW) => {
-                    let renewed = self.sts.bus.lead(&self.lock, &self.holder, LEASE).await;
-                    if !matches!(renewed, Ok(true)) {
-                        let connection = &self.found.id;
-                        tracing::warn!(%connection, ?renewed, "a refresh goes on without its lease");
-                    }
-                }
+        let renew = || async {
+            let renewed = self.sts.bus.lead(&self.lock, &self.holder, LEASE).await;
+            if !matches!(renewed, Ok(true)) {
+                let connection = &self.found.id;
+                tracing::warn!(%connection, ?renewed, "a refresh goes on without its lease");
             }
-        }
+        };
+        beside(Box::pin(self.work()), RENEW, renew).await
     }
 
     async fn work(&self) -> Result<Credential, CredentialFault> {
@@ -369,8 +364,44 @@ impl Refresh {
     }
 }
 
+/// Does `work` to its end, and a chore beside it every so often, which cannot end it.
+async fn beside<T, C: Future<Output = ()>>(
+    mut work: impl Future<Output = T> + Unpin,
+    every: Duration,
+    chore: impl Fn() -> C,
+) -> T {
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            () = tokio::time::sleep(every) => chore().await,
+        }
+    }
+}
+
 /// A refresh token that is no longer good says nothing about the provider: one subject must not
 /// open the circuit of all.
 fn is_of_the_subject(error: &TokenError) -> bool {
     error.code() == Some("invalid_grant")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_chore_beside_work_does_not_end_it() {
+        let (chores, enough) = (AtomicU32::new(0), tokio::sync::Notify::new());
+        let work = Box::pin(async {
+            enough.notified().await;
+            "done"
+        });
+        let chore = || async {
+            if chores.fetch_add(1, Ordering::SeqCst) == 2 {
+                enough.notify_one();
+            }
+        };
+        assert_eq!(beside(work, Duration::from_millis(1), chore).await, "done");
+    }
 }

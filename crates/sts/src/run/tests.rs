@@ -54,6 +54,30 @@ fn binding(env: &str, resource: &str, scopes: &[&str]) -> Binding {
     }
 }
 
+/// A stage with a service for each of these variables, each with a provider of its own.
+async fn fetching(store: Store, far: &Far, envs: &[&str]) -> Stage {
+    let at = TestSts::start_with(store.clone(), far.fetch.clone()).await;
+    let stage = Stage::bare(at, store);
+    let config = json!({
+        "allow_runtime_injection": true, "token_endpoint": far.url, "client_id": "me",
+        "allowed_token_hosts": ["upstream.test"],
+    });
+    let secret = json!({"client_secret": "s"});
+    let mut bindings = Vec::new();
+    for env in envs {
+        let name = env.to_lowercase();
+        let (config, secret) = (config.clone(), Some(secret.clone()));
+        stage
+            .resource(&name, "oauth2_client_credentials", config, secret)
+            .await;
+        let scopes: &[&str] = if *env == "MAIL" { &["mail:purge"] } else { &[] };
+        bindings.push(binding(env, &format!("resource://{name}"), scopes));
+    }
+    stage.policy(GATED).await;
+    stage.workload("w1", bindings).await;
+    stage
+}
+
 impl Stage {
     async fn set(store: Store) -> Self {
         let at = TestSts::start(store.clone()).await;

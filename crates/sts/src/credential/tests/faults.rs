@@ -8,7 +8,6 @@ use caracal_model::TestClock;
 use caracal_view::IssuerRow;
 
 use super::*;
-use crate::credential::connection::RENEW;
 use crate::issuers::IssuerKeys;
 use crate::tests::eventually;
 
@@ -177,8 +176,6 @@ caracal_store::on_each_engine! {
                 bus.lead(&lock, "another", 3_600 * SECOND).await.unwrap()
             })
             .await;
-            // Long enough for renewals, which are refused.
-            tokio::time::sleep(10 * RENEW).await;
             world.endpoint.now.notify_one();
         };
         tokio::join!(world.credential(&provider, "user-1"), losing);

@@ -59,20 +59,7 @@ caracal_store::on_each_engine! {
 
     async fn a_token_that_is_fetched_says_when_it_ends_and_its_endpoint_is_not_believed(store: Store) {
         let far = Far::start().await;
-        let at = TestSts::start_with(store.clone(), far.fetch.clone()).await;
-        let stage = Stage::bare(at, store);
-        let config = json!({
-            "allow_runtime_injection": true, "token_endpoint": far.url, "client_id": "me",
-            "allowed_token_hosts": ["upstream.test"],
-        });
-        let secret = json!({"client_secret": "s"});
-        for name in ["feed", "late", "liar", "gone"] {
-            stage.resource(name, "oauth2_client_credentials", config.clone(), Some(secret.clone())).await;
-        }
-        stage.policy(GATED).await;
-        let bindings = ["FEED", "LATE", "LIAR", "GONE"];
-        let bindings = bindings.map(|env| binding(env, &format!("resource://{}", env.to_lowercase()), &[]));
-        stage.workload("w1", bindings.into()).await;
+        let stage = fetching(store, &far, &["FEED", "LATE", "LIAR", "GONE"]).await;
 
         let before = stage.at.sts.clock.now().unix_seconds();
         let told = stage.sent("a fetched token", credential("FEED", &[]), 1).await;

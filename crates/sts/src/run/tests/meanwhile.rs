@@ -4,30 +4,6 @@ use std::fmt::Write as _;
 
 use super::*;
 
-/// A stage with a service for each of these variables, each with a provider of its own.
-async fn stage(store: Store, far: &Far, envs: &[&str]) -> Stage {
-    let at = TestSts::start_with(store.clone(), far.fetch.clone()).await;
-    let stage = Stage::bare(at, store);
-    let config = json!({
-        "allow_runtime_injection": true, "token_endpoint": far.url, "client_id": "me",
-        "allowed_token_hosts": ["upstream.test"],
-    });
-    let secret = json!({"client_secret": "s"});
-    let mut bindings = Vec::new();
-    for env in envs {
-        let name = env.to_lowercase();
-        let (config, secret) = (config.clone(), Some(secret.clone()));
-        stage
-            .resource(&name, "oauth2_client_credentials", config, secret)
-            .await;
-        let scopes: &[&str] = if *env == "MAIL" { &["mail:purge"] } else { &[] };
-        bindings.push(binding(env, &format!("resource://{name}"), scopes));
-    }
-    stage.policy(GATED).await;
-    stage.workload("w1", bindings).await;
-    stage
-}
-
 impl Stage {
     /// Changes a provider.
     async fn reconfigure(&self, name: &str, change: impl FnOnce(&mut Provider)) {
@@ -58,7 +34,7 @@ impl Stage {
 caracal_store::on_each_engine! {
     async fn what_is_taken_away_while_a_token_is_fetched_is_not_released(store: Store) {
         let far = Far::start().await;
-        let stage = stage(store, &far, &["CLOSED", "STRICT", "ROTATED", "UNBOUND", "DELETED"]).await;
+        let stage = fetching(store, &far, &["CLOSED", "STRICT", "ROTATED", "UNBOUND", "DELETED"]).await;
         let mut table = String::new();
         let closing = stage.reconfigure("closed", |row| drop(row.config.remove("allow_runtime_injection")));
         writeln!(table, "{}", stage.told_when(&far, "CLOSED", 1, closing).await).unwrap();
@@ -93,7 +69,7 @@ caracal_store::on_each_engine! {
 
     async fn what_stays_as_it_was_is_released_late(store: Store) {
         let far = Far::start().await;
-        let stage = stage(store, &far, &["SAME", "MOVED", "MAIL"]).await;
+        let stage = fetching(store, &far, &["SAME", "MOVED", "MAIL"]).await;
         let late = stage.told_when(&far, "SAME", 1, async {}).await;
         assert!(late.starts_with("SAME                       | 200 : \n    token_exchange allow complete"), "{late}");
         // The token is of what the provider was: another one is fetched.
