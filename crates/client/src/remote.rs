@@ -33,9 +33,9 @@ const WAITS: HeaderName = HeaderName::from_static("x-caracal-gateway-timeout");
 
 /// Failures in a row that open the circuit.
 const FAILURES: u32 = 3;
-/// From then on, and from the end of a probe that failed, until the next one. The ten seconds of before
-/// were for a circuit that let everybody through at their end; with one probe at a time an STS that is
-/// away has nothing to fear, and one that is back is used within a second.
+/// From then on, and from the end of a probe that failed, until the next one. Short, because there is
+/// one probe at a time: an STS that is away has nothing to fear, and one that is back is used within a
+/// second.
 const OPEN: Duration = Duration::from_secs(1);
 
 /// The STS in another process.

@@ -329,7 +329,8 @@ impl PgTx {
             });
             let commit = if early { EARLY_COMMIT } else { "COMMIT" };
             let (executed, committed) = join!(join_all(executed), client.batch_execute(commit));
-            // After a failed statement COMMIT rolls back without a word, so these speak first.
+            // After a failed statement COMMIT rolls back without a word, and an early one is not
+            // reached: what failed speaks first.
             executed.into_iter().try_for_each(|one| one.map(drop))?;
             committed.map_err(|failure| error(failure, doing))
         };
